@@ -1,0 +1,55 @@
+//! Nodes and endpoints, as far as a decision depends on them.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use crate::selector::Labels;
+use crate::service::ServiceId;
+
+/// What a decision needs of a Node. Views are compared with `==`; an equal view is no news.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeView {
+    /// The Node's name.
+    pub name: String,
+    /// The Node's labels.
+    pub labels: Labels,
+    /// Condition `Ready` is `True`.
+    pub ready: bool,
+    /// Condition `NetworkUnavailable` is `True`.
+    pub network_unavailable: bool,
+    /// Label `node.kubernetes.io/exclude-from-external-load-balancers` is present.
+    pub excluded: bool,
+    /// `spec.unschedulable`.
+    pub cordoned: bool,
+    /// Every parsable address in the Node's status, whatever its type.
+    pub addresses: BTreeSet<IpAddr>,
+}
+
+/// One EndpointSlice of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointsView {
+    /// Namespace and name of the slice itself.
+    pub slice: (String, String),
+    /// The Service that label `kubernetes.io/service-name` names; slices without it are never views.
+    pub service: ServiceId,
+    /// The endpoints.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// One endpoint, reduced to whether it can serve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The node it runs on, when the slice says so.
+    pub node: Option<String>,
+    /// `ready` is true or absent.
+    pub ready: bool,
+    /// `serving` is true or absent.
+    pub serving: bool,
+}
+
+impl Endpoint {
+    /// Ready, or terminating but still serving.
+    pub fn can_serve(&self) -> bool {
+        self.ready || self.serving
+    }
+}

@@ -1,0 +1,36 @@
+//! The configuration in force: immutable, shared by `Arc`, replaced as a whole.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use crate::advertise::L2Advertisement;
+use crate::pool::Pool;
+use crate::selector::Labels;
+
+/// Everything parsed from `metallb.io` objects. Built by `ferrolb-config` alone, so whatever stands here is valid and
+/// no two pools overlap.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    /// Pools by name.
+    pub pools: BTreeMap<String, Pool>,
+    /// Layer-2 advertisements by name.
+    pub l2_advertisements: BTreeMap<String, L2Advertisement>,
+}
+
+impl Config {
+    /// The pool that `address` belongs to.
+    pub fn pool_of(&self, address: IpAddr) -> Option<&Pool> {
+        self.pools.values().find(|p| p.contains(address))
+    }
+
+    /// The layer-2 advertisements for a Service with `labels` on an address of `pool`, whatever the node.
+    pub fn l2_advertisements_for<'a>(
+        &'a self,
+        pool: &'a Pool,
+        labels: &'a Labels,
+    ) -> impl Iterator<Item = &'a L2Advertisement> {
+        self.l2_advertisements
+            .values()
+            .filter(move |ad| ad.covers_pool(pool) && ad.covers_service(labels))
+    }
+}

@@ -1,0 +1,30 @@
+//! The words of FerroLB's domain.
+//!
+//! Plain data and the few rules that belong to one value alone: what an address range contains, what a selector
+//! matches, why something was refused. Nothing here knows Kubernetes' wire types, does IO, or reads a clock, so every
+//! crate that decides something can be tested in milliseconds. Conversion from Kubernetes objects lives in
+//! `ferrolb-config`, and only there.
+
+mod advertise;
+mod cluster;
+mod config;
+mod ip;
+mod pool;
+mod range;
+mod reason;
+mod selector;
+mod service;
+mod virtual_ip;
+
+pub use advertise::{L2Advertisement, PoolSelection, PreferredNode};
+pub use cluster::{Endpoint, EndpointsView, NodeView};
+pub use config::Config;
+pub use ip::{Family, FamilySet, canonical};
+pub use pool::{Pool, ServiceAllocation};
+pub use range::{IpRange, RangeError};
+pub use reason::{NodeRefusal, Reason};
+pub use selector::{LabelSelector, Labels, Operator, Requirement};
+pub use service::{
+    AddressRequest, FamilyPolicy, Port, Protocol, RequestError, ServiceId, ServiceType, ServiceView, TrafficPolicy,
+};
+pub use virtual_ip::{Announcer, Claim, Condition, ConditionType, Placement, ReclaimPolicy, VirtualIp, VirtualIpName};

@@ -1,0 +1,78 @@
+//! A pool of addresses, parsed.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use crate::ip::{Family, FamilySet};
+use crate::range::IpRange;
+use crate::selector::{LabelSelector, Labels};
+
+/// An `IPAddressPool` in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pool {
+    /// The object's name.
+    pub name: String,
+    /// The object's labels, for `ipAddressPoolSelectors`.
+    pub labels: Labels,
+    /// In the order of `spec.addresses`: addresses are tried in this order, each range from its lowest.
+    pub ranges: Vec<IpRange>,
+    /// Whether the pool may be chosen for a Service that does not ask for it.
+    pub auto_assign: bool,
+    /// IPv4 addresses that end in .0 or .255 are neither handed out nor accepted as requested.
+    pub avoid_buggy_ips: bool,
+    /// Present: the pool is kept for the Services it selects ("pinned").
+    pub allocation: Option<ServiceAllocation>,
+}
+
+/// `spec.serviceAllocation`, with namespace selectors resolved to names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceAllocation {
+    /// Lower is tried earlier; 0 is tried last.
+    pub priority: i32,
+    /// `None`: every namespace. Otherwise the names listed and those that the selectors match now.
+    pub namespaces: Option<BTreeSet<String>>,
+    /// Any of them must match the Service's labels; empty matches all.
+    pub service_selectors: Vec<LabelSelector>,
+}
+
+impl Pool {
+    /// Whether `address` is in one of the ranges.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.ranges.iter().any(|r| r.contains(address))
+    }
+
+    /// Whether `address` is one that `avoidBuggyIPs` keeps out of this pool.
+    pub fn is_buggy(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(a) => self.avoid_buggy_ips && matches!(a.octets()[3], 0 | 255),
+            IpAddr::V6(_) => false,
+        }
+    }
+
+    /// The families that the pool has addresses of.
+    pub fn families(&self) -> FamilySet {
+        self.ranges.iter().map(IpRange::family).collect()
+    }
+
+    /// The ranges of one family, in order.
+    pub fn ranges_of(&self, family: Family) -> impl Iterator<Item = &IpRange> {
+        self.ranges.iter().filter(move |r| r.family() == family)
+    }
+
+    /// Whether the pool's selectors admit a Service with these labels in this namespace.
+    pub fn admits(&self, namespace: &str, labels: &Labels) -> bool {
+        self.allocation.as_ref().is_none_or(|a| {
+            a.namespaces.as_ref().is_none_or(|names| names.contains(namespace))
+                && LabelSelector::any_or_all(&a.service_selectors, labels)
+        })
+    }
+
+    /// The order in which pinned pools are tried: by priority, 0 last, then by name.
+    pub fn rank(&self) -> (i64, &str) {
+        let priority = match self.allocation.as_ref().map_or(0, |a| a.priority) {
+            0 => i64::MAX,
+            other => i64::from(other),
+        };
+        (priority, &self.name)
+    }
+}

@@ -1,0 +1,294 @@
+//! Every "no", in one place: why an address was not given, or a node does not announce.
+//!
+//! A [`Reason`] has a stable name (`as_str`) for conditions, metric labels, logs and scripts, and a message (`Display`)
+//! that names object, value and what would be right.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use crate::ip::Family;
+use crate::service::{RequestError, ServiceId};
+
+/// Why a Service has no address, or not the one it asks for, or an address has no announcer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// No pool is in force at all.
+    NoPools,
+    /// The pool asked for is not in force.
+    PoolNotFound {
+        /// The name asked for.
+        pool: String,
+    },
+    /// Pools exist, but none may be chosen for this Service (autoAssign off, or selectors do not match).
+    NoPoolForService {
+        /// Every pool in force, each with why not.
+        refused: Vec<(String, &'static str)>,
+    },
+    /// The pool's selectors do not admit the Service.
+    PoolExcludesService {
+        /// The pool.
+        pool: String,
+    },
+    /// Every address of the family is taken in each pool that may be used.
+    PoolExhausted {
+        /// The pools tried, in order.
+        pools: Vec<String>,
+        /// The family that is missing.
+        family: Family,
+    },
+    /// No pool that may be used has addresses of the family.
+    NoAddressOfFamily {
+        /// The pools tried, in order.
+        pools: Vec<String>,
+        /// The family that is missing.
+        family: Family,
+    },
+    /// The requested address is in no pool.
+    AddressOutsidePools {
+        /// The address.
+        address: IpAddr,
+    },
+    /// The requested address is in another pool than the one asked for.
+    AddressOutsidePool {
+        /// The address.
+        address: IpAddr,
+        /// The pool asked for.
+        pool: String,
+    },
+    /// The requested address is held by somebody else.
+    AddressInUse {
+        /// The address.
+        address: IpAddr,
+        /// Who holds it.
+        by: Vec<ServiceId>,
+    },
+    /// The address could be shared but for this.
+    CannotShare {
+        /// The address.
+        address: IpAddr,
+        /// The Service that holds it.
+        with: ServiceId,
+        /// What does not fit, in words.
+        why: &'static str,
+    },
+    /// An administrator blocked the address by a VirtualIP without a claim.
+    AddressBlocked {
+        /// The address.
+        address: IpAddr,
+    },
+    /// The address ends in .0 or .255 and its pool sets avoidBuggyIPs.
+    AddressAvoided {
+        /// The address.
+        address: IpAddr,
+        /// The pool.
+        pool: String,
+    },
+    /// The address belongs to a node.
+    AddressOfNode {
+        /// The address.
+        address: IpAddr,
+        /// The node.
+        node: String,
+    },
+    /// The families asked for are not those of the Service.
+    RequestFamilies {
+        /// The addresses asked for.
+        addresses: Vec<IpAddr>,
+        /// What the Service has, in words.
+        service: &'static str,
+    },
+    /// The request itself cannot be read.
+    BadRequest(RequestError),
+    /// RequireDualStack, but the Service has cluster addresses of one family only.
+    NotDualStack,
+    /// The Service has no cluster address, so there is nothing to send traffic to.
+    NoClusterIp,
+    /// The class is not one this installation serves.
+    ClassNotServed {
+        /// The Service's class, if any.
+        class: Option<String>,
+    },
+    /// No L2Advertisement covers the address.
+    NoAdvertisement {
+        /// The pool of the address.
+        pool: String,
+    },
+    /// Advertisements exist, but no node may announce.
+    NoEligibleNode {
+        /// Every node with its refusal.
+        nodes: Vec<(String, NodeRefusal)>,
+    },
+    /// Another writer keeps changing what FerroLB wrote.
+    ForeignWriter {
+        /// The field manager's name.
+        manager: String,
+    },
+    /// The API server refused a write.
+    ApiRefused {
+        /// Its message.
+        message: String,
+    },
+}
+
+/// Why one node does not announce one address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum NodeRefusal {
+    /// No advertisement's node selector matches it.
+    NotSelected,
+    /// The Node is not Ready.
+    NotReady,
+    /// The Node carries the exclude-from-external-load-balancers label.
+    Excluded,
+    /// The Node's network is reported unavailable.
+    NetworkUnavailable,
+    /// externalTrafficPolicy Local, and no endpoint on this node can serve.
+    NoLocalEndpoint,
+    /// No endpoint anywhere can serve.
+    NoEndpoint,
+}
+
+impl NodeRefusal {
+    /// The stable name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            NodeRefusal::NotSelected => "NotSelected",
+            NodeRefusal::NotReady => "NotReady",
+            NodeRefusal::Excluded => "Excluded",
+            NodeRefusal::NetworkUnavailable => "NetworkUnavailable",
+            NodeRefusal::NoLocalEndpoint => "NoLocalEndpoint",
+            NodeRefusal::NoEndpoint => "NoEndpoint",
+        }
+    }
+}
+
+impl Reason {
+    /// The stable name.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Reason::NoPools => "NoPools",
+            Reason::PoolNotFound { .. } => "PoolNotFound",
+            Reason::NoPoolForService { .. } => "NoPoolForService",
+            Reason::PoolExcludesService { .. } => "PoolExcludesService",
+            Reason::PoolExhausted { .. } => "PoolExhausted",
+            Reason::NoAddressOfFamily { .. } => "NoAddressOfFamily",
+            Reason::AddressOutsidePools { .. } => "AddressOutsidePools",
+            Reason::AddressOutsidePool { .. } => "AddressOutsidePool",
+            Reason::AddressInUse { .. } => "AddressInUse",
+            Reason::CannotShare { .. } => "CannotShare",
+            Reason::AddressBlocked { .. } => "AddressBlocked",
+            Reason::AddressAvoided { .. } => "AddressAvoided",
+            Reason::AddressOfNode { .. } => "AddressOfNode",
+            Reason::RequestFamilies { .. } => "RequestFamilies",
+            Reason::BadRequest(_) => "BadRequest",
+            Reason::NotDualStack => "NotDualStack",
+            Reason::NoClusterIp => "NoClusterIP",
+            Reason::ClassNotServed { .. } => "ClassNotServed",
+            Reason::NoAdvertisement { .. } => "NoAdvertisement",
+            Reason::NoEligibleNode { .. } => "NoEligibleNode",
+            Reason::ForeignWriter { .. } => "ForeignWriter",
+            Reason::ApiRefused { .. } => "ApiRefused",
+        }
+    }
+}
+
+fn list<T: fmt::Display>(items: &[T]) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::NoPools => f.write_str("no IPAddressPool is in force; create one"),
+            Reason::PoolNotFound { pool } => write!(f, "there is no IPAddressPool {pool:?} in force"),
+            Reason::NoPoolForService { refused } => {
+                let why = refused
+                    .iter()
+                    .map(|(pool, why)| format!("{pool}: {why}"))
+                    .collect::<Vec<_>>();
+                write!(
+                    f,
+                    "no IPAddressPool may be chosen for this Service ({})",
+                    why.join("; ")
+                )
+            }
+            Reason::PoolExcludesService { pool } => {
+                write!(
+                    f,
+                    "IPAddressPool {pool:?} is kept for other Services: its serviceAllocation does not select this one"
+                )
+            }
+            Reason::PoolExhausted { pools, family } => {
+                write!(
+                    f,
+                    "every {family} address is in use in IPAddressPool {}; add addresses or free some",
+                    list(pools)
+                )
+            }
+            Reason::NoAddressOfFamily { pools, family } => {
+                write!(
+                    f,
+                    "IPAddressPool {} has no {family} addresses; add an {family} range",
+                    list(pools)
+                )
+            }
+            Reason::AddressOutsidePools { address } => {
+                write!(f, "requested address {address} is in no IPAddressPool in force")
+            }
+            Reason::AddressOutsidePool { address, pool } => {
+                write!(
+                    f,
+                    "requested address {address} is not in the requested IPAddressPool {pool:?}"
+                )
+            }
+            Reason::AddressInUse { address, by } => write!(f, "address {address} is in use by {}", list(by)),
+            Reason::CannotShare { address, with, why } => {
+                write!(f, "address {address} is held by {with} and cannot be shared: {why}")
+            }
+            Reason::AddressBlocked { address } => {
+                write!(f, "address {address} is blocked by a VirtualIP without a claim")
+            }
+            Reason::AddressAvoided { address, pool } => {
+                write!(
+                    f,
+                    "address {address} ends in .0 or .255, which IPAddressPool {pool:?} avoids (avoidBuggyIPs)"
+                )
+            }
+            Reason::AddressOfNode { address, node } => write!(f, "address {address} belongs to node {node}"),
+            Reason::RequestFamilies { addresses, service } => {
+                write!(
+                    f,
+                    "requested addresses {} do not fit the Service, which is {service}",
+                    list(addresses)
+                )
+            }
+            Reason::BadRequest(error) => error.fmt(f),
+            Reason::NotDualStack => f.write_str(
+                "ipFamilyPolicy is RequireDualStack, but the Service has cluster addresses of one family only",
+            ),
+            Reason::NoClusterIp => f.write_str("the Service has no cluster IP"),
+            Reason::ClassNotServed { class: Some(class) } => {
+                write!(f, "loadBalancerClass {class:?} is not served by this installation")
+            }
+            Reason::ClassNotServed { class: None } => {
+                f.write_str("the Service has no loadBalancerClass, and this installation serves only its own")
+            }
+            Reason::NoAdvertisement { pool } => {
+                write!(f, "no L2Advertisement covers IPAddressPool {pool:?} and this Service")
+            }
+            Reason::NoEligibleNode { nodes } => {
+                let why = nodes
+                    .iter()
+                    .map(|(node, why)| format!("{node}: {}", why.as_str()))
+                    .collect::<Vec<_>>();
+                write!(f, "no node may announce ({})", why.join(", "))
+            }
+            Reason::ForeignWriter { manager } => {
+                write!(
+                    f,
+                    "{manager:?} keeps overwriting the Service's status; stop one of the two load balancers"
+                )
+            }
+            Reason::ApiRefused { message } => write!(f, "the API server refused the write: {message}"),
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! An address in use, reserved or blocked: the claim that makes it impossible to hand one address out twice.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+
+use crate::ip::canonical;
+use crate::service::ServiceId;
+
+/// What a decision needs of a VirtualIP object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VirtualIp {
+    /// The address; the object's name follows from it.
+    pub address: IpAddr,
+    /// The pool it was taken from.
+    pub pool: Option<String>,
+    /// Who holds it; several when shared; none when an administrator blocked it.
+    pub claims: Vec<Claim>,
+    /// The sharing key, when it may be shared.
+    pub sharing_key: Option<String>,
+    /// What happens when the last claim goes.
+    pub reclaim_policy: ReclaimPolicy,
+    /// Where it is announced at layer 2.
+    pub placement: Option<Placement>,
+    /// The node that really announces it, as that node's speaker says.
+    pub announcer: Option<Announcer>,
+    /// What stands in `status.conditions`, by type.
+    pub conditions: BTreeMap<ConditionType, Condition>,
+    /// The object's uid.
+    pub uid: String,
+    /// `metadata.resourceVersion`, opaque: the precondition of the next write.
+    pub resource_version: String,
+}
+
+/// What the owning speaker has really programmed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Announcer {
+    /// The node.
+    pub node: String,
+    /// The interfaces it answers on.
+    pub interfaces: BTreeSet<String>,
+}
+
+/// The conditions of a VirtualIP. The controller alone writes them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ConditionType {
+    /// The address is handed out.
+    Allocated,
+    /// Some node announces it.
+    Announced,
+}
+
+impl ConditionType {
+    /// The name as it stands in the object.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ConditionType::Allocated => "Allocated",
+            ConditionType::Announced => "Announced",
+        }
+    }
+}
+
+/// One condition, without the times: those are the shell's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// `True` or `False`.
+    pub status: bool,
+    /// Stable, for scripts: the name of a [`crate::Reason`] where it is a "no".
+    pub reason: String,
+    /// For a person.
+    pub message: String,
+}
+
+/// One holder of an address.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Claim {
+    /// The Service.
+    pub service: ServiceId,
+    /// Its uid; absent in a reservation made by hand, which then holds for whatever Service comes by that name.
+    pub uid: Option<String>,
+}
+
+/// What becomes of the VirtualIP when nothing claims it any more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReclaimPolicy {
+    /// It is deleted and the address is free again.
+    #[default]
+    Delete,
+    /// It stays and keeps the address for the Services it names.
+    Retain,
+}
+
+/// Who announces an address at layer 2.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// The node that announces.
+    pub owner: String,
+    /// Who takes over, in order.
+    pub standbys: Vec<String>,
+    /// Grows by one with every change of owner; the higher epoch wins.
+    pub epoch: u64,
+}
+
+/// The name of a VirtualIP: IPv4 as it is written, IPv6 as eight zero-padded groups joined by `-`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VirtualIpName(IpAddr);
+
+impl VirtualIpName {
+    /// The name of the VirtualIP of `address`.
+    pub fn of(address: IpAddr) -> Self {
+        VirtualIpName(canonical(address))
+    }
+
+    /// The address that `name` stands for; `None` unless it is exactly the name that [`VirtualIpName::of`] gives.
+    pub fn parse(name: &str) -> Option<IpAddr> {
+        let address = match name.parse() {
+            Ok(v4) => IpAddr::V4(v4),
+            Err(_) => IpAddr::V6(name.replace('-', ":").parse::<Ipv6Addr>().ok()?),
+        };
+        (VirtualIpName::of(address).to_string() == name).then_some(address)
+    }
+}
+
+impl fmt::Display for VirtualIpName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            IpAddr::V4(a) => a.fmt(f),
+            IpAddr::V6(a) => {
+                let groups = a.segments().map(|g| format!("{g:04x}"));
+                f.write_str(&groups.join("-"))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn names() {
+        let name = |a: &str| VirtualIpName::of(a.parse().unwrap()).to_string();
+        assert_eq!(name("192.0.2.7"), "192.0.2.7");
+        assert_eq!(name("2001:db8::7"), "2001-0db8-0000-0000-0000-0000-0000-0007");
+        assert_eq!(name("::ffff:192.0.2.7"), "192.0.2.7");
+        assert_eq!(VirtualIpName::parse("2001-db8--7"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn names_read_back(bits: u128) {
+            let address = canonical(IpAddr::V6(Ipv6Addr::from(bits)));
+            prop_assert_eq!(VirtualIpName::parse(&VirtualIpName::of(address).to_string()), Some(address));
+        }
+    }
+}
