@@ -59,6 +59,30 @@ impl Pool {
         self.ranges.iter().filter(move |r| r.family() == family)
     }
 
+    /// How many addresses of `family` the pool may hand out, without those that `avoidBuggyIPs` keeps; saturates at
+    /// `u128::MAX`.
+    pub fn capacity(&self, family: Family) -> u128 {
+        self.ranges_of(family)
+            .map(|r| r.size() - self.buggy_in(r))
+            .fold(0, u128::saturating_add)
+    }
+
+    fn buggy_in(&self, range: &IpRange) -> u128 {
+        let (IpAddr::V4(first), IpAddr::V4(last)) = (range.first(), range.last()) else {
+            return 0;
+        };
+        if !self.avoid_buggy_ips {
+            return 0;
+        }
+        // Addresses below `end` that end in `octet`.
+        let below = |end: u64, octet: u64| (end + 255 - octet) / 256;
+        let (first, end) = (u64::from(u32::from(first)), u64::from(u32::from(last)) + 1);
+        [0, 255]
+            .into_iter()
+            .map(|octet| u128::from(below(end, octet) - below(first, octet)))
+            .sum()
+    }
+
     /// Whether the pool's selectors admit a Service with these labels in this namespace.
     pub fn admits(&self, namespace: &str, labels: &Labels) -> bool {
         self.allocation.as_ref().is_none_or(|a| {
@@ -74,5 +98,29 @@ impl Pool {
             other => i64::from(other),
         };
         (priority, &self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn capacity_counts_what_is_not_avoided(start in 0u32..2000, length in 1u32..2000, avoid: bool) {
+            let at = |n: u32| IpAddr::from((0x0a00_0000 + n).to_be_bytes());
+            let pool = Pool {
+                name: "p".into(),
+                labels: Labels::new(),
+                ranges: vec![IpRange::new(at(start), at(start + length - 1)).unwrap()],
+                auto_assign: true,
+                avoid_buggy_ips: avoid,
+                allocation: None,
+            };
+            let counted = (start..start + length).filter(|n| !pool.is_buggy(at(*n))).count();
+            prop_assert_eq!(pool.capacity(Family::V4), counted as u128);
+            prop_assert_eq!(pool.capacity(Family::V6), 0);
+        }
     }
 }

@@ -118,6 +118,18 @@ pub enum Reason {
         /// Every node with its refusal.
         nodes: Vec<(String, NodeRefusal)>,
     },
+    /// No endpoint of any Service that holds the address can serve.
+    NoEndpoint {
+        /// The Services that hold the address.
+        services: Vec<ServiceId>,
+    },
+    /// The Service keeps an address that would not be chosen for it today.
+    PoolChanged {
+        /// The address.
+        address: IpAddr,
+        /// What no longer holds, in words.
+        why: String,
+    },
     /// Another writer keeps changing what FerroLB wrote.
     ForeignWriter {
         /// The field manager's name.
@@ -145,6 +157,12 @@ pub enum NodeRefusal {
     NoLocalEndpoint,
     /// No endpoint anywhere can serve.
     NoEndpoint,
+    /// The address' VirtualIP does not name it as the owner.
+    NotOwner,
+    /// No Service that holds a claim on the address is there as a LoadBalancer of a class that is served.
+    NoClaim,
+    /// None of the interfaces that may be used is up with carrier.
+    NoInterface,
 }
 
 impl NodeRefusal {
@@ -157,6 +175,9 @@ impl NodeRefusal {
             NodeRefusal::NetworkUnavailable => "NetworkUnavailable",
             NodeRefusal::NoLocalEndpoint => "NoLocalEndpoint",
             NodeRefusal::NoEndpoint => "NoEndpoint",
+            NodeRefusal::NotOwner => "NotOwner",
+            NodeRefusal::NoClaim => "NoClaim",
+            NodeRefusal::NoInterface => "NoInterface",
         }
     }
 }
@@ -185,11 +206,16 @@ impl Reason {
             Reason::ClassNotServed { .. } => "ClassNotServed",
             Reason::NoAdvertisement { .. } => "NoAdvertisement",
             Reason::NoEligibleNode { .. } => "NoEligibleNode",
+            Reason::NoEndpoint { .. } => "NoEndpoint",
+            Reason::PoolChanged { .. } => "PoolChanged",
             Reason::ForeignWriter { .. } => "ForeignWriter",
             Reason::ApiRefused { .. } => "ApiRefused",
         }
     }
 }
+
+/// A message names this many nodes; a condition's message is bounded, a cluster is not.
+const NODES_NAMED: usize = 8;
 
 fn list<T: fmt::Display>(items: &[T]) -> String {
     items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
@@ -278,9 +304,20 @@ impl fmt::Display for Reason {
             Reason::NoEligibleNode { nodes } => {
                 let why = nodes
                     .iter()
+                    .take(NODES_NAMED)
                     .map(|(node, why)| format!("{node}: {}", why.as_str()))
                     .collect::<Vec<_>>();
-                write!(f, "no node may announce ({})", why.join(", "))
+                write!(f, "no node may announce ({}", why.join(", "))?;
+                match nodes.len().saturating_sub(NODES_NAMED) {
+                    0 => f.write_str(")"),
+                    more => write!(f, " and {more} more)"),
+                }
+            }
+            Reason::NoEndpoint { services } => {
+                write!(f, "no endpoint of {} can serve", list(services))
+            }
+            Reason::PoolChanged { address, why } => {
+                write!(f, "{address} is kept although it would not be chosen today: {why}")
             }
             Reason::ForeignWriter { manager } => {
                 write!(

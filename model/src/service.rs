@@ -67,6 +67,8 @@ pub struct ServiceView {
     pub sharing_key: Option<String>,
     /// The value of the annotation `metallb.io/ip-allocated-from-pool`, which FerroLB writes.
     pub pool_annotation: Option<String>,
+    /// Keys of annotations under the prefix `metallb.universe.tf`, which is deprecated but read.
+    pub deprecated_annotations: BTreeSet<String>,
     /// Addresses that stand in `status.loadBalancer.ingress`, in order; entries without an address are left out.
     pub ingress: Vec<IpAddr>,
     /// An entry of `status.loadBalancer.ingress` is not as FerroLB writes it (hostname, bad address, other ipMode).

@@ -126,6 +126,8 @@ pub enum EventKind {
     LoadBalancerFailed,
     /// Warning `deprecatedAnnotation`: an annotation under the old prefix is in use.
     DeprecatedAnnotation,
+    /// Warning `PoolChanged`: the Service keeps an address that would not be chosen for it today.
+    PoolChanged,
     /// Warning `announceFailed`: the address is allocated, but no node may announce it.
     AnnounceFailed,
 }
