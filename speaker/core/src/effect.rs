@@ -3,13 +3,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use ferrolb_model::ServiceId;
+use ferrolb_model::{NodeRefusal, ServiceId};
 
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// The whole set of addresses to answer for at layer 2, whenever it changed. Also what goes into the snapshot file.
+    /// Comes before every other effect of the same input.
     Announce(BTreeMap<IpAddr, Announcement>),
+    /// For the log: an address is withdrawn, or the placement gives it to this node and it is not announced. Once for
+    /// each change of the reason.
+    Withheld {
+        /// The address.
+        address: IpAddr,
+        /// Why this node does not announce it.
+        why: NodeRefusal,
+    },
     /// Write `status.announcer` of the VirtualIP, or remove it if it names this node (`None`).
     SetAnnouncer {
         /// The address.
@@ -36,6 +45,17 @@ pub enum Effect {
         uid: String,
         /// Names the object, the field, the value and what would be right.
         message: String,
+    },
+    /// For the log, and as a Warning event on each Service: a stranger claims the address. Once for each MAC address.
+    Conflict {
+        /// The address.
+        address: IpAddr,
+        /// The interface it was heard on.
+        interface: String,
+        /// The stranger's MAC address.
+        mac: [u8; 6],
+        /// The Services that hold the address, each with its uid.
+        services: Vec<(ServiceId, String)>,
     },
 }
 

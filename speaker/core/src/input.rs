@@ -1,27 +1,34 @@
 //! What the core is told.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ferrolb_model::{Config, NodeView, ServiceId, ServiceView, VirtualIp};
 
+use crate::effect::Announcement;
+
 /// One piece of news. Repeating one changes nothing.
 #[derive(Clone, Debug)]
 pub enum Input {
+    /// What this speaker announced when it last ran, from its snapshot; comes first, if at all. It is announced from at
+    /// once and stays until the API server has been heard in full.
+    Restored(BTreeMap<IpAddr, Announcement>),
     /// A new configuration is in force.
     Config(Arc<Config>),
     /// A Service appeared or changed.
     Service(ServiceView),
     /// A Service is gone.
     ServiceGone(ServiceId),
-    /// This speaker's own Node appeared or changed.
+    /// This speaker's own Node appeared or changed. A Node that is deleted keeps the labels it last had: moving
+    /// addresses away from it is the controller's decision.
     OwnNode(NodeView),
     /// A VirtualIP appeared or changed.
     VirtualIp(VirtualIp),
     /// The VirtualIP of this address is gone.
     VirtualIpGone(IpAddr),
-    /// Every stream has delivered its first complete list. Before this nothing is announced anew and nothing withdrawn.
+    /// Every stream has delivered its first complete list. Before this nothing is announced anew, and nothing withdrawn
+    /// unless a VirtualIP itself takes it away.
     Synced,
     /// The layer-2 engine now answers for `address` on exactly these interfaces (none: not at all).
     Announcing {
@@ -29,6 +36,17 @@ pub enum Input {
         address: IpAddr,
         /// Names of interfaces.
         interfaces: BTreeSet<String>,
+    },
+    /// The interfaces that the layer-2 engine could use now, wanted or not.
+    Interfaces(BTreeSet<String>),
+    /// Somebody else on the segment claims an address that is announced here.
+    Conflict {
+        /// The address.
+        address: IpAddr,
+        /// The interface it was heard on.
+        interface: String,
+        /// The stranger's MAC address.
+        mac: [u8; 6],
     },
     /// A write of `status.announcer` ended; `false` when it failed and is to be asked for again on [`Input::Retry`].
     AnnouncerWritten {

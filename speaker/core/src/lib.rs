@@ -1,9 +1,15 @@
 //! Every decision of a speaker, as a function of what it was told.
 //!
-//! [`Speaker::handle`] takes an [`Input`] and gives back [`Effect`]s; it does no IO and cannot fail.
+//! [`Speaker::handle`] takes an [`Input`] and gives back [`Effect`]s; it does no IO and cannot fail. Read `input.rs` and
+//! `effect.rs` first: they are the whole interface. `decide.rs` says whether one address is announced and where,
+//! `announcer.rs` keeps `status.announcer` true, `speaker.rs` holds the state and what changes it.
 
+mod announcer;
+mod decide;
 mod effect;
 mod input;
+mod speaker;
 
 pub use effect::{Announcement, Effect};
 pub use input::Input;
+pub use speaker::{Settings, Speaker};

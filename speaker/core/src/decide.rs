@@ -1,0 +1,109 @@
+//! Whether this node announces one address, and on which interfaces.
+//!
+//! The placement in the VirtualIP says who announces; the advertisements say on which interfaces. A node that the
+//! placement does not name never announces, whatever else it knows.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ferrolb_model::{Announcer, Claim, Config, L2Advertisement, Labels, NodeRefusal, Pool, ServiceId};
+
+use crate::effect::Announcement;
+
+/// What is kept of a VirtualIP that concerns this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HeldIp {
+    /// The pool it was taken from.
+    pub(crate) pool: Option<String>,
+    /// Who holds it.
+    pub(crate) claims: Vec<Claim>,
+    /// The placement's epoch, when it names this node as the owner.
+    pub(crate) epoch: Option<u64>,
+    /// What stands in `status.announcer`.
+    pub(crate) announcer: Option<Announcer>,
+    /// Precondition of the next write.
+    pub(crate) resource_version: String,
+}
+
+/// What is kept of a Service that may hold an address: a LoadBalancer of a class that is served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Holder {
+    /// For events.
+    pub(crate) uid: String,
+    /// For `serviceSelectors`.
+    pub(crate) labels: Labels,
+}
+
+/// The Services that may hold an address.
+pub(crate) type Holders = BTreeMap<ServiceId, Holder>;
+
+/// What is decided from, besides the VirtualIP itself.
+pub(crate) struct Facts<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) holders: &'a Holders,
+    pub(crate) node_labels: &'a Labels,
+}
+
+impl<'a> Facts<'a> {
+    /// Whether `address` is announced here, and how.
+    pub(crate) fn decide(&self, address: IpAddr, ip: Option<&HeldIp>) -> Result<Announcement, NodeRefusal> {
+        let ip = ip.ok_or(NodeRefusal::NotOwner)?;
+        let epoch = ip.epoch.ok_or(NodeRefusal::NotOwner)?;
+        if claimants(self.holders, ip).next().is_none() {
+            return Err(NodeRefusal::NoClaim);
+        }
+        let ads = self.advertisements(address, ip);
+        if ads.is_empty() {
+            return Err(NodeRefusal::NotSelected);
+        }
+        // One advertisement that names no interfaces opens all of them.
+        let interfaces = ads
+            .iter()
+            .map(|ad| ad.interfaces.as_ref())
+            .collect::<Option<Vec<_>>>()
+            .map(|sets| sets.into_iter().flatten().cloned().collect::<BTreeSet<_>>());
+        Ok(Announcement { interfaces, epoch })
+    }
+
+    /// The advertisements that speak for the address on this node.
+    pub(crate) fn advertisements(&self, address: IpAddr, ip: &HeldIp) -> Vec<&'a L2Advertisement> {
+        let pool = self.pool(address, ip);
+        self.config
+            .l2_advertisements
+            .values()
+            .filter(|ad| {
+                ad.covers_pool(&pool)
+                    && ad.covers_node(self.node_labels)
+                    && claimants(self.holders, ip).any(|(_, holder)| ad.covers_service(&holder.labels))
+            })
+            .collect()
+    }
+
+    /// The pool of an address: the one it was taken from, or the one it lies in now. A holder outlives its pool, so an
+    /// address without either still has the name of its pool, which advertisements may select, and no labels.
+    fn pool(&self, address: IpAddr, ip: &HeldIp) -> Cow<'a, Pool> {
+        let named = ip.pool.as_ref().and_then(|name| self.config.pools.get(name));
+        match named.or_else(|| self.config.pool_of(address)) {
+            Some(pool) => Cow::Borrowed(pool),
+            None => Cow::Owned(Pool {
+                name: ip.pool.clone().unwrap_or_default(),
+                labels: Labels::new(),
+                ranges: Vec::new(),
+                auto_assign: false,
+                avoid_buggy_ips: false,
+                allocation: None,
+            }),
+        }
+    }
+}
+
+/// The Services that hold the address and are there.
+pub(crate) fn claimants<'a>(
+    holders: &'a Holders,
+    ip: &'a HeldIp,
+) -> impl Iterator<Item = (&'a ServiceId, &'a Holder)> + use<'a> {
+    ip.claims
+        .iter()
+        .filter_map(|claim| holders.get(&claim.service).map(|holder| (&claim.service, holder)))
+}

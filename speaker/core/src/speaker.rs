@@ -1,0 +1,430 @@
+//! The state of a speaker and everything that changes it.
+//!
+//! Guarantees: once in sync, what is announced is a function of the facts and not of their order; an address that the
+//! placement does not give to this node is withdrawn with the very input that says so; repeated news has no effect.
+//! Kept in memory is only what concerns this node: VirtualIPs that name it, and the labels of LoadBalancer Services.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ferrolb_model::{Config, Labels, NodeRefusal, ServiceId, ServiceType, ServiceView, VirtualIp};
+
+use crate::announcer::{Writes, names};
+use crate::decide::{Facts, HeldIp, Holder, Holders, claimants};
+use crate::effect::{Announcement, Effect};
+use crate::input::Input;
+
+/// Strangers remembered per address and interface. More than a few are one attack, and not worth an event each.
+const STRANGERS: usize = 8;
+
+/// What the operator chose at start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// The `spec.loadBalancerClass` that is served; `None` serves exactly the Services without a class.
+    pub load_balancer_class: Option<String>,
+}
+
+/// The speaker of one node.
+#[derive(Debug)]
+pub struct Speaker {
+    node: String,
+    settings: Settings,
+    synced: bool,
+    config: Option<Arc<Config>>,
+    node_labels: Labels,
+    holders: Holders,
+    ips: BTreeMap<IpAddr, HeldIp>,
+    /// Which addresses in `ips` a Service claims.
+    claimed_by: BTreeMap<ServiceId, BTreeSet<IpAddr>>,
+    /// What the engine was last asked for.
+    wanted: BTreeMap<IpAddr, Announcement>,
+    /// What the engine last said it answers; an address it has said nothing about is absent.
+    answering: BTreeMap<IpAddr, BTreeSet<String>>,
+    usable: BTreeSet<String>,
+    /// Why an address that is placed here is not announced.
+    withheld: BTreeMap<IpAddr, NodeRefusal>,
+    writes: Writes,
+    /// Services (with uid) that were told that their address is announced here.
+    assigned: BTreeMap<IpAddr, BTreeMap<ServiceId, String>>,
+    /// Services (with uid) that were told that it cannot be, and the interfaces it was about.
+    failing: BTreeMap<IpAddr, (Option<BTreeSet<String>>, BTreeMap<ServiceId, String>)>,
+    strangers: BTreeMap<(IpAddr, String), BTreeSet<[u8; 6]>>,
+}
+
+impl Speaker {
+    /// The speaker of the node `node_name`, which knows nothing yet.
+    pub fn new(node_name: impl Into<String>, settings: Settings) -> Self {
+        Speaker {
+            node: node_name.into(),
+            settings,
+            synced: false,
+            config: None,
+            node_labels: Labels::new(),
+            holders: Holders::new(),
+            ips: BTreeMap::new(),
+            claimed_by: BTreeMap::new(),
+            wanted: BTreeMap::new(),
+            answering: BTreeMap::new(),
+            usable: BTreeSet::new(),
+            withheld: BTreeMap::new(),
+            writes: Writes::default(),
+            assigned: BTreeMap::new(),
+            failing: BTreeMap::new(),
+            strangers: BTreeMap::new(),
+        }
+    }
+
+    /// Takes one piece of news and says what to do about it.
+    pub fn handle(&mut self, input: Input) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        match input {
+            Input::Restored(announcements) => self.restored(announcements, &mut effects),
+            Input::Config(config) => {
+                if self.config.as_ref() != Some(&config) {
+                    self.config = Some(config);
+                    self.reconsider_all(&mut effects);
+                }
+            }
+            Input::Service(view) => self.service(view, &mut effects),
+            Input::ServiceGone(id) => self.service_gone(&id, &mut effects),
+            Input::OwnNode(view) => {
+                if view.name == self.node && view.labels != self.node_labels {
+                    self.node_labels = view.labels;
+                    self.reconsider_all(&mut effects);
+                }
+            }
+            Input::VirtualIp(ip) => self.virtual_ip(ip, &mut effects),
+            Input::VirtualIpGone(address) => {
+                self.keep(address, None);
+                self.placed_elsewhere(address, true, &mut effects);
+            }
+            Input::Synced => self.synced(&mut effects),
+            Input::Announcing { address, interfaces } => {
+                if interfaces.is_empty() && !self.wanted.contains_key(&address) {
+                    self.answering.remove(&address);
+                } else {
+                    self.answering.insert(address, interfaces);
+                }
+                self.settle(address, &mut effects);
+            }
+            Input::Interfaces(usable) => self.usable = usable,
+            Input::Conflict {
+                address,
+                interface,
+                mac,
+            } => self.conflict(address, interface, mac, &mut effects),
+            Input::AnnouncerWritten { address, ok } => {
+                self.writes.ended(address, ok);
+                self.settle(address, &mut effects);
+            }
+            Input::Retry => {
+                for address in self.writes.retry() {
+                    self.settle(address, &mut effects);
+                }
+            }
+        }
+        effects
+    }
+
+    /// The addresses that are really answered for, with each Service that holds them.
+    pub fn announced(&self) -> impl Iterator<Item = (&ServiceId, IpAddr)> {
+        self.ips
+            .iter()
+            .filter(|(address, _)| {
+                self.wanted.contains_key(address) && self.answering.get(address).is_some_and(|i| !i.is_empty())
+            })
+            .flat_map(|(address, ip)| claimants(&self.holders, ip).map(|(service, _)| (service, *address)))
+    }
+
+    /// How many addresses the engine is asked to answer for.
+    pub fn wanted(&self) -> usize {
+        self.wanted.len()
+    }
+
+    /// Addresses that the placement gives to this node and that are not announced, each with why.
+    pub fn withheld(&self) -> impl Iterator<Item = (IpAddr, NodeRefusal)> {
+        let unusable = self.failing.keys().map(|address| (*address, NodeRefusal::NoInterface));
+        self.withheld
+            .iter()
+            .map(|(address, why)| (*address, *why))
+            .chain(unusable)
+    }
+
+    /// How many writes failed and wait for [`Input::Retry`].
+    pub fn failed_writes(&self) -> usize {
+        self.writes.failed()
+    }
+
+    /// What decisions are made from; `None` until every stream was heard in full and a configuration is in force.
+    fn facts(&self) -> Option<Facts<'_>> {
+        let config = self.config.as_deref().filter(|_| self.synced)?;
+        Some(Facts {
+            config,
+            holders: &self.holders,
+            node_labels: &self.node_labels,
+        })
+    }
+
+    fn serves(&self, view: &ServiceView) -> bool {
+        view.kind == ServiceType::LoadBalancer && view.class == self.settings.load_balancer_class
+    }
+
+    fn restored(&mut self, announcements: BTreeMap<IpAddr, Announcement>, effects: &mut Vec<Effect>) {
+        if !self.synced && self.wanted != announcements {
+            self.wanted = announcements;
+            effects.push(Effect::Announce(self.wanted.clone()));
+        }
+    }
+
+    fn synced(&mut self, effects: &mut Vec<Effect>) {
+        if self.synced {
+            return;
+        }
+        self.synced = true;
+        // What this node announced before it restarted is no news to those Services.
+        for (address, ip) in &self.ips {
+            if ip.epoch.is_some() && names(ip.announcer.as_ref(), &self.node) {
+                let told = claimants(&self.holders, ip).map(|(id, holder)| (id.clone(), holder.uid.clone()));
+                self.assigned.insert(*address, told.collect());
+            }
+        }
+        self.reconsider_all(effects);
+    }
+
+    fn service(&mut self, view: ServiceView, effects: &mut Vec<Effect>) {
+        if !self.serves(&view) {
+            return self.service_gone(&view.id, effects);
+        }
+        let holder = Holder {
+            uid: view.uid,
+            labels: view.labels,
+        };
+        if self.holders.get(&view.id) != Some(&holder) {
+            self.holders.insert(view.id.clone(), holder);
+            self.reconsider_claims_of(&view.id, effects);
+        }
+    }
+
+    fn service_gone(&mut self, id: &ServiceId, effects: &mut Vec<Effect>) {
+        if self.holders.remove(id).is_some() {
+            self.reconsider_claims_of(id, effects);
+        }
+    }
+
+    fn virtual_ip(&mut self, ip: VirtualIp, effects: &mut Vec<Effect>) {
+        let address = ip.address;
+        let owned = ip.placement.as_ref().is_some_and(|p| p.owner == self.node);
+        // A restart may find that the address was moved meanwhile. Only a later epoch proves that: an earlier one is
+        // what the API server knew before this node took over.
+        let outdated = self.wanted.get(&address).is_some_and(|mine| {
+            ip.placement
+                .as_ref()
+                .is_some_and(|p| p.owner != self.node && p.epoch > mine.epoch)
+        });
+        let concerns = owned || names(ip.announcer.as_ref(), &self.node);
+        let kept = concerns.then(|| HeldIp {
+            epoch: ip.placement.filter(|_| owned).map(|p| p.epoch),
+            pool: ip.pool,
+            claims: ip.claims,
+            announcer: ip.announcer,
+            resource_version: ip.resource_version,
+        });
+        self.keep(address, kept);
+        self.placed_elsewhere(address, outdated, effects);
+    }
+
+    /// Replaces what is known of a VirtualIP, and the index over its claims.
+    fn keep(&mut self, address: IpAddr, ip: Option<HeldIp>) {
+        for claim in self.ips.remove(&address).into_iter().flat_map(|ip| ip.claims) {
+            if let Some(addresses) = self.claimed_by.get_mut(&claim.service) {
+                addresses.remove(&address);
+                if addresses.is_empty() {
+                    self.claimed_by.remove(&claim.service);
+                }
+            }
+        }
+        if let Some(ip) = ip {
+            for claim in &ip.claims {
+                self.claimed_by
+                    .entry(claim.service.clone())
+                    .or_default()
+                    .insert(address);
+            }
+            self.ips.insert(address, ip);
+        }
+    }
+
+    /// Decides anew after news of a VirtualIP. Before the first sync only what the VirtualIP itself `takes_away` goes.
+    fn placed_elsewhere(&mut self, address: IpAddr, takes_away: bool, effects: &mut Vec<Effect>) {
+        if self.facts().is_some() {
+            self.reconsider([address], effects);
+        } else if takes_away && self.wanted.remove(&address).is_some() {
+            effects.push(Effect::Announce(self.wanted.clone()));
+            effects.push(Effect::Withheld {
+                address,
+                why: NodeRefusal::NotOwner,
+            });
+        }
+    }
+
+    fn reconsider_claims_of(&mut self, id: &ServiceId, effects: &mut Vec<Effect>) {
+        let addresses = self.claimed_by.get(id).cloned().unwrap_or_default();
+        self.reconsider(addresses, effects);
+    }
+
+    fn reconsider_all(&mut self, effects: &mut Vec<Effect>) {
+        let all: BTreeSet<IpAddr> = self.ips.keys().chain(self.wanted.keys()).copied().collect();
+        self.reconsider(all, effects);
+    }
+
+    /// Decides anew for `addresses`, then brings the records about them up to date.
+    fn reconsider(&mut self, addresses: impl IntoIterator<Item = IpAddr>, effects: &mut Vec<Effect>) {
+        let mut changed = false;
+        let mut said = Vec::new();
+        let addresses: Vec<IpAddr> = addresses.into_iter().collect();
+        for &address in &addresses {
+            let ip = self.ips.get(&address);
+            let placed = ip.is_some_and(|ip| ip.epoch.is_some());
+            let Some(facts) = self.facts() else { return };
+            match facts.decide(address, ip) {
+                Ok(announcement) => {
+                    self.withheld.remove(&address);
+                    if self.wanted.get(&address) != Some(&announcement) {
+                        self.wanted.insert(address, announcement);
+                        changed = true;
+                    }
+                }
+                Err(why) => {
+                    let withdrawn = self.wanted.remove(&address).is_some();
+                    changed |= withdrawn;
+                    let before = if placed {
+                        self.withheld.insert(address, why)
+                    } else {
+                        self.withheld.remove(&address);
+                        Some(why)
+                    };
+                    if withdrawn || before != Some(why) {
+                        said.push(Effect::Withheld { address, why });
+                    }
+                }
+            }
+        }
+        if changed {
+            effects.push(Effect::Announce(self.wanted.clone()));
+        }
+        effects.extend(said);
+        for address in addresses {
+            self.settle(address, effects);
+        }
+    }
+
+    /// Makes `status.announcer` and the events on Services follow what is wanted and what the engine does about it.
+    fn settle(&mut self, address: IpAddr, effects: &mut Vec<Effect>) {
+        if self.facts().is_none() {
+            return;
+        }
+        let Some(announcement) = self.wanted.get(&address).cloned() else {
+            self.assigned.remove(&address);
+            self.failing.remove(&address);
+            self.strangers.retain(|(of, _), _| *of != address);
+            if self.answering.get(&address).is_some_and(BTreeSet::is_empty) {
+                self.answering.remove(&address);
+            }
+            match self.ips.get(&address) {
+                Some(ip) => self.writes.converge(&self.node, address, ip, None, effects),
+                None => self.writes.forget(address),
+            }
+            return;
+        };
+        // The engine has not come to it yet, so what stands in the object may still be true.
+        let (Some(interfaces), Some(ip)) = (self.answering.get(&address), self.ips.get(&address)) else {
+            return;
+        };
+        let answering = Some(interfaces).filter(|i| !i.is_empty());
+        self.writes.converge(&self.node, address, ip, answering, effects);
+        let holders: BTreeMap<ServiceId, String> = claimants(&self.holders, ip)
+            .map(|(id, holder)| (id.clone(), holder.uid.clone()))
+            .collect();
+        if answering.is_some() {
+            self.failing.remove(&address);
+            let told = self.assigned.insert(address, holders.clone()).unwrap_or_default();
+            for (service, uid) in untold(holders, &told) {
+                effects.push(Effect::NodeAssigned { service, uid, address });
+            }
+        } else {
+            self.assigned.remove(&address);
+            let told = match self.failing.remove(&address) {
+                Some((about, told)) if about == announcement.interfaces => told,
+                _ => BTreeMap::new(),
+            };
+            let message = self.failure(address, &announcement);
+            self.failing.insert(address, (announcement.interfaces, holders.clone()));
+            for (service, uid) in untold(holders, &told) {
+                let message = message.clone();
+                effects.push(Effect::AnnounceFailed { service, uid, message });
+            }
+        }
+    }
+
+    /// Why no interface answers, and what would.
+    fn failure(&self, address: IpAddr, announcement: &Announcement) -> String {
+        let node = &self.node;
+        let usable = if self.usable.is_empty() {
+            "it has none that is".to_owned()
+        } else {
+            format!("usable there: {}", join(&self.usable))
+        };
+        match (&announcement.interfaces, self.ips.get(&address)) {
+            (Some(wanted), Some(ip)) => {
+                let ads = self.facts().map(|facts| facts.advertisements(address, ip));
+                let ads: BTreeSet<String> = ads.into_iter().flatten().map(|ad| ad.name.clone()).collect();
+                format!(
+                    "node {node:?} does not announce {address}: spec.interfaces of L2Advertisement {} is {}, and no \
+                     such interface is up with carrier on the node ({usable}); name an interface of the node, or \
+                     leave spec.interfaces out to use all",
+                    join(&ads),
+                    join(wanted),
+                )
+            }
+            _ => format!(
+                "node {node:?} does not announce {address}: it needs an interface that is up with carrier, no port of \
+                 a bridge or bond, and not left out by --exclude-interfaces ({usable})"
+            ),
+        }
+    }
+
+    fn conflict(&mut self, address: IpAddr, interface: String, mac: [u8; 6], effects: &mut Vec<Effect>) {
+        if !self.wanted.contains_key(&address) {
+            return;
+        }
+        let known = self.strangers.entry((address, interface.clone())).or_default();
+        if known.len() < STRANGERS && known.insert(mac) {
+            let services = self.ips.get(&address).map(|ip| {
+                claimants(&self.holders, ip)
+                    .map(|(id, holder)| (id.clone(), holder.uid.clone()))
+                    .collect()
+            });
+            effects.push(Effect::Conflict {
+                address,
+                interface,
+                mac,
+                services: services.unwrap_or_default(),
+            });
+        }
+    }
+}
+
+/// Those of `holders` that `told` does not have, under the same uid.
+fn untold(
+    holders: BTreeMap<ServiceId, String>,
+    told: &BTreeMap<ServiceId, String>,
+) -> impl Iterator<Item = (ServiceId, String)> {
+    holders
+        .into_iter()
+        .filter(move |(service, uid)| told.get(service) != Some(uid))
+}
+
+fn join(names: &BTreeSet<String>) -> String {
+    names.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
+}

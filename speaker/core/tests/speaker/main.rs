@@ -1,0 +1,5 @@
+//! The speaker's decisions from outside: inputs in, effects out.
+
+mod behaviour;
+mod make;
+mod properties;

@@ -1,0 +1,156 @@
+//! Builds inputs; every field that a test does not care about has a plain value.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ferrolb_model::{
+    Claim, Config, Family, FamilyPolicy, FamilySet, L2Advertisement, LabelSelector, Labels, NodeView, Operator,
+    Placement, Pool, PoolSelection, ReclaimPolicy, Requirement, ServiceId, ServiceType, ServiceView, TrafficPolicy,
+    VirtualIp,
+};
+use ferrolb_speaker_core::{Announcement, Input, Settings, Speaker};
+
+/// The node that is tested.
+pub(crate) const ME: &str = "node-a";
+/// Another.
+pub(crate) const OTHER: &str = "node-b";
+
+pub(crate) fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+pub(crate) fn set(names: &[&str]) -> BTreeSet<String> {
+    names.iter().map(|n| (*n).to_owned()).collect()
+}
+
+pub(crate) fn labels(pairs: &[(&str, &str)]) -> Labels {
+    pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+}
+
+pub(crate) fn selector(key: &str, value: &str) -> LabelSelector {
+    LabelSelector {
+        requirements: vec![Requirement {
+            key: key.to_owned(),
+            operator: Operator::In(set(&[value])),
+        }],
+    }
+}
+
+pub(crate) fn speaker() -> Speaker {
+    Speaker::new(ME, Settings::default())
+}
+
+pub(crate) fn id(name: &str) -> ServiceId {
+    ServiceId::new("shop", name)
+}
+
+pub(crate) fn service(name: &str, labels: Labels) -> ServiceView {
+    ServiceView {
+        id: id(name),
+        uid: format!("uid-{name}"),
+        created: 0,
+        kind: ServiceType::LoadBalancer,
+        class: None,
+        families: FamilySet { v4: true, v6: true },
+        primary_family: Family::V4,
+        family_policy: FamilyPolicy::SingleStack,
+        traffic_policy: TrafficPolicy::Cluster,
+        selector: String::new(),
+        ports: BTreeSet::new(),
+        labels,
+        request: Ok(ferrolb_model::AddressRequest::default()),
+        sharing_key: None,
+        pool_annotation: None,
+        deprecated_annotations: BTreeSet::new(),
+        ingress: Vec::new(),
+        ingress_foreign: false,
+        resource_version: "1".to_owned(),
+    }
+}
+
+pub(crate) fn node(labels: Labels) -> Input {
+    Input::OwnNode(NodeView {
+        name: ME.to_owned(),
+        labels,
+        ready: true,
+        network_unavailable: false,
+        excluded: false,
+        cordoned: false,
+        addresses: BTreeSet::new(),
+    })
+}
+
+pub(crate) fn virtual_ip(address: IpAddr, owner: Option<(&str, u64)>, claims: &[&str]) -> VirtualIp {
+    VirtualIp {
+        address,
+        pool: Some("lan".to_owned()),
+        claims: claims
+            .iter()
+            .map(|name| Claim {
+                service: id(name),
+                uid: Some(format!("uid-{name}")),
+            })
+            .collect(),
+        sharing_key: None,
+        reclaim_policy: ReclaimPolicy::Delete,
+        placement: owner.map(|(owner, epoch)| Placement {
+            owner: owner.to_owned(),
+            standbys: Vec::new(),
+            epoch,
+        }),
+        announcer: None,
+        conditions: BTreeMap::new(),
+        uid: format!("uid-{address}"),
+        resource_version: "1".to_owned(),
+    }
+}
+
+pub(crate) fn pool(name: &str, range: &str) -> Pool {
+    Pool {
+        name: name.to_owned(),
+        labels: labels(&[("pool", name)]),
+        ranges: vec![range.parse().expect("a range")],
+        auto_assign: true,
+        avoid_buggy_ips: false,
+        allocation: None,
+    }
+}
+
+/// An advertisement of everything, on all interfaces.
+pub(crate) fn advertisement(name: &str) -> L2Advertisement {
+    L2Advertisement {
+        name: name.to_owned(),
+        pools: PoolSelection::All,
+        node_selectors: Vec::new(),
+        service_selectors: Vec::new(),
+        interfaces: None,
+        preferred_nodes: Vec::new(),
+    }
+}
+
+pub(crate) fn config(pools: Vec<Pool>, ads: Vec<L2Advertisement>) -> Input {
+    Input::Config(Arc::new(Config {
+        pools: pools.into_iter().map(|p| (p.name.clone(), p)).collect(),
+        l2_advertisements: ads.into_iter().map(|a| (a.name.clone(), a)).collect(),
+    }))
+}
+
+/// Pool `lan`, 192.0.2.0/24, advertised by everybody on all interfaces.
+pub(crate) fn plain_config() -> Input {
+    config(vec![pool("lan", "192.0.2.0/24")], vec![advertisement("all")])
+}
+
+pub(crate) fn announcement(interfaces: Option<&[&str]>, epoch: u64) -> Announcement {
+    Announcement {
+        interfaces: interfaces.map(set),
+        epoch,
+    }
+}
+
+pub(crate) fn answering(address: IpAddr, interfaces: &[&str]) -> Input {
+    Input::Announcing {
+        address,
+        interfaces: set(interfaces),
+    }
+}
