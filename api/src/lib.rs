@@ -1,1 +1,26 @@
-//! (skeleton)
+//! The custom resources as they stand on the wire, one file per kind.
+//!
+//! [`metallb`] holds the kinds that users of MetalLB already have, field for field; nothing is ever added to them.
+//! [`ferrolb`] holds what is ours. [`names`] holds every string that is an interface to the outside: annotations,
+//! labels, field managers, event reasons. The CRD files under `deploy/crds` are generated from these types ([`crds`]).
+//!
+//! Two guarantees. The schema is strict, so that a mistake is named when it is applied. Reading is lenient: whatever an
+//! older schema let into the store, missing and null fields included, is read, and judged per object by
+//! `ferrolb-config`, which alone turns these types into the model.
+
+mod crd;
+pub mod ferrolb;
+pub mod metallb;
+pub mod names;
+mod schema;
+mod wire;
+
+pub use crd::crds;
+pub use ferrolb::virtual_ip::{Announcer, Claim, Placement, ReclaimPolicy, VirtualIp, VirtualIpSpec, VirtualIpStatus};
+pub use metallb::configuration_state::{
+    ConfigurationResult, ConfigurationState, ConfigurationStateSpec, ConfigurationStateStatus,
+};
+pub use metallb::ip_address_pool::{IpAddressPool, IpAddressPoolSpec, IpAddressPoolStatus, ServiceAllocation};
+pub use metallb::l2_advertisement::{
+    L2Advertisement, L2AdvertisementSpec, L2AdvertisementStatus, PreferredNodeSelector,
+};

@@ -1,0 +1,3 @@
+//! Group `ferrolb.io`: what FerroLB adds.
+
+pub mod virtual_ip;

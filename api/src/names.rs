@@ -1,0 +1,101 @@
+//! Every string that others script against: groups, annotations, labels, field managers, reasons of events.
+
+/// The namespace of an installation from `deploy/manifests`.
+pub const DEFAULT_NAMESPACE: &str = "ferrolb-system";
+
+/// Group of the kinds that users already have.
+pub const METALLB_GROUP: &str = "metallb.io";
+/// Group of the kinds that are ours.
+pub const FERROLB_GROUP: &str = "ferrolb.io";
+
+/// Field manager of everything the controller writes.
+pub const CONTROLLER_MANAGER: &str = "ferrolb-controller";
+/// Field manager of everything a speaker writes.
+pub const SPEAKER_MANAGER: &str = "ferrolb-speaker";
+
+/// Annotations of Services. Each input is read under two prefixes; where both are present, the new one wins, even empty.
+pub mod annotations {
+    /// Prefix of the deprecated twins. Their use is answered with the event [`super::reasons::DEPRECATED_ANNOTATION`].
+    pub const OLD_PREFIX: &str = "metallb.universe.tf";
+
+    /// Input: take the address from this pool.
+    pub const ADDRESS_POOL: &str = "metallb.io/address-pool";
+    /// Deprecated twin of [`ADDRESS_POOL`].
+    pub const ADDRESS_POOL_OLD: &str = "metallb.universe.tf/address-pool";
+
+    /// Input: take these addresses, one or two of different families, separated by a comma.
+    pub const LOAD_BALANCER_IPS: &str = "metallb.io/loadBalancerIPs";
+    /// Deprecated twin of [`LOAD_BALANCER_IPS`].
+    pub const LOAD_BALANCER_IPS_OLD: &str = "metallb.universe.tf/loadBalancerIPs";
+
+    /// Input: the sharing key. Services with the same key may share an address; an empty key shares nothing.
+    pub const ALLOW_SHARED_IP: &str = "metallb.io/allow-shared-ip";
+    /// Deprecated twin of [`ALLOW_SHARED_IP`].
+    pub const ALLOW_SHARED_IP_OLD: &str = "metallb.universe.tf/allow-shared-ip";
+
+    /// Output, the only one: the pool of the Service's address.
+    pub const ALLOCATED_FROM_POOL: &str = "metallb.io/ip-allocated-from-pool";
+
+    /// Input on an IPAddressPool: `reassign` takes addresses away that a change has put outside the pool.
+    pub const ON_SHRINK: &str = "ferrolb.io/on-shrink";
+}
+
+/// Labels.
+pub mod labels {
+    /// On a ConfigurationState: `controller` or `speaker`.
+    pub const COMPONENT_TYPE: &str = "metallb.io/component-type";
+    /// On the ConfigurationState of a speaker: the node.
+    pub const NODE_NAME: &str = "metallb.io/node-name";
+    /// On a Node, with any value: it announces nothing.
+    pub const EXCLUDE_NODE: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
+    /// On an EndpointSlice: the Service it belongs to.
+    pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
+}
+
+/// Names and conditions of ConfigurationStates.
+pub mod configuration_state {
+    /// The object of the controller.
+    pub const CONTROLLER: &str = "controller";
+    /// The object of a speaker is this and the node's name.
+    pub const SPEAKER_PREFIX: &str = "speaker-";
+
+    /// Condition of the controller.
+    pub const POOLS_VALID: &str = "poolReconcilerValid";
+    /// Condition of a speaker.
+    pub const CONFIG_VALID: &str = "configReconcilerValid";
+
+    /// Reason of a condition that is True.
+    pub const RECONCILED: &str = "Reconciled";
+    /// Reason of a condition that is False because an object is wrong.
+    pub const CONFIGURATION_ERROR: &str = "ConfigurationError";
+    /// Reason of a condition that is False for another cause.
+    pub const UNKNOWN_ERROR: &str = "UnknownError";
+}
+
+/// Types of the conditions of a VirtualIP.
+pub mod conditions {
+    /// The address is handed out.
+    pub const ALLOCATED: &str = "Allocated";
+    /// A node announces the address.
+    pub const ANNOUNCED: &str = "Announced";
+}
+
+/// Reasons of events.
+pub mod reasons {
+    /// Normal, on a Service: it has its address.
+    pub const ALLOCATED: &str = "IPAllocated";
+    /// Normal, on a Service: an address was taken away.
+    pub const CLEARED: &str = "ClearAssignment";
+    /// Warning, on a Service: no address could be given.
+    pub const ALLOCATION_FAILED: &str = "AllocationFailed";
+    /// Warning, on a Service: the request cannot be read or met as written.
+    pub const LOAD_BALANCER_FAILED: &str = "LoadBalancerFailed";
+    /// Warning, on a Service: an annotation under the old prefix is in use.
+    pub const DEPRECATED_ANNOTATION: &str = "deprecatedAnnotation";
+    /// Normal, on a Service: a node announces its address.
+    pub const NODE_ASSIGNED: &str = "nodeAssigned";
+    /// Warning, on a Service: the address is not announced.
+    pub const ANNOUNCE_FAILED: &str = "announceFailed";
+    /// Warning, on an object of the configuration: it is left out.
+    pub const CONFIGURATION_ERROR: &str = "ConfigurationError";
+}

@@ -1,0 +1,204 @@
+//! Schemas that the derive cannot give: rules in CEL, selectors, conditions, enums, counters.
+//!
+//! A rule refuses only what can never be right, whatever other objects say; the limits on lengths bound its cost. What
+//! CEL cannot decide exactly, and what depends on other objects, is judged by `ferrolb-config` and reported per object.
+
+use schemars::{Schema, SchemaGenerator, json_schema};
+use serde_json::{Value, json};
+
+/// Items in `spec.addresses`: far more than the widest pool seen, few enough for the API server's CEL budget.
+const MAX_POOL_ADDRESSES: u32 = 1024;
+
+/// Longest item: two IPv6 addresses in full with an embedded IPv4 part are 91 characters; the rest is room for blanks.
+const MAX_POOL_ADDRESS_LENGTH: u32 = 128;
+
+/// An IPv6 address with an embedded IPv4 part. CEL's `ip()` refuses the mapped form, which users of the API may write.
+const EMBEDDED_IPV4: &str = "(self.contains(':') && self.contains('.'))";
+
+/// Both ends of the item are addresses.
+const IS_RANGE: &str = "self.split('-').size() == 2 && self.split('-').all(end, isIP(end.trim()))";
+
+fn rule(rule: impl Into<String>, message: &str) -> Value {
+    json!({ "rule": rule.into(), "message": message })
+}
+
+/// `IPAddressPool.spec.addresses`.
+pub(crate) fn pool_addresses(_: &mut SchemaGenerator) -> Schema {
+    let family = |family: u8| format!("self.split('-').all(end, ip(end.trim()).family() == {family})");
+    let numbers = "self.split('-').map(end, end.trim().split('.')).map(octets, int(octets[0]) * 16777216 + \
+                   int(octets[1]) * 65536 + int(octets[2]) * 256 + int(octets[3]))";
+    json_schema!({
+        "type": "array",
+        "maxItems": MAX_POOL_ADDRESSES,
+        "x-kubernetes-validations": [rule(
+            "self.size() > 0",
+            "a pool needs at least one CIDR prefix like 192.0.2.0/24 or range like 192.0.2.10-192.0.2.20",
+        )],
+        "items": {
+            "type": "string",
+            "maxLength": MAX_POOL_ADDRESS_LENGTH,
+            "x-kubernetes-validations": [
+                rule(
+                    format!("!self.contains('/') || isCIDR(self.trim()) || {EMBEDDED_IPV4}"),
+                    "not a CIDR prefix: write an address, a slash and a length of 0 to 32 for IPv4 or 0 to 128 for \
+                     IPv6, like 192.0.2.0/24",
+                ),
+                rule(
+                    format!("self.contains('/') || ({IS_RANGE}) || {EMBEDDED_IPV4}"),
+                    "neither a CIDR prefix like 192.0.2.0/24 nor a range like 192.0.2.10-192.0.2.20; for one address \
+                     write 192.0.2.10/32",
+                ),
+                rule(
+                    format!("!({IS_RANGE}) || {} || {}", family(4), family(6)),
+                    "the two ends of the range are of different address families",
+                ),
+                {
+                    "rule": format!("!({IS_RANGE} && {}) || [{numbers}].all(n, n[0] <= n[1])", family(4)),
+                    "messageExpression": "'the range runs backwards: write ' + self.split('-')[1].trim() + '-' + \
+                                          self.split('-')[0].trim()",
+                },
+            ],
+        },
+    })
+}
+
+/// `VirtualIP.spec.address`.
+pub(crate) fn virtual_address(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "string",
+        "maxLength": 45,
+        "x-kubernetes-validations": [
+            rule("isIP(self)", "not an IP address: write one like 192.0.2.10 or 2001:db8::10"),
+            rule("self == oldSelf", "the address of a VirtualIP never changes: create another VirtualIP"),
+        ],
+    })
+}
+
+/// Rules of a whole VirtualIP: the name follows from the address.
+pub(crate) fn virtual_ip_rules() -> Value {
+    json!([
+        {
+            "rule": "!isIP(self.spec.address) || ip(self.spec.address).family() != 4 \
+                     || self.metadata.name == string(ip(self.spec.address))",
+            "messageExpression": "'metadata.name must be the address: ' + self.spec.address",
+        },
+        {
+            "rule": "!isIP(self.spec.address) || ip(self.spec.address).family() != 6 \
+                     || (self.metadata.name.matches('^[0-9a-f]{4}(-[0-9a-f]{4}){7}$') \
+                     && ip(self.metadata.name.replace('-', ':')) == ip(self.spec.address))",
+            "messageExpression": "'metadata.name must be the address as eight zero-padded groups joined by \\'-\\', \
+                                  like 2001-0db8-0000-0000-0000-0000-0000-0010, and is for ' + self.spec.address",
+        },
+    ])
+}
+
+/// `VirtualIP.spec.reclaimPolicy`.
+pub(crate) fn reclaim_policy(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "enum": ["Delete", "Retain"], "default": "Delete" })
+}
+
+/// `ConfigurationState.status.result`.
+pub(crate) fn configuration_result(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "enum": ["Valid", "Invalid", "Unknown"] })
+}
+
+/// A number that is never negative.
+pub(crate) fn count(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "integer", "format": "int64" })
+}
+
+/// A list of selectors of which one must match.
+pub(crate) fn label_selectors(generator: &mut SchemaGenerator) -> Schema {
+    let mut item = label_selector(generator);
+    item.insert(
+        "description".into(),
+        "One selector; everything in it must hold. An empty one matches everything.".into(),
+    );
+    json_schema!({ "type": "array", "items": item })
+}
+
+/// `metav1.LabelSelector`.
+pub(crate) fn label_selector(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "x-kubernetes-map-type": "atomic",
+        "properties": {
+            "matchLabels": {
+                "description": "Labels that must be there with exactly these values.",
+                "type": "object",
+                "additionalProperties": { "type": "string" },
+            },
+            "matchExpressions": {
+                "description": "Conditions on labels; all must hold.",
+                "type": "array",
+                "x-kubernetes-list-type": "atomic",
+                "items": {
+                    "description": "A condition on one label.",
+                    "type": "object",
+                    "required": ["key", "operator"],
+                    "properties": {
+                        "key": { "description": "The key of the label.", "type": "string" },
+                        "operator": {
+                            "description": "In, NotIn, Exists or DoesNotExist.",
+                            "type": "string",
+                        },
+                        "values": {
+                            "description": "The values for In and NotIn, at least one; none for the other two.",
+                            "type": "array",
+                            "x-kubernetes-list-type": "atomic",
+                            "items": { "type": "string" },
+                        },
+                    },
+                },
+            },
+        },
+    })
+}
+
+/// A list of `metav1.Condition`, one per type.
+pub(crate) fn conditions(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": ["type"],
+        "items": {
+            "description": "One condition.",
+            "type": "object",
+            "required": ["lastTransitionTime", "message", "reason", "status", "type"],
+            "properties": {
+                "type": {
+                    "description": "What the condition is about.",
+                    "type": "string",
+                    "maxLength": 316,
+                },
+                "status": {
+                    "description": "Whether it holds.",
+                    "type": "string",
+                    "enum": ["True", "False", "Unknown"],
+                },
+                "reason": {
+                    "description": "Why, as one stable word for scripts.",
+                    "type": "string",
+                    "minLength": 1,
+                    "maxLength": 1024,
+                },
+                "message": {
+                    "description": "Why, for a person.",
+                    "type": "string",
+                    "maxLength": 32768,
+                },
+                "lastTransitionTime": {
+                    "description": "When the status last changed.",
+                    "type": "string",
+                    "format": "date-time",
+                },
+                "observedGeneration": {
+                    "description": "The metadata.generation that was looked at.",
+                    "type": "integer",
+                    "format": "int64",
+                    "minimum": 0,
+                },
+            },
+        },
+    })
+}
