@@ -1,1 +1,36 @@
-//! (skeleton)
+//! Layer 2: answers ARP and Neighbor Discovery for addresses that are on no interface of this node, and tells the
+//! segment when they move here.
+//!
+//! What it is told: the addresses this node owns ([`Wanted`]). What it says: where each one is announced, the
+//! node's interfaces, conflicts, faults ([`Report`]). It decides nothing about ownership, and when it is stopped it
+//! says nothing on the wire.
+//!
+//! Read [`seam`] for the types, [`engine`] for how the parts work together. The parts that decide are pure, without
+//! sockets, clocks or tasks, and are tested as tables and properties:
+//!
+//! | module | given | yields |
+//! | --- | --- | --- |
+//! | [`wire`] | bytes | packets, and back |
+//! | [`filter`] | the addresses | the kernel's packet filter |
+//! | [`responder`] | a frame | the answer, a conflict, or why neither |
+//! | [`announce`] | what is served, the time | unasked announcements that are due |
+//! | [`interfaces`] | netlink events | the interfaces, and which of them suit |
+//! | [`plan`] | addresses and interfaces | what is served where |
+//! | [`groups`] | what is served | multicast groups to be in |
+//! | [`outbox`] | reports | the latest of each, for a reader that may be slow |
+//!
+//! The rest does IO: [`engine`], `netlink`, `io`. The only capability needed is `CAP_NET_RAW`.
+#![cfg(target_os = "linux")]
+
+pub mod counters;
+pub mod engine;
+pub mod interfaces;
+pub mod responder;
+pub mod seam;
+pub mod wire;
+
+pub use counters::{AddressCounts, Counters, Family, KindCounts, Snapshot};
+pub use engine::{run, spawn_thread};
+pub use interfaces::{InterfaceState, NamePattern};
+pub use responder::Reason;
+pub use seam::{EngineError, Fault, InterfaceChoice, Mac, Report, Settings, Wanted};

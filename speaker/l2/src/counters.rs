@@ -1,0 +1,239 @@
+//! What the engine counted, readable from any thread. The engine's thread alone writes.
+//!
+//! Counters only grow. Those of an address start when it becomes wanted and go when it no longer is.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::responder::Reason;
+
+/// The protocol a figure belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// ARP, for IPv4.
+    Arp,
+    /// Neighbor Discovery, for IPv6.
+    Ndp,
+}
+
+impl Family {
+    /// The protocol that resolves this address.
+    pub fn of(address: IpAddr) -> Family {
+        if address.is_ipv4() { Family::Arp } else { Family::Ndp }
+    }
+
+    /// `ARP` or `NDP`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Family::Arp => "ARP",
+            Family::Ndp => "NDP",
+        }
+    }
+}
+
+/// Counters of one address; handed to the hot path so that it takes no lock.
+#[derive(Debug, Default)]
+pub(crate) struct AddressCounters {
+    requests: AtomicU64,
+    replies: AtomicU64,
+    gratuitous: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct KindCounters {
+    requests: AtomicU64,
+    replies: AtomicU64,
+    gratuitous: AtomicU64,
+    conflicts: AtomicU64,
+}
+
+/// All counters of one engine.
+#[derive(Debug, Default)]
+pub struct Counters {
+    arp: KindCounters,
+    ndp: KindCounters,
+    drops: [AtomicU64; Reason::ALL.len()],
+    addresses: Mutex<BTreeMap<IpAddr, Arc<AddressCounters>>>,
+}
+
+/// Figures of one protocol, in frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KindCounts {
+    /// Requests for addresses announced here.
+    pub requests: u64,
+    /// Answers sent.
+    pub replies: u64,
+    /// Announcements sent unasked.
+    pub gratuitous: u64,
+    /// Frames in which somebody else claimed an address announced here.
+    pub conflicts: u64,
+}
+
+/// Figures of one address, in frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AddressCounts {
+    /// Requests for it.
+    pub requests: u64,
+    /// Answers sent.
+    pub replies: u64,
+    /// Announcements sent unasked.
+    pub gratuitous: u64,
+}
+
+/// All figures at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// IPv4.
+    pub arp: KindCounts,
+    /// IPv6.
+    pub ndp: KindCounts,
+    /// Frames that got no answer, and answers that could not be sent, by reason; every reason is there.
+    pub drops: BTreeMap<Reason, u64>,
+    /// Per address wanted.
+    pub addresses: BTreeMap<IpAddr, AddressCounts>,
+}
+
+impl Counters {
+    /// Reads everything. Figures of one moment may be a frame apart from each other.
+    pub fn snapshot(&self) -> Snapshot {
+        let drops = Reason::ALL
+            .iter()
+            .zip(&self.drops)
+            .map(|(reason, count)| (*reason, count.load(Relaxed)));
+        let addresses = self
+            .lock()
+            .iter()
+            .map(|(address, counters)| (*address, counters.read()))
+            .collect();
+        Snapshot {
+            arp: self.arp.read(),
+            ndp: self.ndp.read(),
+            drops: drops.collect(),
+            addresses,
+        }
+    }
+
+    /// The counters of these addresses, and of no others from now on.
+    pub(crate) fn select(&self, wanted: impl Iterator<Item = IpAddr>) -> BTreeMap<IpAddr, Arc<AddressCounters>> {
+        let mut addresses = self.lock();
+        let selected: BTreeMap<_, _> = wanted
+            .map(|address| (address, addresses.get(&address).cloned().unwrap_or_default()))
+            .collect();
+        addresses.clone_from(&selected);
+        selected
+    }
+
+    pub(crate) fn requested(&self, family: Family, address: Option<&AddressCounters>) {
+        self.kind(family).requests.fetch_add(1, Relaxed);
+        if let Some(address) = address {
+            address.requests.fetch_add(1, Relaxed);
+        }
+    }
+
+    pub(crate) fn replied(&self, family: Family, address: Option<&AddressCounters>) {
+        self.kind(family).replies.fetch_add(1, Relaxed);
+        if let Some(address) = address {
+            address.replies.fetch_add(1, Relaxed);
+        }
+    }
+
+    pub(crate) fn announced(&self, family: Family, address: Option<&AddressCounters>) {
+        self.kind(family).gratuitous.fetch_add(1, Relaxed);
+        if let Some(address) = address {
+            address.gratuitous.fetch_add(1, Relaxed);
+        }
+    }
+
+    pub(crate) fn conflict(&self, family: Family) {
+        self.kind(family).conflicts.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn dropped(&self, reason: Reason, frames: u64) {
+        self.drops[reason.index()].fetch_add(frames, Relaxed);
+    }
+
+    fn kind(&self, family: Family) -> &KindCounters {
+        match family {
+            Family::Arp => &self.arp,
+            Family::Ndp => &self.ndp,
+        }
+    }
+
+    /// Nobody panics while holding the lock, and a map of counters has no broken state.
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<IpAddr, Arc<AddressCounters>>> {
+        self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl KindCounters {
+    fn read(&self) -> KindCounts {
+        KindCounts {
+            requests: self.requests.load(Relaxed),
+            replies: self.replies.load(Relaxed),
+            gratuitous: self.gratuitous.load(Relaxed),
+            conflicts: self.conflicts.load(Relaxed),
+        }
+    }
+}
+
+impl AddressCounters {
+    fn read(&self) -> AddressCounts {
+        AddressCounts {
+            requests: self.requests.load(Relaxed),
+            replies: self.replies.load(Relaxed),
+            gratuitous: self.gratuitous.load(Relaxed),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_of_an_address_last_as_long_as_it_is_wanted() {
+        let (a, b): (IpAddr, IpAddr) = ("192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap());
+        let counters = Counters::default();
+        let selected = counters.select([a, b].into_iter());
+        counters.requested(Family::Arp, selected.get(&a).map(|c| &**c));
+        counters.replied(Family::Arp, selected.get(&a).map(|c| &**c));
+        counters.announced(Family::Ndp, selected.get(&b).map(|c| &**c));
+        counters.conflict(Family::Ndp);
+        let reason = Reason::NotOurs;
+        counters.dropped(reason, 3);
+
+        counters.select([a].into_iter());
+        let snapshot = counters.snapshot();
+        assert_eq!(
+            snapshot.arp,
+            KindCounts {
+                requests: 1,
+                replies: 1,
+                ..KindCounts::default()
+            }
+        );
+        assert_eq!(
+            snapshot.ndp,
+            KindCounts {
+                gratuitous: 1,
+                conflicts: 1,
+                ..KindCounts::default()
+            }
+        );
+        assert_eq!(
+            snapshot.addresses.into_iter().collect::<Vec<_>>(),
+            [(
+                a,
+                AddressCounts {
+                    requests: 1,
+                    replies: 1,
+                    gratuitous: 0
+                }
+            )]
+        );
+        assert_eq!(snapshot.drops[&reason], 3);
+        assert_eq!(snapshot.drops.len(), Reason::ALL.len());
+    }
+}
