@@ -18,6 +18,9 @@ use crate::input::Input;
 /// Strangers remembered per address and interface. More than a few are one attack, and not worth an event each.
 const STRANGERS: usize = 8;
 
+/// Services that have an event about something, each with its uid.
+type Told = BTreeMap<ServiceId, String>;
+
 /// What the operator chose at start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
@@ -45,10 +48,10 @@ pub struct Speaker {
     /// Why an address that is placed here is not announced.
     withheld: BTreeMap<IpAddr, NodeRefusal>,
     writes: Writes,
-    /// Services (with uid) that were told that their address is announced here.
-    assigned: BTreeMap<IpAddr, BTreeMap<ServiceId, String>>,
-    /// Services (with uid) that were told that it cannot be, and the interfaces it was about.
-    failing: BTreeMap<IpAddr, (Option<BTreeSet<String>>, BTreeMap<ServiceId, String>)>,
+    /// Services that were told that their address is announced here.
+    assigned: BTreeMap<IpAddr, Told>,
+    /// Services that were told that it cannot be, and the interfaces it was about.
+    failing: BTreeMap<IpAddr, (Option<BTreeSet<String>>, Told)>,
     strangers: BTreeMap<(IpAddr, String), BTreeSet<[u8; 6]>>,
 }
 
@@ -343,7 +346,7 @@ impl Speaker {
         };
         let answering = Some(interfaces).filter(|i| !i.is_empty());
         self.writes.converge(&self.node, address, ip, answering, effects);
-        let holders: BTreeMap<ServiceId, String> = claimants(&self.holders, ip)
+        let holders: Told = claimants(&self.holders, ip)
             .map(|(id, holder)| (id.clone(), holder.uid.clone()))
             .collect();
         if answering.is_some() {
@@ -356,7 +359,7 @@ impl Speaker {
             self.assigned.remove(&address);
             let told = match self.failing.remove(&address) {
                 Some((about, told)) if about == announcement.interfaces => told,
-                _ => BTreeMap::new(),
+                _ => Told::new(),
             };
             let message = self.failure(address, &announcement);
             self.failing.insert(address, (announcement.interfaces, holders.clone()));
@@ -416,10 +419,7 @@ impl Speaker {
 }
 
 /// Those of `holders` that `told` does not have, under the same uid.
-fn untold(
-    holders: BTreeMap<ServiceId, String>,
-    told: &BTreeMap<ServiceId, String>,
-) -> impl Iterator<Item = (ServiceId, String)> {
+fn untold(holders: Told, told: &Told) -> impl Iterator<Item = (ServiceId, String)> {
     holders
         .into_iter()
         .filter(move |(service, uid)| told.get(service) != Some(uid))
