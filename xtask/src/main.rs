@@ -1,2 +1,48 @@
-//! (skeleton)
-fn main() {}
+//! Everything a developer runs that is not cargo itself: `cargo run -p xtask -- <command>`.
+//!
+//! One module per command, each with its arguments (`Args`) and `run`. A command that fails says why on standard error
+//! and exits with 1; a command line that cannot be read exits with 2.
+
+mod generate;
+mod licenses;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "xtask", about = "Developer commands of FerroLB")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Write deploy/crds and deploy/manifests from the Rust types and deploy/base.
+    Gen(generate::Args),
+    /// Check the licence of every package that is linked in, and advisories where cargo-deny is installed.
+    Licenses(licenses::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Gen(args) => generate::run(&args),
+        Command::Licenses(args) => licenses::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The root of the repository.
+fn repository() -> PathBuf {
+    let mut path = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    path.pop();
+    path
+}
