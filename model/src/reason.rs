@@ -163,6 +163,8 @@ pub enum NodeRefusal {
     NoClaim,
     /// None of the interfaces that may be used is up with carrier.
     NoInterface,
+    /// Layer 2 does not run on it, for want of a capability or of netlink.
+    NoLayer2,
 }
 
 impl NodeRefusal {
@@ -178,6 +180,7 @@ impl NodeRefusal {
             NodeRefusal::NotOwner => "NotOwner",
             NodeRefusal::NoClaim => "NoClaim",
             NodeRefusal::NoInterface => "NoInterface",
+            NodeRefusal::NoLayer2 => "NoLayer2",
         }
     }
 }

@@ -37,8 +37,10 @@ pub enum Input {
         /// Names of interfaces.
         interfaces: BTreeSet<String>,
     },
-    /// The interfaces that the layer-2 engine could use now, wanted or not.
+    /// The layer-2 engine runs, and could use these interfaces now, wanted or not.
     Interfaces(BTreeSet<String>),
+    /// The layer-2 engine does not run, for this reason: nothing is answered.
+    EngineDown(String),
     /// Somebody else on the segment claims an address that is announced here.
     Conflict {
         /// The address.

@@ -44,7 +44,8 @@ pub struct Speaker {
     wanted: BTreeMap<IpAddr, Announcement>,
     /// What the engine last said it answers; an address it has said nothing about is absent.
     answering: BTreeMap<IpAddr, BTreeSet<String>>,
-    usable: BTreeSet<String>,
+    /// The interfaces that the engine could use, or why it does not run.
+    engine: Result<BTreeSet<String>, String>,
     /// Why an address that is placed here is not announced.
     withheld: BTreeMap<IpAddr, NodeRefusal>,
     writes: Writes,
@@ -69,7 +70,7 @@ impl Speaker {
             claimed_by: BTreeMap::new(),
             wanted: BTreeMap::new(),
             answering: BTreeMap::new(),
-            usable: BTreeSet::new(),
+            engine: Ok(BTreeSet::new()),
             withheld: BTreeMap::new(),
             writes: Writes::default(),
             assigned: BTreeMap::new(),
@@ -111,7 +112,8 @@ impl Speaker {
                 }
                 self.settle(address, &mut effects);
             }
-            Input::Interfaces(usable) => self.usable = usable,
+            Input::Interfaces(usable) => self.engine = Ok(usable),
+            Input::EngineDown(why) => self.engine_down(why, &mut effects),
             Input::Conflict {
                 address,
                 interface,
@@ -147,7 +149,11 @@ impl Speaker {
 
     /// Addresses that the placement gives to this node and that are not announced, each with why.
     pub fn withheld(&self) -> impl Iterator<Item = (IpAddr, NodeRefusal)> {
-        let unusable = self.failing.keys().map(|address| (*address, NodeRefusal::NoInterface));
+        let why = self
+            .engine
+            .as_ref()
+            .map_or(NodeRefusal::NoLayer2, |_| NodeRefusal::NoInterface);
+        let unusable = self.failing.keys().map(move |address| (*address, why));
         self.withheld
             .iter()
             .map(|(address, why)| (*address, *why))
@@ -370,13 +376,13 @@ impl Speaker {
         }
     }
 
-    /// Why no interface answers, and what would.
+    /// Why nothing answers, and what would help.
     fn failure(&self, address: IpAddr, announcement: &Announcement) -> String {
         let node = &self.node;
-        let usable = if self.usable.is_empty() {
-            "it has none that is".to_owned()
-        } else {
-            format!("usable there: {}", join(&self.usable))
+        let usable = match &self.engine {
+            Err(why) => return format!("node {node:?} does not announce {address}: {why}"),
+            Ok(usable) if usable.is_empty() => "it has none that is".to_owned(),
+            Ok(usable) => format!("usable there: {}", join(usable)),
         };
         match (&announcement.interfaces, self.ips.get(&address)) {
             (Some(wanted), Some(ip)) => {
@@ -394,6 +400,17 @@ impl Speaker {
                 "node {node:?} does not announce {address}: it needs an interface that is up with carrier, no port of \
                  a bridge or bond, and not left out by --exclude-interfaces ({usable})"
             ),
+        }
+    }
+
+    fn engine_down(&mut self, why: String, effects: &mut Vec<Effect>) {
+        if self.engine.as_ref() == Err(&why) {
+            return;
+        }
+        self.engine = Err(why);
+        self.answering = self.wanted.keys().map(|address| (*address, BTreeSet::new())).collect();
+        for address in self.wanted.keys().copied().collect::<Vec<_>>() {
+            self.settle(address, effects);
         }
     }
 

@@ -518,3 +518,26 @@ fn a_stranger_is_reported_once() {
     speaker.handle(Input::VirtualIpGone(address));
     assert_eq!(speaker.handle(conflict(1)), [], "not ours any more");
 }
+
+#[test]
+fn an_engine_that_does_not_run_is_said_with_its_reason() {
+    let address = ip("192.0.2.7");
+    let (mut speaker, _) = owning(vec![]);
+    speaker.handle(answering(address, &["eth0"]));
+    speaker.handle(Input::AnnouncerWritten { address, ok: true });
+    speaker.handle(with_announcer(ME, &["eth0"], "2"));
+    let down = || Input::EngineDown("CAP_NET_RAW is missing".to_owned());
+    let effects = speaker.handle(down());
+    let [removal, Effect::AnnounceFailed { message, .. }] = effects.as_slice() else {
+        panic!("{effects:?}");
+    };
+    assert_eq!(*removal, set_announcer(None, "2"));
+    assert!(message.ends_with("CAP_NET_RAW is missing"), "{message}");
+    assert_eq!(speaker.handle(down()), []);
+    assert_eq!(
+        speaker.withheld().collect::<Vec<_>>(),
+        [(address, NodeRefusal::NoLayer2)]
+    );
+    assert_eq!(speaker.handle(Input::Interfaces(set(&["eth0"]))), []);
+    assert_eq!(speaker.handle(answering(address, &["eth0"])), [assigned("web")]);
+}
