@@ -45,10 +45,16 @@ fn root(crd: &mut CustomResourceDefinition) -> &mut JSONSchemaProps {
     schema.open_api_v3_schema.as_mut().expect("a derived CRD has a schema")
 }
 
-/// Takes out `nullable`, so that the API server drops a null instead of storing it, and the line breaks that
-/// descriptions have only because source lines end.
+/// Takes out what is there for the sake of lenient reading: `nullable`, so that the API server drops a null instead of
+/// storing it, and defaults of required fields, so that it names a missing one. Descriptions lose the line breaks that
+/// they have only because source lines end.
 fn tidy(schema: &mut JSONSchemaProps) {
     schema.nullable = None;
+    for required in schema.required.iter().flatten() {
+        if let Some(property) = schema.properties.as_mut().and_then(|p| p.get_mut(required)) {
+            property.default = None;
+        }
+    }
     if let Some(description) = &mut schema.description {
         *description = description.split_whitespace().collect::<Vec<_>>().join(" ");
     }

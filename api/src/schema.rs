@@ -15,8 +15,9 @@ const MAX_POOL_ADDRESS_LENGTH: u32 = 128;
 /// An IPv6 address with an embedded IPv4 part. CEL's `ip()` refuses the mapped form, which users of the API may write.
 const EMBEDDED_IPV4: &str = "(self.contains(':') && self.contains('.'))";
 
-/// Both ends of the item are addresses.
-const IS_RANGE: &str = "self.split('-').size() == 2 && self.split('-').all(end, isIP(end.trim()))";
+/// Both ends of the item are addresses. The limit on `split` makes no difference to what is found; without it the API
+/// server reckons with one part for each character, and refuses the rule as too costly.
+const IS_RANGE: &str = "self.split('-', 2).size() == 2 && self.split('-', 2).all(end, isIP(end.trim()))";
 
 fn rule(rule: impl Into<String>, message: &str) -> Value {
     json!({ "rule": rule.into(), "message": message })
@@ -24,8 +25,8 @@ fn rule(rule: impl Into<String>, message: &str) -> Value {
 
 /// `IPAddressPool.spec.addresses`.
 pub(crate) fn pool_addresses(_: &mut SchemaGenerator) -> Schema {
-    let family = |family: u8| format!("self.split('-').all(end, ip(end.trim()).family() == {family})");
-    let numbers = "self.split('-').map(end, end.trim().split('.')).map(octets, int(octets[0]) * 16777216 + \
+    let family = |family: u8| format!("self.split('-', 2).all(end, ip(end.trim()).family() == {family})");
+    let numbers = "self.split('-', 2).map(end, end.trim().split('.', 4)).map(octets, int(octets[0]) * 16777216 + \
                    int(octets[1]) * 65536 + int(octets[2]) * 256 + int(octets[3]))";
     json_schema!({
         "type": "array",
@@ -54,8 +55,8 @@ pub(crate) fn pool_addresses(_: &mut SchemaGenerator) -> Schema {
                 ),
                 {
                     "rule": format!("!({IS_RANGE} && {}) || [{numbers}].all(n, n[0] <= n[1])", family(4)),
-                    "messageExpression": "'the range runs backwards: write ' + self.split('-')[1].trim() + '-' + \
-                                          self.split('-')[0].trim()",
+                    "messageExpression": "'the range runs backwards: write ' + self.split('-', 2)[1].trim() + '-' + \
+                                          self.split('-', 2)[0].trim()",
                 },
             ],
         },

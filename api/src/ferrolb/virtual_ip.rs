@@ -39,7 +39,14 @@ use crate::{schema, wire};
         name = "Services",
         type_ = "string",
         json_path = ".spec.claims[*].name",
-        description = "The Services that hold it."
+        description = "The Service that holds it; the first of them when it is shared."
+    ),
+    printcolumn(
+        name = "Claims",
+        type_ = "string",
+        json_path = ".spec.claims",
+        description = "All Services that hold it.",
+        priority = 1
     ),
     printcolumn(
         name = "Owner",
