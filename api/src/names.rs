@@ -96,6 +96,8 @@ pub mod reasons {
     pub const NODE_ASSIGNED: &str = "nodeAssigned";
     /// Warning, on a Service: the address is not announced.
     pub const ANNOUNCE_FAILED: &str = "announceFailed";
+    /// Warning, on a Service: another machine claims its address.
+    pub const ADDRESS_CONFLICT: &str = "addressConflict";
     /// Warning, on an object of the configuration: it is left out.
     pub const CONFIGURATION_ERROR: &str = "ConfigurationError";
 }
