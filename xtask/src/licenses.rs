@@ -25,9 +25,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let root = repository();
     let deny = fs::read_to_string(root.join("deny.toml")).context("read deny.toml")?;
     let allowed = allowed_licenses(&deny)?;
+    let platform = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let metadata = MetadataCommand::new()
         .manifest_path(root.join("Cargo.toml"))
-        .other_options(["--locked".to_owned()])
+        .other_options(["--locked".to_owned(), "--filter-platform".to_owned(), platform])
         .exec()
         .context("run cargo metadata")?;
     let refused = refused(&metadata, &allowed);

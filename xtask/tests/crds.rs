@@ -1,0 +1,206 @@
+//! The committed CRD files, read as the API server reads them: names, scope, columns, and what each property says.
+
+use std::fs;
+use std::path::Path;
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
+};
+
+fn read(file: &str) -> CustomResourceDefinition {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/crds").join(file);
+    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_saphyr::from_str(&text).unwrap_or_else(|error| panic!("{file}: {error}"))
+}
+
+fn schema(crd: &CustomResourceDefinition) -> &JSONSchemaProps {
+    crd.spec.versions[0]
+        .schema
+        .as_ref()
+        .unwrap()
+        .open_api_v3_schema
+        .as_ref()
+        .unwrap()
+}
+
+/// The property at a path like `spec.claims.name`; lists are passed through.
+fn property<'a>(crd: &'a CustomResourceDefinition, path: &str) -> &'a JSONSchemaProps {
+    path.split('.').fold(schema(crd), |mut at, name| {
+        while let Some(JSONSchemaPropsOrArray::Schema(items)) = &at.items {
+            at = items;
+        }
+        let properties = at
+            .properties
+            .as_ref()
+            .unwrap_or_else(|| panic!("{path}: {name} has no parent"));
+        properties.get(name).unwrap_or_else(|| panic!("{path}: no {name}"))
+    })
+}
+
+struct Expected {
+    file: &'static str,
+    kind: &'static str,
+    version: &'static str,
+    scope: &'static str,
+    columns: &'static [(&'static str, &'static str)],
+}
+
+const EXPECTED: [Expected; 4] = [
+    Expected {
+        file: "metallb.io_ipaddresspools.yaml",
+        kind: "IPAddressPool",
+        version: "v1beta1",
+        scope: "Namespaced",
+        columns: &[
+            ("Auto Assign", ".spec.autoAssign"),
+            ("Avoid Buggy IPs", ".spec.avoidBuggyIPs"),
+            ("Addresses", ".spec.addresses"),
+        ],
+    },
+    Expected {
+        file: "metallb.io_l2advertisements.yaml",
+        kind: "L2Advertisement",
+        version: "v1beta1",
+        scope: "Namespaced",
+        columns: &[
+            ("IPAddressPools", ".spec.ipAddressPools"),
+            ("IPAddressPool Selectors", ".spec.ipAddressPoolSelectors"),
+            ("Interfaces", ".spec.interfaces"),
+            ("Node Selectors", ".spec.nodeSelectors"),
+        ],
+    },
+    Expected {
+        file: "metallb.io_configurationstates.yaml",
+        kind: "ConfigurationState",
+        version: "v1beta1",
+        scope: "Namespaced",
+        columns: &[
+            ("Result", ".status.result"),
+            ("ErrorSummary", ".status.errorSummary"),
+            ("Age", ".metadata.creationTimestamp"),
+        ],
+    },
+    Expected {
+        file: "ferrolb.io_virtualips.yaml",
+        kind: "VirtualIP",
+        version: "v1alpha1",
+        scope: "Cluster",
+        columns: &[
+            ("Address", ".spec.address"),
+            ("Pool", ".spec.pool"),
+            ("Services", ".spec.claims[*].name"),
+            ("Claims", ".spec.claims"),
+            ("Owner", ".status.placement.owner"),
+            ("State", ".status.conditions[?(@.type==\"Announced\")].reason"),
+            ("Age", ".metadata.creationTimestamp"),
+        ],
+    },
+];
+
+#[test]
+fn names_scope_and_columns() {
+    for expected in EXPECTED {
+        let crd = read(expected.file);
+        let (group, plural) = expected.file.trim_end_matches(".yaml").split_once('_').unwrap();
+        assert_eq!(crd.metadata.name.as_deref(), Some(format!("{plural}.{group}").as_str()));
+        assert_eq!(
+            (crd.spec.group.as_str(), crd.spec.names.plural.as_str()),
+            (group, plural)
+        );
+        assert_eq!(crd.spec.names.kind, expected.kind);
+        assert_eq!(crd.spec.scope, expected.scope);
+        assert_eq!(crd.spec.versions.len(), 1);
+        let version = &crd.spec.versions[0];
+        assert_eq!(version.name, expected.version);
+        assert!(version.served && version.storage);
+        assert!(
+            version.subresources.as_ref().is_some_and(|s| s.status.is_some()),
+            "{}",
+            expected.kind
+        );
+        let columns: Vec<(&str, &str)> = version
+            .additional_printer_columns
+            .iter()
+            .flatten()
+            .map(|column| (column.name.as_str(), column.json_path.as_str()))
+            .collect();
+        assert_eq!(columns, expected.columns, "{}", expected.kind);
+    }
+}
+
+#[test]
+fn the_files_say_what_the_types_say() {
+    for crd in ferrolb_api::crds() {
+        let file = format!("{}_{}.yaml", crd.spec.group, crd.spec.names.plural);
+        assert_eq!(read(&file), crd, "{file}");
+    }
+}
+
+#[test]
+fn every_property_has_a_description() {
+    fn walk(path: &str, schema: &JSONSchemaProps) {
+        for (name, property) in schema.properties.iter().flatten() {
+            let path = format!("{path}.{name}");
+            let description = property.description.as_deref().unwrap_or_default();
+            assert!(description.ends_with('.'), "{path}: {description:?}");
+            walk(&path, property);
+        }
+        if let Some(JSONSchemaPropsOrArray::Schema(items)) = &schema.items {
+            walk(&format!("{path}[]"), items);
+        }
+        if let Some(JSONSchemaPropsOrBool::Schema(values)) = &schema.additional_properties {
+            walk(&format!("{path}{{}}"), values);
+        }
+    }
+    for expected in EXPECTED {
+        let crd = read(expected.file);
+        assert!(schema(&crd).description.is_some());
+        walk(expected.kind, schema(&crd));
+    }
+}
+
+#[test]
+fn defaults_and_required_fields() {
+    let pool = read("metallb.io_ipaddresspools.yaml");
+    let advertisement = read("metallb.io_l2advertisements.yaml");
+    let vip = read("ferrolb.io_virtualips.yaml");
+    for (crd, path, default) in [
+        (&pool, "spec.autoAssign", Some("true")),
+        (&pool, "spec.avoidBuggyIPs", Some("false")),
+        (&pool, "spec.addresses", None),
+        (&pool, "spec.serviceAllocation.priority", None),
+        (&pool, "status.assignedIPv4", None),
+        (&advertisement, "spec.preferredNodeSelectors.weight", None),
+        (&vip, "spec.address", None),
+        (&vip, "spec.claims", None),
+        (&vip, "spec.reclaimPolicy", Some("\"Delete\"")),
+    ] {
+        let actual = property(crd, path).default.as_ref().map(|json| json.0.to_string());
+        assert_eq!(actual.as_deref(), default, "{path}");
+    }
+    let required = |schema: &JSONSchemaProps| schema.required.clone().unwrap_or_default();
+    assert_eq!(required(schema(&pool)), ["spec"]);
+    assert_eq!(required(property(&pool, "spec")), ["addresses"]);
+    assert_eq!(required(schema(&advertisement)), [""; 0]);
+    assert_eq!(
+        required(property(&advertisement, "spec.preferredNodeSelectors.preference")),
+        [""; 0]
+    );
+    assert_eq!(required(schema(&vip)), ["spec"]);
+}
+
+#[test]
+fn conditions_are_merged_by_type() {
+    for (file, path) in [
+        ("ferrolb.io_virtualips.yaml", "status.conditions"),
+        ("metallb.io_configurationstates.yaml", "status.conditions"),
+    ] {
+        let crd = read(file);
+        let conditions = property(&crd, path);
+        assert_eq!(conditions.x_kubernetes_list_type.as_deref(), Some("map"));
+        assert_eq!(
+            conditions.x_kubernetes_list_map_keys.as_deref(),
+            Some(&["type".to_owned()][..])
+        );
+    }
+}

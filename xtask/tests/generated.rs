@@ -1,0 +1,92 @@
+//! What is generated is what is committed, and what is committed says what an installation needs.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
+/// The documents of `deploy/manifests/ferrolb.yaml`.
+fn manifest() -> Vec<Value> {
+    let text = fs::read_to_string(repository().join("deploy/manifests/ferrolb.yaml")).unwrap();
+    serde_saphyr::from_multiple(&text).unwrap()
+}
+
+fn find<'a>(documents: &'a [Value], kind: &str, name: &str) -> &'a Value {
+    documents
+        .iter()
+        .find(|d| d["kind"] == kind && d["metadata"]["name"] == name)
+        .unwrap_or_else(|| panic!("the manifest has no {kind} {name}"))
+}
+
+#[test]
+fn files_are_up_to_date() {
+    let output = Command::new(env!("CARGO_BIN_EXE_xtask"))
+        .args(["gen", "--check"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn manifest_installs_everything() {
+    let documents = manifest();
+    let kinds: Vec<&str> = documents.iter().map(|d| d["kind"].as_str().unwrap()).collect();
+    let count = |kind: &str| kinds.iter().filter(|k| **k == kind).count();
+    assert_eq!(count("CustomResourceDefinition"), ferrolb_api::crds().len());
+    for kind in ["Namespace", "Deployment", "DaemonSet"] {
+        assert_eq!(count(kind), 1, "{kind}");
+    }
+    for kind in [
+        "ServiceAccount",
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "Role",
+        "RoleBinding",
+    ] {
+        for name in ["ferrolb-controller", "ferrolb-speaker"] {
+            find(&documents, kind, name);
+        }
+        assert_eq!(count(kind), 2, "{kind}");
+    }
+    let namespace = kinds.iter().position(|k| *k == "Namespace").unwrap();
+    for (position, document) in documents.iter().enumerate() {
+        let inside = &document["metadata"]["namespace"];
+        assert!(inside.is_null() || (inside == ferrolb_api::names::DEFAULT_NAMESPACE && position > namespace));
+    }
+}
+
+#[test]
+fn no_rule_grants_more_than_it_names() {
+    for document in manifest() {
+        for rule in document["rules"].as_array().into_iter().flatten() {
+            let text = rule.to_string();
+            assert!(!text.contains("\"*\""), "{}: {text}", document["metadata"]["name"]);
+            assert!(!text.contains("secrets"), "{}: {text}", document["metadata"]["name"]);
+        }
+    }
+}
+
+#[test]
+fn programs_run_with_the_least_that_they_need() {
+    let documents = manifest();
+    let controller = &find(&documents, "Deployment", "ferrolb-controller")["spec"]["template"]["spec"];
+    let speaker = &find(&documents, "DaemonSet", "ferrolb-speaker")["spec"]["template"]["spec"];
+    assert_eq!(controller["securityContext"]["runAsNonRoot"], true);
+    assert_eq!(speaker["hostNetwork"], true);
+    for (pod, added) in [(controller, Value::Null), (speaker, serde_json::json!(["NET_RAW"]))] {
+        let container = &pod["containers"][0];
+        let context = &container["securityContext"];
+        assert_eq!(context["capabilities"]["drop"], serde_json::json!(["ALL"]));
+        assert_eq!(context["capabilities"]["add"], added);
+        assert_eq!(context["readOnlyRootFilesystem"], true);
+        assert_eq!(context["allowPrivilegeEscalation"], false);
+        assert_eq!(container["livenessProbe"]["httpGet"]["path"], "/healthz");
+        assert_eq!(container["readinessProbe"]["httpGet"]["path"], "/readyz");
+        assert_eq!(container["ports"][0]["containerPort"], 7472);
+    }
+}
