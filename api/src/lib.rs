@@ -8,6 +8,9 @@
 //! older schema let into the store, missing and null fields included, is read, and judged per object by
 //! `ferrolb-config`, which alone turns these types into the model.
 
+// Each `printcolumn` of a kind has a `type_` of its own, which the lint takes for a repetition.
+#![allow(clippy::duplicated_attributes)]
+
 mod crd;
 pub mod ferrolb;
 pub mod metallb;
