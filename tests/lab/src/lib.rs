@@ -12,6 +12,7 @@
 //! Read first: [`net`] and [`process`], the ground that everything else stands on.
 
 pub mod interrupt;
+pub mod kubelet;
 pub mod net;
 pub mod privilege;
 pub mod process;
