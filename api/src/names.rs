@@ -92,6 +92,8 @@ pub mod reasons {
     pub const LOAD_BALANCER_FAILED: &str = "LoadBalancerFailed";
     /// Warning, on a Service: an annotation under the old prefix is in use.
     pub const DEPRECATED_ANNOTATION: &str = "deprecatedAnnotation";
+    /// Warning, on a Service: it keeps an address that would not be chosen for it today.
+    pub const POOL_CHANGED: &str = "PoolChanged";
     /// Normal, on a Service: a node announces its address.
     pub const NODE_ASSIGNED: &str = "nodeAssigned";
     /// Warning, on a Service: the address is not announced.
