@@ -4,8 +4,21 @@
 //! The shell in `ferrolb-controller` turns watch events into inputs, runs the effects, and hands their outcomes back
 //! as inputs. Read `input.rs` and `effect.rs` first: they are the whole interface.
 
+mod allocator;
+mod choose;
+mod controller;
+mod converge;
 mod effect;
 mod input;
+mod placement;
+mod report;
+mod serve;
+mod taken;
+mod timers;
+mod world;
+mod written;
 
+pub use controller::{Controller, Settings};
 pub use effect::{Effect, EventKind, ServiceEvent, Write, WriteKey};
 pub use input::{Input, WriteError};
+pub use report::{PoolUsage, Usage};

@@ -1,0 +1,403 @@
+//! Who holds what: one record per address that is in use, reserved, blocked or cooling down.
+//!
+//! A record joins three things: the VirtualIP object as it is known, the Services that FerroLB decided hold the
+//! address ("holders"), and how far the two are apart (a write under way, a watch event still to come). A holder is
+//! *confirmed* once the object is known to carry its claim; only then may a Service's status show the address.
+//!
+//! A claim in the object without a holder is *residual*: its Service is gone, is not ours any more, or moved. It keeps
+//! the address for the same namespace and name, until its cool-down ends, or for good when it is a reservation.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ferrolb_model::{
+    Claim, Family, NodeView, Placement, Pool, Reason, ReclaimPolicy, ServiceId, ServiceView, TrafficPolicy, VirtualIp,
+};
+
+use crate::effect::Write;
+use crate::taken::{Taken, next};
+use crate::world::World;
+
+/// One Service's hold on one address.
+#[derive(Clone, Debug)]
+pub(crate) struct Holder {
+    /// The Service's uid.
+    pub(crate) uid: String,
+    /// The object is known to carry the claim, or was once.
+    pub(crate) confirmed: bool,
+    key: Option<String>,
+}
+
+/// A write went through, and the watch has not shown it yet.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Echo {
+    /// Nothing is awaited: the object is as the watch said last.
+    #[default]
+    None,
+    /// The object was created; its version is not known.
+    Created,
+    /// The object of this version was changed; whatever comes with another version is newer.
+    Changed(String),
+    /// The object with this uid was deleted.
+    Deleted(String),
+}
+
+/// Everything known and decided about one address.
+#[derive(Debug, Default)]
+pub(crate) struct Record {
+    /// The VirtualIP, with the effect of writes that went through already applied.
+    pub(crate) object: Option<VirtualIp>,
+    /// What the watch still owes.
+    pub(crate) echo: Echo,
+    /// When the watch has owed it for too long.
+    pub(crate) echo_due: Duration,
+    /// The one write under way for this address.
+    pub(crate) flight: Option<Write>,
+    /// The Services that hold the address.
+    pub(crate) holders: BTreeMap<ServiceId, Holder>,
+    /// Ends of the cool-downs of residual claims.
+    pub(crate) cooling: BTreeMap<ServiceId, Duration>,
+    /// Where it is announced, as decided last.
+    pub(crate) placed: Option<Placement>,
+    /// The highest epoch seen: a new owner gets a higher one, also after a time without any.
+    pub(crate) epoch: u64,
+    /// Why nobody announces it, as reported last.
+    pub(crate) silent: Option<&'static str>,
+}
+
+impl Record {
+    /// Whether the object carries a claim that is good for this Service.
+    pub(crate) fn claims(&self, id: &ServiceId, uid: &str) -> bool {
+        self.object
+            .iter()
+            .flat_map(|o| &o.claims)
+            .any(|c| c.service == *id && c.uid.as_deref().is_none_or(|u| u == uid))
+    }
+
+    /// Whether this claim stays whatever happens to its Service.
+    pub(crate) fn is_reservation(&self, claim: &Claim) -> bool {
+        claim.uid.is_none()
+            || self
+                .object
+                .as_ref()
+                .is_some_and(|o| o.reclaim_policy == ReclaimPolicy::Retain)
+    }
+
+    /// The pool the object names.
+    pub(crate) fn recorded_pool(&self) -> Option<&str> {
+        self.object.as_ref()?.pool.as_deref()
+    }
+
+    /// The sharing key of the holders.
+    pub(crate) fn sharing_key(&self) -> Option<String> {
+        self.holders.values().find_map(|h| h.key.clone())
+    }
+
+    fn is_void(&self) -> bool {
+        self.object.is_none() && self.holders.is_empty() && self.flight.is_none() && self.echo == Echo::None
+    }
+}
+
+/// All records, and what finds them fast.
+#[derive(Debug, Default)]
+pub(crate) struct Allocator {
+    records: BTreeMap<IpAddr, Record>,
+    held: BTreeMap<ServiceId, BTreeSet<IpAddr>>,
+    named: BTreeMap<ServiceId, BTreeSet<IpAddr>>,
+    by_key: BTreeMap<String, BTreeMap<IpAddr, usize>>,
+    node_addresses: BTreeMap<IpAddr, BTreeSet<String>>,
+    owned: BTreeMap<String, usize>,
+    taken: Taken,
+}
+
+impl Allocator {
+    pub(crate) fn record(&self, address: IpAddr) -> Option<&Record> {
+        self.records.get(&address)
+    }
+
+    /// The record, for what no index depends on: echo, flight, cooling, confirmed.
+    pub(crate) fn record_mut(&mut self, address: IpAddr) -> Option<&mut Record> {
+        self.records.get_mut(&address)
+    }
+
+    pub(crate) fn records(&self) -> impl Iterator<Item = (IpAddr, &Record)> {
+        self.records.iter().map(|(a, r)| (*a, r))
+    }
+
+    /// The addresses that the Service holds, IPv4 first.
+    pub(crate) fn held(&self, id: &ServiceId) -> Vec<IpAddr> {
+        self.held.get(id).into_iter().flatten().copied().collect()
+    }
+
+    /// How many Services hold an address.
+    pub(crate) fn holders(&self) -> usize {
+        self.held.len()
+    }
+
+    /// The addresses whose objects name the Service in a claim.
+    pub(crate) fn named(&self, id: &ServiceId) -> Vec<IpAddr> {
+        self.named.get(id).into_iter().flatten().copied().collect()
+    }
+
+    /// The addresses whose holders carry the sharing key.
+    pub(crate) fn with_key(&self, key: &str) -> impl Iterator<Item = IpAddr> {
+        self.by_key.get(key).into_iter().flatten().map(|(a, _)| *a)
+    }
+
+    /// How many addresses each node announces, by decision.
+    pub(crate) fn owned(&self) -> &BTreeMap<String, usize> {
+        &self.owned
+    }
+
+    fn entry(&mut self, address: IpAddr) -> &mut Record {
+        self.taken.insert(address);
+        self.records.entry(address).or_default()
+    }
+
+    /// Drops the record when nothing is left of it.
+    pub(crate) fn tidy(&mut self, address: IpAddr) {
+        if self.records.get(&address).is_some_and(Record::is_void) {
+            self.set_placed(address, None);
+            self.records.remove(&address);
+            if !self.node_addresses.contains_key(&address) {
+                self.taken.remove(address);
+            }
+        }
+    }
+
+    /// Notes what the object is now, and which Services it names.
+    pub(crate) fn set_object(&mut self, address: IpAddr, object: Option<VirtualIp>) {
+        let old = std::mem::replace(&mut self.entry(address).object, object);
+        for claim in old.iter().flat_map(|o| &o.claims) {
+            if let Some(named) = self.named.get_mut(&claim.service) {
+                named.remove(&address);
+                if named.is_empty() {
+                    self.named.remove(&claim.service);
+                }
+            }
+        }
+        let record = &self.records[&address];
+        for claim in record.object.iter().flat_map(|o| &o.claims) {
+            self.named.entry(claim.service.clone()).or_default().insert(address);
+        }
+        self.confirm(address);
+    }
+
+    /// Marks the holders whose claim the object carries.
+    fn confirm(&mut self, address: IpAddr) {
+        let Some(record) = self.records.get_mut(&address) else {
+            return;
+        };
+        let carried = record.holders.iter().filter(|(id, h)| record.claims(id, &h.uid));
+        for id in carried.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
+            record.holders.entry(id).and_modify(|h| h.confirmed = true);
+        }
+    }
+
+    /// Makes the Service a holder; for one that is, the sharing key is brought up to date.
+    pub(crate) fn hold(&mut self, address: IpAddr, view: &ServiceView) {
+        let key = view.sharing_key.clone();
+        let holder = Holder {
+            uid: view.uid.clone(),
+            confirmed: self.record(address).is_some_and(|r| {
+                r.claims(&view.id, &view.uid)
+                    || r.holders
+                        .get(&view.id)
+                        .is_some_and(|h| h.confirmed && h.uid == view.uid)
+            }),
+            key: key.clone(),
+        };
+        let record = self.entry(address);
+        record.cooling.remove(&view.id);
+        if let Some(old) = record.holders.insert(view.id.clone(), holder) {
+            self.forget_key(address, old.key.as_deref());
+        }
+        if let Some(key) = key {
+            *self.by_key.entry(key).or_default().entry(address).or_insert(0) += 1;
+        }
+        self.held.entry(view.id.clone()).or_default().insert(address);
+    }
+
+    /// Ends the Service's hold. Its claim in the object becomes residual.
+    pub(crate) fn release(&mut self, address: IpAddr, id: &ServiceId) {
+        let Some(record) = self.records.get_mut(&address) else {
+            return;
+        };
+        if let Some(old) = record.holders.remove(id) {
+            self.forget_key(address, old.key.as_deref());
+        }
+        if let Some(held) = self.held.get_mut(id) {
+            held.remove(&address);
+            if held.is_empty() {
+                self.held.remove(id);
+            }
+        }
+    }
+
+    fn forget_key(&mut self, address: IpAddr, key: Option<&str>) {
+        let Some(addresses) = key.and_then(|k| self.by_key.get_mut(k)) else {
+            return;
+        };
+        if let Some(count) = addresses.get_mut(&address) {
+            *count -= 1;
+            if *count == 0 {
+                addresses.remove(&address);
+            }
+        }
+        if addresses.is_empty() {
+            self.by_key.remove(key.unwrap_or_default());
+        }
+    }
+
+    /// Decides where the address is announced, and keeps the count per node.
+    pub(crate) fn set_placed(&mut self, address: IpAddr, placed: Option<Placement>) {
+        let Some(record) = self.records.get_mut(&address) else {
+            return;
+        };
+        if let Some(new) = &placed {
+            record.epoch = record.epoch.max(new.epoch);
+            *self.owned.entry(new.owner.clone()).or_insert(0) += 1;
+        }
+        if let Some(old) = std::mem::replace(&mut record.placed, placed)
+            && let Some(count) = self.owned.get_mut(&old.owner)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.owned.remove(&old.owner);
+            }
+        }
+    }
+
+    /// Replaces a node's own addresses; gives those that no node has any more.
+    pub(crate) fn set_node_addresses(&mut self, old: Option<&NodeView>, new: Option<&NodeView>) -> Vec<IpAddr> {
+        for node in new {
+            for address in &node.addresses {
+                self.node_addresses
+                    .entry(*address)
+                    .or_default()
+                    .insert(node.name.clone());
+                self.taken.insert(*address);
+            }
+        }
+        let mut freed = Vec::new();
+        for node in old {
+            for address in node
+                .addresses
+                .iter()
+                .filter(|a| new.is_none_or(|n| !n.addresses.contains(*a)))
+            {
+                let Some(nodes) = self.node_addresses.get_mut(address) else {
+                    continue;
+                };
+                nodes.remove(&node.name);
+                if nodes.is_empty() {
+                    self.node_addresses.remove(address);
+                    if !self.records.contains_key(address) {
+                        self.taken.remove(*address);
+                    }
+                    freed.push(*address);
+                }
+            }
+        }
+        freed
+    }
+
+    /// Whether nobody holds, keeps or blocks the address.
+    pub(crate) fn is_free(&self, address: IpAddr) -> bool {
+        !self.records.contains_key(&address) && !self.node_addresses.contains_key(&address)
+    }
+
+    /// The lowest free address of one family in the pool, ranges in the order they were written.
+    pub(crate) fn first_free(&self, pool: &Pool, family: Family) -> Option<IpAddr> {
+        pool.ranges_of(family).find_map(|range| {
+            let mut from = range.first();
+            loop {
+                let free = self.taken.first_free(from, range.last())?;
+                if !pool.is_buggy(free) {
+                    return Some(free);
+                }
+                from = next(free)?;
+                if from > range.last() {
+                    return None;
+                }
+            }
+        })
+    }
+
+    /// Whether the Service may hold the address beside whoever holds or keeps it; says nothing about pools.
+    pub(crate) fn may_hold(&self, world: &World, address: IpAddr, view: &ServiceView) -> Result<(), Reason> {
+        if let Some(node) = self.node_addresses.get(&address).and_then(BTreeSet::first) {
+            return Err(Reason::AddressOfNode {
+                address,
+                node: node.clone(),
+            });
+        }
+        let Some(record) = self.records.get(&address) else {
+            return Ok(());
+        };
+        let mut shared = false;
+        for other in record.holders.keys().filter(|id| **id != view.id) {
+            shared = true;
+            if let Some(other) = world.service(other) {
+                may_share(address, view, other)?;
+            }
+        }
+        let Some(object) = &record.object else {
+            return Ok(());
+        };
+        if object.claims.is_empty() && !record.holders.values().any(|h| h.confirmed) {
+            return Err(Reason::AddressBlocked { address });
+        }
+        if object.claims.iter().any(|c| c.service == view.id) {
+            return Ok(());
+        }
+        let keepers = object
+            .claims
+            .iter()
+            .filter(|c| !record.holders.contains_key(&c.service));
+        let by = keepers
+            .filter(|c| !shared || record.is_reservation(c))
+            .map(|c| c.service.clone())
+            .collect::<Vec<_>>();
+        if by.is_empty() {
+            Ok(())
+        } else {
+            Err(Reason::AddressInUse { address, by })
+        }
+    }
+}
+
+/// Whether two Services may hold one address: same non-empty key, same way to their endpoints, no port in common.
+pub(crate) fn may_share(address: IpAddr, view: &ServiceView, other: &ServiceView) -> Result<(), Reason> {
+    let refuse = |why| {
+        Err(Reason::CannotShare {
+            address,
+            with: other.id.clone(),
+            why,
+        })
+    };
+    let backend = |v: &'_ ServiceView| match v.traffic_policy {
+        TrafficPolicy::Cluster => String::new(),
+        TrafficPolicy::Local => v.selector.clone(),
+    };
+    match (&view.sharing_key, &other.sharing_key) {
+        (Some(a), Some(b)) if a == b => {}
+        (Some(_), Some(_)) => return refuse("its sharing key is another one"),
+        _ => {
+            return Err(Reason::AddressInUse {
+                address,
+                by: vec![other.id.clone()],
+            });
+        }
+    }
+    if backend(view) != backend(other) {
+        return refuse(
+            "externalTrafficPolicy Local needs the same selector on both, and Cluster goes with Cluster only",
+        );
+    }
+    if !view.ports.is_disjoint(&other.ports) {
+        return refuse("both use the same port and protocol");
+    }
+    Ok(())
+}

@@ -1,0 +1,344 @@
+//! Which addresses a Service should hold: a function of the world, the records, and what it holds now.
+//!
+//! What is held stays unless the request names something else that can be had. Where there is a choice it is made in
+//! a fixed order: an address kept for this very Service, one that stands in its status, one that carries its sharing
+//! key, then pools pinned to it by priority and name, then the others by name; lowest address first.
+
+use std::net::IpAddr;
+
+use ferrolb_model::{AddressRequest, Family, FamilyPolicy, FamilySet, Pool, Reason, ServiceView};
+
+use crate::allocator::Allocator;
+use crate::world::World;
+
+/// The answer for one Service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Decision {
+    /// What it should hold, IPv4 first.
+    pub(crate) addresses: Vec<IpAddr>,
+    /// Why it does not get what it asks for.
+    pub(crate) unmet: Option<Reason>,
+    /// Served, but a second family would be taken if there were an address.
+    pub(crate) wants_more: bool,
+}
+
+/// The inputs of a decision.
+pub(crate) struct Chooser<'a> {
+    pub(crate) world: &'a World,
+    pub(crate) allocator: &'a Allocator,
+    pub(crate) view: &'a ServiceView,
+    /// What the Service holds and may keep; of the Service's families, one of each at most.
+    pub(crate) held: &'a [IpAddr],
+}
+
+impl Chooser<'_> {
+    /// Decides.
+    pub(crate) fn decide(&self) -> Decision {
+        let keep = |unmet| Decision {
+            addresses: self.held.to_vec(),
+            unmet: Some(unmet),
+            wants_more: false,
+        };
+        let wanted = match self.wanted() {
+            Ok(wanted) => wanted,
+            Err(reason) => return keep(reason),
+        };
+        let request = match &self.view.request {
+            Ok(request) => request,
+            Err(error) => return keep(Reason::BadRequest(error.clone())),
+        };
+        let chosen = if !request.addresses.is_empty() {
+            self.requested(request, wanted).map(|addresses| (addresses, None))
+        } else if let Some(pool) = &request.pool {
+            self.from_pool(pool, wanted)
+        } else {
+            self.automatic(wanted)
+        };
+        match chosen {
+            Err(reason) => keep(reason),
+            Ok((mut addresses, missing)) => {
+                addresses.sort_unstable();
+                Decision {
+                    addresses,
+                    unmet: None,
+                    wants_more: missing.is_some(),
+                }
+            }
+        }
+    }
+
+    /// The families to find addresses of.
+    fn wanted(&self) -> Result<FamilySet, Reason> {
+        let families = self.view.families;
+        match (families.len(), self.view.family_policy) {
+            (0, _) => Err(Reason::NoClusterIp),
+            (1, FamilyPolicy::RequireDualStack) => Err(Reason::NotDualStack),
+            // The API server keeps one cluster address under SingleStack; in between, the first family counts.
+            (2, FamilyPolicy::SingleStack) => Ok([self.view.primary_family].into_iter().collect()),
+            _ => Ok(families),
+        }
+    }
+
+    /// Exactly the addresses asked for, or why not.
+    fn requested(&self, request: &AddressRequest, wanted: FamilySet) -> Result<Vec<IpAddr>, Reason> {
+        let asked = request.addresses.iter().map(|a| Family::of(*a)).collect::<FamilySet>();
+        if asked != wanted {
+            return Err(Reason::RequestFamilies {
+                addresses: request.addresses.clone(),
+                service: match (wanted.v4, wanted.v6) {
+                    (true, true) => "dual-stack: name one address of each family",
+                    (true, false) => "IPv4: name one IPv4 address",
+                    _ => "IPv6: name one IPv6 address",
+                },
+            });
+        }
+        for address in &request.addresses {
+            self.check_requested(*address, request.pool.as_deref())?;
+        }
+        Ok(request.addresses.clone())
+    }
+
+    fn check_requested(&self, address: IpAddr, asked_pool: Option<&str>) -> Result<(), Reason> {
+        if let Some(pool) = asked_pool
+            && self.pool_name(address) != Some(pool)
+        {
+            return Err(if self.world.config().pools.contains_key(pool) {
+                Reason::AddressOutsidePool {
+                    address,
+                    pool: pool.to_owned(),
+                }
+            } else {
+                Reason::PoolNotFound { pool: pool.to_owned() }
+            });
+        }
+        if self.held.contains(&address) {
+            return Ok(());
+        }
+        match self.world.pool_of(address) {
+            // Somebody reserved it for this Service by hand: that is permission enough.
+            _ if self.is_reserved(address) => {}
+            None if self.world.config().pools.is_empty() => return Err(Reason::NoPools),
+            None => return Err(Reason::AddressOutsidePools { address }),
+            Some(pool) => {
+                self.admits(pool)?;
+                if pool.is_buggy(address) {
+                    return Err(Reason::AddressAvoided {
+                        address,
+                        pool: pool.name.clone(),
+                    });
+                }
+            }
+        }
+        self.allocator.may_hold(self.world, address, self.view)
+    }
+
+    /// Addresses of the one pool asked for. What is held elsewhere is given up only for a full replacement.
+    fn from_pool(&self, name: &str, wanted: FamilySet) -> Result<(Vec<IpAddr>, Option<Reason>), Reason> {
+        let mut found = self.kept(wanted);
+        found.retain(|a| self.pool_name(*a) == Some(name));
+        if found.len() == wanted.len() {
+            return Ok((found, None));
+        }
+        let pools = &self.world.config().pools;
+        let pool = pools.get(name).ok_or_else(|| match pools.is_empty() {
+            true => Reason::NoPools,
+            false => Reason::PoolNotFound { pool: name.to_owned() },
+        })?;
+        self.admits(pool)?;
+        let missing = self.fill(&mut found, wanted, &[vec![pool]]);
+        let held_is_covered = self
+            .kept(wanted)
+            .iter()
+            .all(|h| found.iter().any(|f| Family::of(*f) == Family::of(*h)));
+        match missing {
+            Some(reason) if self.view.family_policy == FamilyPolicy::RequireDualStack || found.is_empty() => {
+                Err(reason)
+            }
+            Some(reason) if !held_is_covered => Err(reason),
+            missing => Ok((found, missing)),
+        }
+    }
+
+    /// What is held, and whatever is missing from wherever the Service may take it.
+    fn automatic(&self, wanted: FamilySet) -> Result<(Vec<IpAddr>, Option<Reason>), Reason> {
+        let mut found = self.kept(wanted);
+        if found.len() == wanted.len() {
+            return Ok((found, None));
+        }
+        let mut groups = self.groups();
+        if let Some(home) = found.first().and_then(|a| self.world.pool_of(*a))
+            && self.admits(home).is_ok()
+        {
+            groups.insert(0, vec![home]);
+        }
+        match self.fill(&mut found, wanted, &groups) {
+            Some(reason) if self.view.family_policy == FamilyPolicy::RequireDualStack || found.is_empty() => {
+                Err(reason)
+            }
+            missing => Ok((found, missing)),
+        }
+    }
+
+    /// What is held, of the families wanted.
+    fn kept(&self, wanted: FamilySet) -> Vec<IpAddr> {
+        self.held
+            .iter()
+            .copied()
+            .filter(|a| wanted.contains(Family::of(*a)))
+            .collect()
+    }
+
+    /// Adds an address for every family that `found` lacks; says why when one stays missing.
+    fn fill(&self, found: &mut Vec<IpAddr>, wanted: FamilySet, groups: &[Vec<&Pool>]) -> Option<Reason> {
+        let lacking = |found: &[IpAddr]| {
+            wanted
+                .iter()
+                .filter(|f| found.iter().all(|a| Family::of(*a) != *f))
+                .collect::<Vec<_>>()
+        };
+        for family in lacking(found) {
+            found.extend(self.own(family, groups).or_else(|| self.shared(family, groups)));
+        }
+        for group in groups {
+            let missing = lacking(found);
+            let take = |pool: &&Pool, family| self.allocator.first_free(pool, family);
+            if let [a, b] = missing[..]
+                && let Some((a, b)) = group.iter().find_map(|p| Some((take(p, a)?, take(p, b)?)))
+            {
+                found.extend([a, b]);
+                continue;
+            }
+            for family in missing {
+                found.extend(group.iter().find_map(|p| take(p, family)));
+            }
+        }
+        lacking(found).first().map(|family| self.why_none(*family, groups))
+    }
+
+    /// An address that is kept for this Service, or stands in its status.
+    fn own(&self, family: Family, groups: &[Vec<&Pool>]) -> Option<IpAddr> {
+        let of_family = |a: &IpAddr| Family::of(*a) == family;
+        let usable = |a: &IpAddr| self.allocator.may_hold(self.world, *a, self.view).is_ok();
+        let asked = self.view.request.as_ref().ok().and_then(|r| r.pool.as_deref());
+        let fits = |a: &IpAddr| of_family(a) && asked.is_none_or(|pool| self.pool_name(*a) == Some(pool));
+        let named = self.allocator.named(&self.view.id).into_iter().filter(fits);
+        let mut kept = named
+            .filter(|a| self.is_reserved(*a) || self.may_take(*a, groups))
+            .filter(usable);
+        kept.next().or_else(|| {
+            let shown = self.view.ingress.iter().copied().filter(fits);
+            shown.filter(|a| self.may_take(*a, groups)).find(usable)
+        })
+    }
+
+    /// An address that carries the Service's sharing key.
+    fn shared(&self, family: Family, groups: &[Vec<&Pool>]) -> Option<IpAddr> {
+        let key = self.view.sharing_key.as_deref()?;
+        let place = |a: &IpAddr| groups.iter().flatten().position(|p| p.contains(*a));
+        self.allocator
+            .with_key(key)
+            .filter(|a| Family::of(*a) == family)
+            .filter_map(|a| Some((place(&a)?, a)))
+            .filter(|(_, a)| self.may_take(*a, groups) && self.allocator.may_hold(self.world, *a, self.view).is_ok())
+            .min()
+            .map(|(_, a)| a)
+    }
+
+    /// Whether the address lies in a pool that may be used now.
+    fn may_take(&self, address: IpAddr, groups: &[Vec<&Pool>]) -> bool {
+        self.world.pool_of(address).is_some_and(|pool| {
+            let usable = groups.iter().flatten().any(|p| p.name == pool.name);
+            // Whoever held an address of a pool without autoAssign asked for it once; that is still good.
+            (usable || self.admits(pool).is_ok() && self.is_named(address)) && !pool.is_buggy(address)
+        })
+    }
+
+    fn is_named(&self, address: IpAddr) -> bool {
+        let claims = self
+            .allocator
+            .record(address)
+            .and_then(|r| r.object.as_ref())
+            .map(|o| &o.claims);
+        claims.into_iter().flatten().any(|c| c.service == self.view.id)
+    }
+
+    fn is_reserved(&self, address: IpAddr) -> bool {
+        self.allocator.record(address).is_some_and(|record| {
+            let claims = record.object.iter().flat_map(|o| &o.claims);
+            claims
+                .into_iter()
+                .any(|c| c.service == self.view.id && record.is_reservation(c))
+        })
+    }
+
+    /// The pools that may be chosen unasked, in groups of equal standing.
+    fn groups(&self) -> Vec<Vec<&Pool>> {
+        let pools = self.world.config().pools.values();
+        let (mut pinned, unpinned): (Vec<_>, Vec<_>) = pools
+            .filter(|p| p.auto_assign && self.admits(p).is_ok())
+            .partition(|p| p.allocation.is_some());
+        pinned.sort_by(|a, b| a.rank().cmp(&b.rank()));
+        let mut groups = pinned
+            .chunk_by(|a, b| a.rank().0 == b.rank().0)
+            .map(<[&Pool]>::to_vec)
+            .collect::<Vec<_>>();
+        if !unpinned.is_empty() {
+            groups.push(unpinned);
+        }
+        groups
+    }
+
+    fn admits(&self, pool: &Pool) -> Result<(), Reason> {
+        if pool.admits(&self.view.id.namespace, &self.view.labels) {
+            Ok(())
+        } else {
+            Err(Reason::PoolExcludesService {
+                pool: pool.name.clone(),
+            })
+        }
+    }
+
+    /// The pool that the address counts to: the one it lies in, else the one its VirtualIP names.
+    fn pool_name(&self, address: IpAddr) -> Option<&str> {
+        match self.world.pool_of(address) {
+            Some(pool) => Some(&pool.name),
+            None => self.allocator.record(address)?.recorded_pool(),
+        }
+    }
+
+    fn why_none(&self, family: Family, groups: &[Vec<&Pool>]) -> Reason {
+        let names = |pools: Vec<&&Pool>| {
+            let mut names = pools.into_iter().map(|p| p.name.clone()).collect::<Vec<_>>();
+            names.dedup();
+            names
+        };
+        let all = groups.iter().flatten().collect::<Vec<_>>();
+        let with_family = all
+            .iter()
+            .copied()
+            .filter(|p| p.families().contains(family))
+            .collect::<Vec<_>>();
+        let pools = &self.world.config().pools;
+        if pools.is_empty() {
+            Reason::NoPools
+        } else if all.is_empty() {
+            let refusal = |p: &Pool| match self.admits(p) {
+                Err(_) => "its serviceAllocation does not select this Service",
+                Ok(()) => "autoAssign is off",
+            };
+            Reason::NoPoolForService {
+                refused: pools.values().map(|p| (p.name.clone(), refusal(p))).collect(),
+            }
+        } else if with_family.is_empty() {
+            Reason::NoAddressOfFamily {
+                pools: names(all),
+                family,
+            }
+        } else {
+            Reason::PoolExhausted {
+                pools: names(with_family),
+                family,
+            }
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! The controller: takes news in, notes what it touches, and settles exactly that.
+//!
+//! Level-triggered: an input changes the picture of the world and marks Services and addresses dirty; settling compares
+//! what should be with what is and asks for the writes that close the gap, at most one per [`WriteKey`] at a time.
+//! The same news twice is no news, and nothing is asked for twice in one state.
+//!
+//! Read on: `serve.rs` decides what a Service holds, `converge.rs` turns decisions into writes, `placement.rs` says who
+//! announces, `written.rs` takes in how writes ended.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ferrolb_model::{Config, NodeView, Port, ServiceId, ServiceView, TrafficPolicy, VirtualIp};
+
+use crate::allocator::{Allocator, Echo};
+use crate::effect::{Effect, WriteKey};
+use crate::input::Input;
+use crate::placement::Coverage;
+use crate::report::ServiceState;
+use crate::timers::{Backoff, Timer, Timers};
+use crate::world::World;
+
+/// What the installation is told once, at its start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Services of exactly this class are served; `None` serves those without a class.
+    pub load_balancer_class: Option<String>,
+    /// How long a released address is kept for the same namespace and name. The VirtualIP stays with its claim until
+    /// then, so a restarted controller still sees the claim; it starts the cool-down anew, because nobody can tell
+    /// when it began. The address is thus never handed to somebody else too early, at worst one cool-down too late.
+    pub cool_down: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            load_balancer_class: None,
+            cool_down: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Everything that waits is looked at this often, whatever else happens.
+const SWEEP: Duration = Duration::from_secs(120);
+
+/// What has to be looked at.
+#[derive(Debug, Default)]
+pub(crate) struct Dirty {
+    /// Services whose addresses must be decided; oldest first, then by name.
+    pub(crate) services: BTreeSet<(i64, ServiceId)>,
+    /// Addresses that somebody who waits may get now.
+    pub(crate) freed: BTreeSet<IpAddr>,
+    /// Addresses whose claim must be compared with the object.
+    pub(crate) claims: BTreeSet<IpAddr>,
+    /// Services whose status must be compared.
+    pub(crate) statuses: BTreeSet<ServiceId>,
+    /// Addresses whose placement and conditions must be compared.
+    pub(crate) placements: BTreeSet<IpAddr>,
+}
+
+/// The controller's state; see the module.
+#[derive(Debug)]
+pub struct Controller {
+    pub(crate) settings: Settings,
+    pub(crate) synced: bool,
+    pub(crate) world: World,
+    pub(crate) allocator: Allocator,
+    pub(crate) coverage: Coverage,
+    pub(crate) states: BTreeMap<ServiceId, ServiceState>,
+    /// Services that would change if an address came free; in the order in which they are served.
+    pub(crate) waiting: BTreeSet<(i64, ServiceId)>,
+    /// Writes that met a conflict: news about their object lifts the wait.
+    pub(crate) until_news: BTreeSet<WriteKey>,
+    pub(crate) timers: Timers,
+    pub(crate) backoff: Backoff,
+    pub(crate) dirty: Dirty,
+}
+
+impl Controller {
+    /// A controller that knows nothing yet.
+    pub fn new(settings: Settings) -> Self {
+        Controller {
+            world: World::new(settings.load_balancer_class.clone()),
+            settings,
+            synced: false,
+            allocator: Allocator::default(),
+            coverage: Coverage::default(),
+            states: BTreeMap::new(),
+            waiting: BTreeSet::new(),
+            until_news: BTreeSet::new(),
+            timers: Timers::default(),
+            backoff: Backoff::default(),
+            dirty: Dirty::default(),
+        }
+    }
+
+    /// Takes one piece of news and says what to do about it. `now` is the time since an arbitrary start that never
+    /// goes back.
+    pub fn handle(&mut self, input: Input, now: Duration) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        match input {
+            Input::Config(config) => self.on_config(config),
+            Input::Service(view) => self.on_service(view),
+            Input::ServiceGone(id) => self.on_service_gone(&id),
+            Input::Node(view) => {
+                let old = self.world.set_node(view.clone());
+                self.on_node(old.as_ref(), Some(&view));
+            }
+            Input::NodeGone(name) => {
+                let old = self.world.remove_node(&name);
+                self.on_node(old.as_ref(), None);
+            }
+            Input::Endpoints(view) => {
+                let touched = self.world.set_slice(view);
+                self.on_endpoints(&touched);
+            }
+            Input::EndpointsGone(slice) => {
+                let touched = self.world.remove_slice(&slice);
+                self.on_endpoints(&touched);
+            }
+            Input::VirtualIp(object) => self.on_virtual_ip(object),
+            Input::VirtualIpGone(address) => self.on_virtual_ip_gone(address),
+            Input::Synced if !self.synced => {
+                self.synced = true;
+                self.first_pass(&mut effects);
+            }
+            Input::Written { key, result } => self.on_written(key, result, now, &mut effects),
+            Input::Synced | Input::Tick => {}
+        }
+        if self.synced {
+            self.fire(now);
+            self.settle(now, &mut effects);
+        }
+        effects
+    }
+
+    /// When [`Input::Tick`] is due if nothing else comes before.
+    pub fn next_deadline(&self) -> Option<Duration> {
+        self.timers.next()
+    }
+
+    fn on_config(&mut self, config: Arc<Config>) {
+        self.world.set_config(config);
+        self.coverage.clear();
+        self.look_at_everything();
+    }
+
+    /// Marks all Services and addresses.
+    pub(crate) fn look_at_everything(&mut self) {
+        let services = self
+            .world
+            .services()
+            .filter(|v| self.world.is_ours(v) || self.states.contains_key(&v.id));
+        self.dirty.services.extend(services.map(|v| (v.created, v.id.clone())));
+        let addresses = self.allocator.records().map(|(a, _)| a).collect::<Vec<_>>();
+        self.dirty.claims.extend(&addresses);
+        self.dirty.placements.extend(&addresses);
+    }
+
+    fn on_service(&mut self, view: ServiceView) {
+        let id = view.id.clone();
+        let known = self.world.service(&id).map(|v| v.uid == view.uid);
+        if let Some(state) = self.states.get_mut(&id) {
+            if known == Some(true) && state.echo_of.as_deref() == Some(view.resource_version.as_str()) {
+                return;
+            }
+            state.echo_of = None;
+        }
+        self.news(&WriteKey::ServiceStatus(id.clone()));
+        if known == Some(false) {
+            self.on_service_gone(&id);
+        }
+        self.dirty.services.insert((view.created, id.clone()));
+        self.dirty.statuses.insert(id.clone());
+        if let Some(old) = self.world.set_service(view)
+            && let Some(new) = self.world.service(&id)
+            && sharing_identity(&old) != sharing_identity(new)
+        {
+            // Somebody who waits to share may fit beside it now.
+            self.dirty.freed.extend(self.allocator.held(&id));
+        }
+        self.touch_addresses(&id);
+    }
+
+    fn on_service_gone(&mut self, id: &ServiceId) {
+        if let Some(old) = self.world.remove_service(id) {
+            self.waiting.remove(&(old.created, id.clone()));
+            self.dirty.services.remove(&(old.created, id.clone()));
+        }
+        self.news(&WriteKey::ServiceStatus(id.clone()));
+        self.touch_addresses(id);
+        for address in self.allocator.held(id) {
+            self.give_up(address, id);
+        }
+        if let Some(state) = self.states.remove(id)
+            && let Some(flight) = state.flight
+        {
+            self.states.entry(id.clone()).or_default().flight = Some(flight);
+        }
+    }
+
+    /// Marks the addresses that the Service holds or is named by.
+    fn touch_addresses(&mut self, id: &ServiceId) {
+        let mut addresses = self.allocator.held(id);
+        addresses.extend(self.allocator.named(id));
+        self.dirty.claims.extend(&addresses);
+        self.dirty.placements.extend(&addresses);
+    }
+
+    fn on_node(&mut self, old: Option<&NodeView>, new: Option<&NodeView>) {
+        if old == new {
+            return;
+        }
+        self.coverage.clear();
+        let freed = self.allocator.set_node_addresses(old, new);
+        self.dirty.freed.extend(freed);
+        self.dirty.placements.extend(self.allocator.records().map(|(a, _)| a));
+    }
+
+    fn on_endpoints(&mut self, services: &BTreeSet<ServiceId>) {
+        for id in services {
+            self.dirty.placements.extend(self.allocator.held(id));
+        }
+    }
+
+    fn on_virtual_ip(&mut self, object: VirtualIp) {
+        let address = object.address;
+        if let Some(record) = self.allocator.record_mut(address) {
+            match &record.echo {
+                Echo::Changed(version) if *version == object.resource_version => return,
+                Echo::Deleted(uid) if *uid == object.uid => return,
+                _ => record.echo = Echo::None,
+            }
+        }
+        let seen = object.placement.clone();
+        self.replace_object(address, Some(object));
+        // A standby that took over recorded a higher epoch; after a restart any epoch is news.
+        let known = self.allocator.record(address).map_or(0, |r| r.epoch);
+        if seen.as_ref().is_some_and(|p| p.epoch > known) {
+            self.allocator.set_placed(address, seen);
+        }
+        if self.synced {
+            self.evict_strangers(address);
+        }
+    }
+
+    fn on_virtual_ip_gone(&mut self, address: IpAddr) {
+        if let Some(record) = self.allocator.record_mut(address) {
+            record.echo = Echo::None;
+            record.cooling.clear();
+            self.replace_object(address, None);
+        }
+    }
+
+    /// Takes in what the watch says of an object, and marks whom it concerns.
+    fn replace_object(&mut self, address: IpAddr, object: Option<VirtualIp>) {
+        self.news(&WriteKey::Claim(address));
+        self.news(&WriteKey::VirtualIpStatus(address));
+        let claims = |o: Option<&VirtualIp>| o.map(|o| o.claims.clone()).unwrap_or_default();
+        let old = claims(self.allocator.record(address).and_then(|r| r.object.as_ref()));
+        let new = claims(object.as_ref());
+        let gone = object.is_none();
+        self.allocator.set_object(address, object);
+        if old != new || gone {
+            let named = old.iter().chain(&new).filter_map(|c| self.world.service(&c.service));
+            self.dirty.services.extend(named.map(|v| (v.created, v.id.clone())));
+            self.dirty.freed.insert(address);
+        }
+        self.allocator.tidy(address);
+        if let Some(record) = self.allocator.record(address) {
+            self.dirty.statuses.extend(record.holders.keys().cloned());
+        }
+        self.dirty.claims.insert(address);
+        self.dirty.placements.insert(address);
+    }
+
+    /// Somebody else's claim was faster: holders that the object never named yield and choose again.
+    fn evict_strangers(&mut self, address: IpAddr) {
+        let Some(record) = self.allocator.record(address) else {
+            return;
+        };
+        let unconfirmed = record.holders.iter().filter(|(_, h)| !h.confirmed);
+        let strangers = unconfirmed
+            .filter_map(|(id, _)| self.world.service(id))
+            .filter(|view| self.allocator.may_hold(&self.world, address, view).is_err())
+            .map(|view| (view.created, view.id.clone()))
+            .collect::<Vec<_>>();
+        for (created, id) in strangers {
+            self.give_up(address, &id);
+            self.dirty.services.insert((created, id));
+        }
+    }
+
+    /// News about an object lifts the wait after a conflict.
+    fn news(&mut self, key: &WriteKey) {
+        if self.until_news.remove(key) {
+            self.timers.clear(&Timer::Retry(key.clone()));
+        }
+    }
+
+    fn fire(&mut self, now: Duration) {
+        while let Some(timer) = self.timers.pop_due(now) {
+            match timer {
+                Timer::Address(address) => self.mark_address(address),
+                Timer::Retry(WriteKey::Claim(address) | WriteKey::VirtualIpStatus(address)) => {
+                    self.mark_address(address);
+                }
+                Timer::Retry(WriteKey::ServiceStatus(id)) => {
+                    self.dirty.statuses.insert(id);
+                }
+                Timer::Sweep => self.dirty.services.extend(self.waiting.iter().cloned()),
+            }
+        }
+    }
+
+    pub(crate) fn mark_address(&mut self, address: IpAddr) {
+        self.dirty.claims.insert(address);
+        self.dirty.placements.insert(address);
+    }
+
+    fn settle(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+        loop {
+            if let Some((_, id)) = self.dirty.services.pop_first() {
+                self.evaluate(&id, effects);
+            } else if let Some(address) = self.dirty.freed.pop_first() {
+                self.offer(address, effects);
+            } else {
+                break;
+            }
+        }
+        while let Some(address) = self.dirty.claims.pop_first() {
+            self.settle_claim(address, now, effects);
+        }
+        while let Some(id) = self.dirty.statuses.pop_first() {
+            self.settle_service_status(&id, now, effects);
+        }
+        while let Some(address) = self.dirty.placements.pop_first() {
+            self.settle_placement(address, effects);
+        }
+        if self.waiting.is_empty() {
+            self.timers.clear(&Timer::Sweep);
+        } else {
+            self.timers.set_earlier(Timer::Sweep, now + SWEEP);
+        }
+    }
+}
+
+/// What others look at when they ask to share with the Service.
+fn sharing_identity(view: &ServiceView) -> (Option<&str>, TrafficPolicy, &str, &BTreeSet<Port>) {
+    let key = view.sharing_key.as_deref();
+    (key, view.traffic_policy, &view.selector, &view.ports)
+}

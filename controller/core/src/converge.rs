@@ -1,0 +1,358 @@
+//! From decisions to writes: claims into VirtualIPs, addresses into Services, placement and conditions into status.
+//!
+//! Each function looks at one object, compares what it should say with what it says, and asks for the one write that
+//! closes the gap. None is asked for while another is under way, while its outcome has not come through the watch, or
+//! while a failure keeps it waiting.
+//!
+//! A Service's status shows an address only when the VirtualIP is known to carry the claim, and a claim is not taken
+//! off a VirtualIP while the status of its Service still shows the address.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ferrolb_model::{Claim, Condition, ConditionType, Reason, ServiceId, ServiceView};
+
+use crate::allocator::{Echo, Record};
+use crate::controller::Controller;
+use crate::effect::{Effect, Write, WriteKey};
+use crate::report::Shown;
+use crate::timers::Timer;
+
+/// After a status that FerroLB wrote was overwritten twice within this time, it is left alone for as long.
+pub(crate) const TRUCE: Duration = Duration::from_secs(60);
+
+/// A watch that owes an event for this long has missed it.
+const ECHO: Duration = Duration::from_secs(30);
+
+impl Controller {
+    /// Whether a write with this key has to wait after a failure.
+    fn must_wait(&self, key: &WriteKey) -> bool {
+        self.timers.is_set(&Timer::Retry(key.clone()))
+    }
+
+    /// Brings the VirtualIP's claims in line with the holders.
+    pub(crate) fn settle_claim(&mut self, address: IpAddr, now: Duration, effects: &mut Vec<Effect>) {
+        self.give_up_on_echo(address, now);
+        self.allocator.tidy(address);
+        let Some(record) = self.allocator.record(address) else {
+            return;
+        };
+        if record.flight.is_some() || record.echo != Echo::None || self.must_wait(&WriteKey::Claim(address)) {
+            return;
+        }
+        let write = match &record.object {
+            None if record.holders.is_empty() => return,
+            None => Write::CreateVirtualIp {
+                address,
+                pool: self.world.pool_of(address).map(|p| p.name.clone()),
+                claims: new_claims(record),
+                sharing_key: record.sharing_key(),
+            },
+            Some(object) => {
+                let (claims, cooling) = self.wanted_claims(address, record, now);
+                let end = cooling.values().copied().filter(|end| *end > now).min();
+                let (uid, resource_version) = (object.uid.clone(), object.resource_version.clone());
+                let (mut pool, mut sharing_key) = (object.pool.clone(), object.sharing_key.clone());
+                if !record.holders.is_empty() {
+                    pool = self.world.pool_of(address).map(|p| p.name.clone()).or(pool);
+                    sharing_key = record.sharing_key();
+                }
+                let same = (&claims, &pool, &sharing_key) == (&object.claims, &object.pool, &object.sharing_key);
+                if let Some(record) = self.allocator.record_mut(address) {
+                    record.cooling = cooling;
+                }
+                match end {
+                    Some(end) => self.timers.set(Timer::Address(address), end),
+                    None => self.timers.clear(&Timer::Address(address)),
+                }
+                if same {
+                    return;
+                }
+                if claims.is_empty() {
+                    Write::DeleteVirtualIp {
+                        address,
+                        uid,
+                        resource_version,
+                    }
+                } else {
+                    Write::UpdateVirtualIp {
+                        address,
+                        pool,
+                        claims,
+                        sharing_key,
+                        resource_version,
+                    }
+                }
+            }
+        };
+        self.start(address, write, effects);
+    }
+
+    fn start(&mut self, address: IpAddr, write: Write, effects: &mut Vec<Effect>) {
+        if let Some(record) = self.allocator.record_mut(address) {
+            record.flight = Some(write.clone());
+            effects.push(Effect::Write(write));
+        }
+    }
+
+    /// Expects the watch to show a write that went through; when it does not, the address is looked at again.
+    pub(crate) fn expect_echo(&mut self, address: IpAddr, echo: Echo, now: Duration) {
+        if let Some(record) = self.allocator.record_mut(address) {
+            record.echo = echo;
+            record.echo_due = now + ECHO;
+            self.timers.set(Timer::Address(address), now + ECHO);
+        }
+    }
+
+    /// The watch missed a write: what was created or deleted is tried again, and the API server has the last word.
+    fn give_up_on_echo(&mut self, address: IpAddr, now: Duration) {
+        let Some(record) = self.allocator.record_mut(address) else {
+            return;
+        };
+        if record.echo == Echo::None || now < record.echo_due {
+            return;
+        }
+        if std::mem::take(&mut record.echo) == Echo::Created {
+            self.allocator.set_object(address, None);
+        }
+    }
+
+    /// The claims the object should carry, in its order, and when the residual ones end.
+    fn wanted_claims(
+        &self,
+        address: IpAddr,
+        record: &Record,
+        now: Duration,
+    ) -> (Vec<Claim>, BTreeMap<ServiceId, Duration>) {
+        let (mut claims, mut cooling) = (Vec::new(), BTreeMap::new());
+        for claim in record.object.iter().flat_map(|o| &o.claims) {
+            let id = &claim.service;
+            if let Some(holder) = record.holders.get(id) {
+                claims.push(Claim {
+                    service: id.clone(),
+                    uid: claim.uid.as_ref().map(|_| holder.uid.clone()),
+                });
+            } else if record.is_reservation(claim) {
+                claims.push(claim.clone());
+            } else if record.holders.is_empty() {
+                let end = record.cooling.get(id).copied().unwrap_or(now + self.settings.cool_down);
+                cooling.insert(id.clone(), end);
+                let shown = |v: &ServiceView| claim.uid.as_ref() == Some(&v.uid) && v.ingress.contains(&address);
+                if end > now || self.world.service(id).is_some_and(shown) {
+                    claims.push(claim.clone());
+                }
+            }
+        }
+        let missing = new_claims(record)
+            .into_iter()
+            .filter(|c| claims.iter().all(|o| o.service != c.service));
+        claims.extend(missing.collect::<Vec<_>>());
+        (claims, cooling)
+    }
+
+    /// Brings a Service's status in line with what it holds.
+    pub(crate) fn settle_service_status(&mut self, id: &ServiceId, now: Duration, effects: &mut Vec<Effect>) {
+        let key = WriteKey::ServiceStatus(id.clone());
+        let Some(view) = self.world.service(id) else { return };
+        let state = self.states.get(id);
+        if state.is_some_and(|s| s.flight.is_some() || s.echo_of.is_some()) || self.must_wait(&key) {
+            return;
+        }
+        let Some(wanted) = self.wanted_status(view) else { return };
+        let shown = (view.ingress.clone(), view.pool_annotation.clone());
+        // An entry that is no address is nobody's business until there is an address to put in its place.
+        if shown == wanted && (!view.ingress_foreign || wanted.0.is_empty()) {
+            if let Some(state) = self.states.get_mut(id) {
+                state.stood = Some(wanted);
+            }
+            if self
+                .states
+                .get(id)
+                .is_some_and(|s| matches!(s.unwritable, Some(Reason::ForeignWriter { .. })))
+            {
+                self.report_unwritable(id, None, effects);
+            }
+            return;
+        }
+        let write = Write::SetServiceStatus {
+            service: id.clone(),
+            uid: view.uid.clone(),
+            resource_version: view.resource_version.clone(),
+            ingress: wanted.0.clone(),
+            pool: wanted.1.clone(),
+        };
+        let giving = wanted.0.iter().copied().filter(|a| !view.ingress.contains(a)).collect();
+        let state = self.states.entry(id.clone()).or_default();
+        state.giving = giving;
+        if state.stood.as_ref() == Some(&wanted) {
+            state.giving.clear();
+            if state.restored.is_some_and(|at| now < at + TRUCE) {
+                let manager = "another writer".to_owned();
+                self.timers.set(Timer::Retry(key), now + TRUCE);
+                self.report_unwritable(id, Some(Reason::ForeignWriter { manager }), effects);
+                return;
+            }
+            state.restored = Some(now);
+        }
+        state.flight = Some(write.clone());
+        effects.push(Effect::Write(write));
+    }
+
+    /// What the status should say; `None` to leave it as it is for now.
+    fn wanted_status(&self, view: &ServiceView) -> Option<Shown> {
+        let held = self.allocator.held(&view.id);
+        if !self.world.is_ours(view) {
+            return self.is_leftover(view).then(|| (Vec::new(), None));
+        }
+        let confirmed = |a: &IpAddr| {
+            let record = self.allocator.record(*a);
+            record
+                .and_then(|r| r.holders.get(&view.id))
+                .is_some_and(|h| h.confirmed)
+        };
+        let waits_for_claim = |a: &IpAddr| !self.must_wait(&WriteKey::Claim(*a));
+        if held.iter().any(|a| !confirmed(a) && waits_for_claim(a)) {
+            return None;
+        }
+        let ingress = held.iter().copied().filter(confirmed).collect::<Vec<_>>();
+        if ingress.is_empty() && !held.is_empty() {
+            return None;
+        }
+        let pool = ingress.first().and_then(|a| match self.world.pool_of(*a) {
+            Some(pool) => Some(pool.name.clone()),
+            None => self.allocator.record(*a)?.recorded_pool().map(str::to_owned),
+        });
+        Some((ingress, pool))
+    }
+
+    /// Whether the status of a Service that is not ours still shows what we wrote: nothing but addresses that carry
+    /// its claim. Anything else is somebody else's and stays.
+    fn is_leftover(&self, view: &ServiceView) -> bool {
+        let claimed = |a: &IpAddr| self.allocator.record(*a).is_some_and(|r| r.claims(&view.id, &view.uid));
+        let has_claim = self.allocator.named(&view.id).iter().any(claimed);
+        has_claim && !view.ingress_foreign && view.ingress.iter().all(claimed)
+    }
+
+    /// Decides who announces an address, and brings placement and conditions into the object.
+    pub(crate) fn settle_placement(&mut self, address: IpAddr, effects: &mut Vec<Effect>) {
+        let Some(record) = self.allocator.record(address) else {
+            return;
+        };
+        if record.object.is_none() {
+            return;
+        }
+        let silent = if record.holders.is_empty() {
+            self.allocator.set_placed(address, None);
+            None
+        } else {
+            let mut coverage = std::mem::take(&mut self.coverage);
+            let (placed, silent) = self.place(address, &mut coverage);
+            self.coverage = coverage;
+            if self.allocator.record(address).is_some_and(|r| r.placed != placed) {
+                self.allocator.set_placed(address, placed);
+            }
+            silent
+        };
+        self.report_silence(address, silent.as_ref(), effects);
+        let Some(record) = self.allocator.record(address) else {
+            return;
+        };
+        let waits = self.must_wait(&WriteKey::VirtualIpStatus(address));
+        let Some(object) = record.object.as_ref() else { return };
+        if record.flight.is_some() || record.echo != Echo::None || waits {
+            return;
+        }
+        let conditions = self.conditions(address, record, silent.as_ref());
+        if object.placement == record.placed && object.conditions == conditions {
+            return;
+        }
+        let write = Write::SetVirtualIpStatus {
+            address,
+            placement: record.placed.clone(),
+            conditions,
+            resource_version: object.resource_version.clone(),
+        };
+        self.start(address, write, effects);
+    }
+
+    fn conditions(
+        &self,
+        address: IpAddr,
+        record: &Record,
+        silent: Option<&Reason>,
+    ) -> BTreeMap<ConditionType, Condition> {
+        let condition = |status, reason: &str, message: String| Condition {
+            status,
+            reason: reason.to_owned(),
+            message,
+        };
+        let mut conditions = BTreeMap::from([(ConditionType::Allocated, self.allocated(address, record))]);
+        if record.holders.is_empty() {
+            return conditions;
+        }
+        let announced = match (&record.placed, silent) {
+            (Some(placed), _) => match record.object.as_ref().and_then(|o| o.announcer.as_ref()) {
+                Some(announcer) if announcer.node == placed.owner => {
+                    condition(true, "Announced", format!("node {} announces it", placed.owner))
+                }
+                _ => condition(false, "Pending", format!("node {} has not confirmed yet", placed.owner)),
+            },
+            (None, Some(reason)) => condition(false, reason.as_str(), reason.to_string()),
+            (None, None) => return conditions,
+        };
+        conditions.insert(ConditionType::Announced, announced);
+        conditions
+    }
+
+    fn allocated(&self, address: IpAddr, record: &Record) -> Condition {
+        let condition = |status, reason: &str, message: String| Condition {
+            status,
+            reason: reason.to_owned(),
+            message,
+        };
+        let holders = record
+            .holders
+            .keys()
+            .filter_map(|id| self.world.service(id))
+            .collect::<Vec<_>>();
+        if let Some(reason) = holders.iter().find_map(|view| self.why_kept(address, view)) {
+            return condition(true, reason.as_str(), reason.to_string());
+        }
+        let unmet = |v: &&&ServiceView| self.states.get(&v.id).is_some_and(|s| s.unmet.is_some());
+        if let Some(view) = holders.iter().find(unmet)
+            && let Some(reason) = self.states.get(&view.id).and_then(|s| s.unmet.as_ref())
+        {
+            let message = format!("{} keeps it because its request cannot be met: {reason}", view.id);
+            return condition(true, reason.as_str(), message);
+        }
+        let claims = record.object.as_ref().map_or(&[][..], |o| &o.claims);
+        if !holders.is_empty() {
+            let message = match self.world.pool_of(address) {
+                Some(pool) => format!("assigned from IPAddressPool {:?}", pool.name),
+                None => "assigned by reservation".to_owned(),
+            };
+            condition(true, "Allocated", message)
+        } else if claims.is_empty() {
+            condition(
+                false,
+                "Blocked",
+                "a VirtualIP without a claim blocks the address".to_owned(),
+            )
+        } else if let Some(claim) = claims.iter().find(|c| record.is_reservation(c)) {
+            condition(false, "Reserved", format!("reserved for {}", claim.service))
+        } else {
+            let message = format!("released; kept for {} until its cool-down ends", claims[0].service);
+            condition(false, "CoolingDown", message)
+        }
+    }
+}
+
+/// One claim per holder.
+fn new_claims(record: &Record) -> Vec<Claim> {
+    let claim = |(id, holder): (&ServiceId, &crate::allocator::Holder)| Claim {
+        service: id.clone(),
+        uid: Some(holder.uid.clone()),
+    };
+    record.holders.iter().map(claim).collect()
+}

@@ -1,0 +1,303 @@
+//! Who announces an address at layer 2.
+//!
+//! The owner stays as long as it may announce; a choice is made only without one: highest preference of the
+//! advertisements, then fewest addresses, then the node of the Service's other address, then a fixed hash. Standbys
+//! stay in the same way, so that a node that comes or goes touches only the addresses it matters to.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ferrolb_model::{
+    L2Advertisement, NodeRefusal, NodeView, Placement, PoolSelection, Reason, ServiceView, TrafficPolicy,
+};
+
+use crate::allocator::Record;
+use crate::controller::Controller;
+use crate::effect::{Effect, EventKind};
+
+/// A placement names at most this many standbys.
+const STANDBYS: usize = 4;
+
+/// How one node stands to a set of advertisements, endpoints aside.
+#[derive(Clone, Copy, Debug)]
+struct Standing {
+    score: u32,
+    /// A fault other than not being Ready.
+    refusal: Option<NodeRefusal>,
+    ready: bool,
+}
+
+type Standings = BTreeMap<String, Standing>;
+
+/// Standings by the names of the advertisements; valid until a node or the configuration changes.
+#[derive(Debug, Default)]
+pub(crate) struct Coverage {
+    cache: BTreeMap<Vec<String>, Arc<Standings>>,
+}
+
+impl Coverage {
+    /// Forgets everything.
+    pub(crate) fn clear(&mut self) {
+        self.cache.clear();
+    }
+
+    fn of(&mut self, ads: &[&L2Advertisement], nodes: &BTreeMap<String, NodeView>) -> Arc<Standings> {
+        let names = ads.iter().map(|ad| ad.name.clone()).collect::<Vec<_>>();
+        let compute = || {
+            Arc::new(
+                nodes
+                    .iter()
+                    .map(|(name, node)| (name.clone(), standing(ads, node)))
+                    .collect(),
+            )
+        };
+        self.cache.entry(names).or_insert_with(compute).clone()
+    }
+}
+
+fn standing(ads: &[&L2Advertisement], node: &NodeView) -> Standing {
+    let covered = ads.iter().any(|ad| ad.covers_node(&node.labels));
+    let refusal = if !covered {
+        Some(NodeRefusal::NotSelected)
+    } else if node.excluded {
+        Some(NodeRefusal::Excluded)
+    } else if node.network_unavailable {
+        Some(NodeRefusal::NetworkUnavailable)
+    } else {
+        None
+    };
+    Standing {
+        score: ads.iter().map(|ad| ad.score(&node.labels)).fold(0, u32::saturating_add),
+        refusal,
+        ready: node.ready,
+    }
+}
+
+/// Where traffic for the address can be served.
+struct Demand<'a> {
+    /// Nodes with endpoints for every `Local` holder; `None` when any node will do.
+    nodes: Option<BTreeSet<&'a str>>,
+    /// Some endpoint of some holder can serve.
+    anywhere: bool,
+    /// The same, when endpoints on nodes that are not Ready are taken to serve.
+    hopeful_nodes: Option<BTreeSet<&'a str>>,
+    hopeful_anywhere: bool,
+}
+
+impl Demand<'_> {
+    fn refusal(&self, node: &str) -> Option<NodeRefusal> {
+        if !self.anywhere {
+            Some(NodeRefusal::NoEndpoint)
+        } else if self.nodes.as_ref().is_some_and(|nodes| !nodes.contains(node)) {
+            Some(NodeRefusal::NoLocalEndpoint)
+        } else {
+            None
+        }
+    }
+
+    fn may_serve(&self, node: &str) -> bool {
+        self.hopeful_anywhere && self.hopeful_nodes.as_ref().is_none_or(|nodes| nodes.contains(node))
+    }
+}
+
+impl Controller {
+    /// The placement an address should have, and why it has none.
+    pub(crate) fn place(&self, address: IpAddr, coverage: &mut Coverage) -> (Option<Placement>, Option<Reason>) {
+        let Some(record) = self.allocator.record(address) else {
+            return (None, None);
+        };
+        let views = record
+            .holders
+            .keys()
+            .filter_map(|id| self.world.service(id))
+            .collect::<Vec<_>>();
+        let ads = self.advertisements(address, record, &views);
+        if ads.is_empty() {
+            let pool = self.world.pool_of(address).map(|p| p.name.as_str());
+            let pool = pool.or(record.recorded_pool()).unwrap_or_default().to_owned();
+            return (None, Some(Reason::NoAdvertisement { pool }));
+        }
+        let standings = coverage.of(&ads, self.world.nodes());
+        let demand = self.demand(&views);
+        let refusal = |name: &str, s: &Standing| {
+            let not_ready = (!s.ready).then_some(NodeRefusal::NotReady);
+            s.refusal.or_else(|| demand.refusal(name)).or(not_ready)
+        };
+        let eligible = standings
+            .iter()
+            .filter(|(name, s)| refusal(name, s).is_none())
+            .map(|(name, s)| (name.as_str(), s.score))
+            .collect::<BTreeMap<_, _>>();
+        if let Some(placed) = &record.placed {
+            let owner = placed.owner.as_str();
+            let blind = |s: &Standing| s.refusal.is_none() && !s.ready && demand.may_serve(owner);
+            if eligible.contains_key(owner) {
+                let standbys = self.standbys(address, record, owner, &eligible);
+                let placed = Placement {
+                    standbys,
+                    ..placed.clone()
+                };
+                return (Some(placed), None);
+            }
+            // Losing sight of nodes is no reason to withdraw the last candidate.
+            if eligible.is_empty() && standings.get(owner).is_some_and(blind) {
+                return (Some(placed.clone()), None);
+            }
+        }
+        let ranked = self.ranked(address, record, eligible.iter().map(|(n, s)| (*n, *s)));
+        if let Some(owner) = ranked.first() {
+            let placed = Placement {
+                owner: (*owner).to_owned(),
+                standbys: self.standbys(address, record, owner, &eligible),
+                epoch: record.epoch + 1,
+            };
+            return (Some(placed), None);
+        }
+        let reason = if demand.anywhere || standings.is_empty() {
+            let nodes = standings.iter().filter_map(|(n, s)| Some((n.clone(), refusal(n, s)?)));
+            Reason::NoEligibleNode { nodes: nodes.collect() }
+        } else {
+            Reason::NoEndpoint {
+                services: views.iter().map(|v| v.id.clone()).collect(),
+            }
+        };
+        (None, Some(reason))
+    }
+
+    /// The advertisements for the address. One in no pool any more is covered by those for all pools, and by those
+    /// that name the pool it was taken from.
+    fn advertisements(&self, address: IpAddr, record: &Record, views: &[&ServiceView]) -> Vec<&L2Advertisement> {
+        let pool = self.world.pool_of(address);
+        let covers_pool = |ad: &&L2Advertisement| match (pool, &ad.pools) {
+            (Some(pool), _) => ad.covers_pool(pool),
+            (None, PoolSelection::All) => true,
+            (None, PoolSelection::Some { names, .. }) => record.recorded_pool().is_some_and(|p| names.contains(p)),
+        };
+        let ads = self.world.config().l2_advertisements.values();
+        ads.filter(covers_pool)
+            .filter(|ad| views.iter().any(|v| ad.covers_service(&v.labels)))
+            .collect()
+    }
+
+    fn demand(&self, views: &[&ServiceView]) -> Demand<'_> {
+        let mut demand = Demand {
+            nodes: None,
+            anywhere: false,
+            hopeful_nodes: None,
+            hopeful_anywhere: false,
+        };
+        let narrow = |all: &mut Option<BTreeSet<_>>, nodes: BTreeSet<_>| match all {
+            Some(all) => all.retain(|n| nodes.contains(n)),
+            None => *all = Some(nodes),
+        };
+        for view in views {
+            let serving = self.world.serving(&view.id);
+            let hopeful = serving
+                .nodes
+                .union(&serving.out_of_sight)
+                .copied()
+                .collect::<BTreeSet<_>>();
+            let local = view.traffic_policy == TrafficPolicy::Local;
+            // A Local Service without any endpoint has nothing to lose, and must not take the address from others.
+            demand.anywhere |= if local {
+                !serving.nodes.is_empty()
+            } else {
+                serving.anywhere
+            };
+            demand.hopeful_anywhere |= serving.anywhere || !hopeful.is_empty();
+            if local && !hopeful.is_empty() {
+                narrow(&mut demand.hopeful_nodes, hopeful);
+            }
+            if local && !serving.nodes.is_empty() {
+                narrow(&mut demand.nodes, serving.nodes);
+            }
+        }
+        demand
+    }
+
+    /// The standbys: those there are, as far as they may announce, then the best of the others.
+    fn standbys(&self, address: IpAddr, record: &Record, owner: &str, eligible: &BTreeMap<&str, u32>) -> Vec<String> {
+        let old = record.placed.iter().flat_map(|p| &p.standbys);
+        let mut standbys = old
+            .filter(|n| *n != owner && eligible.contains_key(n.as_str()))
+            .take(STANDBYS)
+            .cloned()
+            .collect::<Vec<_>>();
+        if standbys.len() < STANDBYS && standbys.len() + 1 < eligible.len() {
+            let others = eligible
+                .iter()
+                .filter(|(n, _)| **n != owner && !standbys.iter().any(|s| s == **n));
+            let ranked = self.ranked(address, record, others.map(|(n, s)| (*n, *s)));
+            let room = STANDBYS - standbys.len();
+            standbys.extend(ranked.into_iter().take(room).map(str::to_owned));
+        }
+        standbys
+    }
+
+    fn ranked<'a>(
+        &self,
+        address: IpAddr,
+        record: &Record,
+        nodes: impl Iterator<Item = (&'a str, u32)>,
+    ) -> Vec<&'a str> {
+        let siblings = record
+            .holders
+            .keys()
+            .flat_map(|id| self.allocator.held(id))
+            .filter(|a| *a != address)
+            .filter_map(|a| Some(self.allocator.record(a)?.placed.as_ref()?.owner.as_str()))
+            .collect::<BTreeSet<_>>();
+        let rank = |(node, score): (&'a str, u32)| {
+            let owned = self.allocator.owned().get(node).copied().unwrap_or(0);
+            (
+                Reverse(score),
+                owned,
+                !siblings.contains(node),
+                hash(node, address),
+                node,
+            )
+        };
+        let mut ranked = nodes.map(rank).collect::<Vec<_>>();
+        ranked.sort_unstable();
+        ranked.into_iter().map(|(.., node)| node).collect()
+    }
+
+    /// Tells the holders that nobody announces their address, when it is news. A new Service whose endpoints are still
+    /// to come is no failure.
+    pub(crate) fn report_silence(&mut self, address: IpAddr, silent: Option<&Reason>, effects: &mut Vec<Effect>) {
+        let Some(record) = self.allocator.record_mut(address) else {
+            return;
+        };
+        let name = silent.map(Reason::as_str);
+        if record.silent == name {
+            return;
+        }
+        record.silent = name;
+        let was_announced = record.epoch > 0;
+        let holders = record.holders.keys().cloned().collect::<Vec<_>>();
+        if let Some(reason) = silent
+            && (was_announced || !matches!(reason, Reason::NoEndpoint { .. }))
+        {
+            for id in holders {
+                let message = format!("Nobody announces {address}. {}: {reason}", reason.as_str());
+                self.event(&id, EventKind::AnnounceFailed, message, effects);
+            }
+        }
+    }
+}
+
+/// FNV-1a over the node's name and the address: the same in every process, unlike the hashers of the standard library.
+fn hash(node: &str, address: IpAddr) -> u64 {
+    let octets = match address {
+        IpAddr::V4(a) => a.octets().to_vec(),
+        IpAddr::V6(a) => a.octets().to_vec(),
+    };
+    node.bytes()
+        .chain([0])
+        .chain(octets)
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        })
+}

@@ -1,0 +1,191 @@
+//! What was said about each Service, so that it is said once; and the figures for metrics.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ferrolb_model::{Family, Reason, ServiceId};
+
+use crate::controller::Controller;
+use crate::effect::{Effect, EventKind, ServiceEvent, Write};
+
+/// What a Service's status says: addresses and pool annotation.
+pub(crate) type Shown = (Vec<IpAddr>, Option<String>);
+
+/// The controller's memory about one Service.
+#[derive(Debug, Default)]
+pub(crate) struct ServiceState {
+    /// The status write under way.
+    pub(crate) flight: Option<Write>,
+    /// Addresses that the write under way gives to the Service, for the event when it ends well.
+    pub(crate) giving: Vec<IpAddr>,
+    /// The version on which a status write went through that the watch has not shown yet.
+    pub(crate) echo_of: Option<String>,
+    /// The status as it was seen to be right last.
+    pub(crate) stood: Option<Shown>,
+    /// When a status that had been overwritten was written again.
+    pub(crate) restored: Option<Duration>,
+    /// Why the request is not met, as reported.
+    pub(crate) unmet: Option<Reason>,
+    /// Why the status cannot be written, as reported.
+    pub(crate) unwritable: Option<Reason>,
+    changed: Vec<Reason>,
+    deprecated: BTreeSet<String>,
+}
+
+impl ServiceState {
+    /// Forgets what was reported: the Service is not ours any more.
+    pub(crate) fn forget_reports(&mut self) {
+        self.unmet = None;
+        self.unwritable = None;
+        self.changed.clear();
+        self.deprecated.clear();
+    }
+}
+
+/// Addresses of one family in a pool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// How many the pool may hand out.
+    pub total: u128,
+    /// How many are held, reserved, or cooling down; a shared address counts once.
+    pub in_use: u128,
+}
+
+/// The figures of one pool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolUsage {
+    /// IPv4 addresses.
+    pub v4: Usage,
+    /// IPv6 addresses.
+    pub v6: Usage,
+}
+
+impl Controller {
+    /// Total and used addresses of every pool in force, by its name. Takes time in proportion to the addresses in use.
+    pub fn pool_usage(&self) -> BTreeMap<String, PoolUsage> {
+        let total = |family, pool: &ferrolb_model::Pool| Usage {
+            total: pool.capacity(family),
+            in_use: 0,
+        };
+        let pools = self.world.config().pools.values();
+        let mut usage = pools
+            .map(|p| {
+                let v4 = total(Family::V4, p);
+                let v6 = total(Family::V6, p);
+                (p.name.clone(), PoolUsage { v4, v6 })
+            })
+            .collect::<BTreeMap<_, _>>();
+        for (address, record) in self.allocator.records() {
+            let claimed = record.object.as_ref().is_some_and(|o| !o.claims.is_empty());
+            if !claimed && record.holders.is_empty() {
+                continue;
+            }
+            let pool = self.world.pool_of(address).and_then(|p| usage.get_mut(&p.name));
+            if let Some(pool) = pool {
+                match Family::of(address) {
+                    Family::V4 => pool.v4.in_use += 1,
+                    Family::V6 => pool.v6.in_use += 1,
+                }
+            }
+        }
+        usage
+    }
+
+    /// How many Services hold at least one address.
+    pub fn services_allocated(&self) -> usize {
+        self.allocator.holders()
+    }
+
+    /// How many Services do not have what they ask for, by [`Reason::as_str`].
+    pub fn pending_by_reason(&self) -> BTreeMap<&'static str, usize> {
+        let mut pending = BTreeMap::new();
+        for state in self.states.values() {
+            if let Some(reason) = state.unmet.as_ref().or(state.unwritable.as_ref()) {
+                *pending.entry(reason.as_str()).or_insert(0) += 1;
+            }
+        }
+        pending
+    }
+
+    /// How many addresses each node is to announce.
+    pub fn addresses_per_node(&self) -> &BTreeMap<String, usize> {
+        self.allocator.owned()
+    }
+
+    /// Whether every stream has been seen complete, so that decisions are made.
+    pub fn is_synced(&self) -> bool {
+        self.synced
+    }
+
+    /// An event on a Service that still exists.
+    pub(crate) fn event(&self, id: &ServiceId, kind: EventKind, message: String, effects: &mut Vec<Effect>) {
+        if let Some(view) = self.world.service(id) {
+            effects.push(Effect::Event(ServiceEvent {
+                service: id.clone(),
+                uid: view.uid.clone(),
+                kind,
+                message,
+            }));
+        }
+    }
+
+    /// Reports a decision: a refusal when it is news, an address that is kept against today's rules, old annotations.
+    pub(crate) fn report_decision(&mut self, id: &ServiceId, unmet: Option<Reason>, effects: &mut Vec<Effect>) {
+        let Some(view) = self.world.service(id) else { return };
+        let held = self.allocator.held(id);
+        let changed = held.iter().filter_map(|a| self.why_kept(*a, view)).collect::<Vec<_>>();
+        let deprecated = view.deprecated_annotations.clone();
+        let state = self.states.entry(id.clone()).or_default();
+        let mut events = Vec::new();
+        if state.unmet != unmet {
+            if let Some(reason) = unmet.as_ref().filter(|r| **r != Reason::NoClusterIp) {
+                let kind = refusal_kind(reason, held.is_empty());
+                events.push((kind, format!("{}: {reason}", reason.as_str())));
+            }
+            state.unmet = unmet;
+            // The VirtualIP of an address that stays tells the same.
+            self.dirty.placements.extend(&held);
+        }
+        if state.changed != changed {
+            let news = changed.iter().filter(|r| !state.changed.contains(r));
+            events.extend(news.map(|r| (EventKind::PoolChanged, format!("{}: {r}", r.as_str()))));
+            state.changed = changed;
+        }
+        if state.deprecated != deprecated {
+            let keys = deprecated.difference(&state.deprecated).cloned().collect::<Vec<_>>();
+            if !keys.is_empty() {
+                let message = format!(
+                    "annotation {} is deprecated; use the prefix metallb.io/ instead",
+                    keys.join(", ")
+                );
+                events.push((EventKind::DeprecatedAnnotation, message));
+            }
+            state.deprecated = deprecated;
+        }
+        for (kind, message) in events {
+            self.event(id, kind, message, effects);
+        }
+    }
+
+    /// Reports that a Service's status cannot be written, when it is news.
+    pub(crate) fn report_unwritable(&mut self, id: &ServiceId, reason: Option<Reason>, effects: &mut Vec<Effect>) {
+        let state = self.states.entry(id.clone()).or_default();
+        if state.unwritable != reason {
+            state.unwritable.clone_from(&reason);
+            if let Some(reason) = reason {
+                let message = format!("{}: {reason}", reason.as_str());
+                self.event(id, EventKind::LoadBalancerFailed, message, effects);
+            }
+        }
+    }
+}
+
+/// A request that cannot be read or met as written, or no address at all.
+fn refusal_kind(reason: &Reason, without_address: bool) -> EventKind {
+    match reason {
+        Reason::BadRequest(_) | Reason::RequestFamilies { .. } | Reason::NotDualStack => EventKind::LoadBalancerFailed,
+        _ if without_address => EventKind::AllocationFailed,
+        _ => EventKind::LoadBalancerFailed,
+    }
+}

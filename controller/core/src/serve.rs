@@ -1,0 +1,246 @@
+//! What each Service holds: the first pass over an existing cluster, and every later decision.
+
+use std::net::IpAddr;
+
+use ferrolb_model::{Claim, Family, Reason, ServiceId, ServiceView};
+
+use crate::allocator::{Allocator, may_share};
+use crate::choose::{Chooser, Decision};
+use crate::controller::Controller;
+use crate::effect::{Effect, EventKind};
+
+impl Controller {
+    /// Takes over what stands in the cluster: claims first, then addresses in the status of Services, oldest first.
+    /// New addresses are given by the settling that follows, when all Services are marked.
+    pub(crate) fn first_pass(&mut self, effects: &mut Vec<Effect>) {
+        let claims = self
+            .allocator
+            .records()
+            .flat_map(|(address, r)| {
+                r.object
+                    .iter()
+                    .flat_map(move |o| o.claims.iter().map(move |c| (address, c.clone())))
+            })
+            .collect::<Vec<_>>();
+        for (address, claim) in claims {
+            let Some(view) = self.world.service(&claim.service) else {
+                continue;
+            };
+            if self.is_first_claim(view, address, &claim) && self.allocator.may_hold(&self.world, address, view).is_ok()
+            {
+                self.allocator.hold(address, view);
+            }
+        }
+        let mut order = self
+            .world
+            .services()
+            .filter(|v| self.world.is_ours(v))
+            .collect::<Vec<_>>();
+        order.sort_by_key(|v| (v.created, &v.id));
+        let mut refused = Vec::new();
+        for view in order {
+            for address in &view.ingress {
+                match may_adopt(&self.allocator, view, *address) {
+                    true => match self.allocator.may_hold(&self.world, *address, view) {
+                        Ok(()) => self.allocator.hold(*address, view),
+                        Err(reason) => refused.push((view.id.clone(), *address, reason)),
+                    },
+                    false => {}
+                }
+            }
+        }
+        for (id, address, reason) in refused {
+            self.report_cleared(&id, address, &reason, effects);
+        }
+        self.look_at_everything();
+        let everybody = self.world.services().map(|v| v.id.clone());
+        self.dirty.statuses.extend(everybody);
+    }
+
+    /// Whether this claim is the one to go by, should a Service have several of one family: what its status shows
+    /// counts most, then what it asks for, then the lowest address.
+    fn is_first_claim(&self, view: &ServiceView, address: IpAddr, claim: &Claim) -> bool {
+        let family = Family::of(address);
+        let good = |c: &Claim, a: IpAddr| {
+            c.service == view.id && c.uid.as_ref().map_or(view.ingress.contains(&a), |uid| *uid == view.uid)
+        };
+        if !self.world.is_ours(view) || !view.families.contains(family) || !good(claim, address) {
+            return false;
+        }
+        let asked = view.request.as_ref().map_or(&[][..], |r| &r.addresses);
+        let rank = |a: &IpAddr| (!view.ingress.contains(a), !asked.contains(a), *a);
+        let claims = |a: &IpAddr| {
+            self.allocator
+                .record(*a)
+                .and_then(|r| r.object.as_ref())
+                .map(|o| &o.claims)
+        };
+        let named = self.allocator.named(&view.id).into_iter();
+        let mut rivals = named.filter(|a| Family::of(*a) == family);
+        rivals.all(|a| rank(&a) >= rank(&address) || !claims(&a).into_iter().flatten().any(|c| good(c, a)))
+    }
+
+    /// Decides what a Service holds, and reports what changed.
+    pub(crate) fn evaluate(&mut self, id: &ServiceId, effects: &mut Vec<Effect>) {
+        let Some(view) = self.world.service(id) else { return };
+        let (created, ours) = (view.created, self.world.is_ours(view));
+        let before = self.allocator.held(id);
+        if !ours {
+            for address in before {
+                self.give_up(address, id);
+            }
+            self.waiting.remove(&(created, id.clone()));
+            if let Some(state) = self.states.get_mut(id) {
+                state.forget_reports();
+            }
+            self.dirty.statuses.insert(id.clone());
+            return;
+        }
+        let lost = before
+            .iter()
+            .filter_map(|a| Some((*a, self.why_lost(view, *a)?)))
+            .collect::<Vec<_>>();
+        for (address, reason) in &lost {
+            self.give_up(*address, id);
+            if let Some(reason) = reason {
+                self.report_cleared(id, *address, reason, effects);
+            }
+        }
+        let held = self.allocator.held(id);
+        let Some(view) = self.world.service(id) else { return };
+        let decision = Chooser {
+            world: &self.world,
+            allocator: &self.allocator,
+            view,
+            held: &held,
+        }
+        .decide();
+        self.apply(id, &held, &decision);
+        if decision.unmet.is_some() || decision.wants_more {
+            self.waiting.insert((created, id.clone()));
+        } else {
+            self.waiting.remove(&(created, id.clone()));
+        }
+        self.dirty.statuses.insert(id.clone());
+        self.report_decision(id, decision.unmet, effects);
+    }
+
+    /// Why a held address cannot stay, whatever else there is; the inner `None` needs no event.
+    fn why_lost(&self, view: &ServiceView, address: IpAddr) -> Option<Option<Reason>> {
+        if view.families.is_empty() {
+            return Some(None);
+        }
+        if !view.families.contains(Family::of(address)) {
+            return Some(Some(Reason::RequestFamilies {
+                addresses: vec![address],
+                service: if view.families.v4 { "IPv4" } else { "IPv6" },
+            }));
+        }
+        let record = self.allocator.record(address)?;
+        record
+            .holders
+            .keys()
+            .filter(|other| **other != view.id)
+            .filter_map(|other| self.world.service(other))
+            .find_map(|other| may_share(address, view, other).err())
+            .map(Some)
+    }
+
+    fn apply(&mut self, id: &ServiceId, held: &[IpAddr], decision: &Decision) {
+        for address in held.iter().filter(|a| !decision.addresses.contains(a)) {
+            self.give_up(*address, id);
+        }
+        for address in &decision.addresses {
+            let Some(view) = self.world.service(id) else { return };
+            self.allocator.hold(*address, view);
+            self.mark_address(*address);
+        }
+    }
+
+    /// Ends a hold and marks what follows from it.
+    pub(crate) fn give_up(&mut self, address: IpAddr, id: &ServiceId) {
+        self.allocator.release(address, id);
+        self.allocator.tidy(address);
+        self.dirty.freed.insert(address);
+        self.mark_address(address);
+    }
+
+    /// Lets those who wait try for an address, oldest first, until somebody has it for himself.
+    pub(crate) fn offer(&mut self, address: IpAddr, effects: &mut Vec<Effect>) {
+        let candidates = self.waiting.iter().filter(|(_, id)| self.could_use(id, address));
+        for (_, id) in candidates.cloned().collect::<Vec<_>>() {
+            self.evaluate(&id, effects);
+            let closed = |r: &crate::allocator::Record| r.sharing_key().is_none() && !r.holders.is_empty();
+            if self.allocator.record(address).is_some_and(closed) {
+                return;
+            }
+        }
+    }
+
+    /// A quick look whether an address can be of interest to a Service that waits.
+    fn could_use(&self, id: &ServiceId, address: IpAddr) -> bool {
+        let Some(view) = self.world.service(id) else {
+            return false;
+        };
+        let Ok(request) = &view.request else { return false };
+        if !view.families.contains(Family::of(address)) {
+            return false;
+        }
+        if !request.addresses.is_empty() {
+            return request.addresses.contains(&address);
+        }
+        if !self.allocator.is_free(address)
+            && view.sharing_key.is_none()
+            && !self.allocator.named(id).contains(&address)
+        {
+            return false;
+        }
+        let Some(pool) = self.world.pool_of(address) else {
+            return true;
+        };
+        match &request.pool {
+            Some(name) => *name == pool.name,
+            None => pool.admits(&view.id.namespace, &view.labels),
+        }
+    }
+
+    /// Why an address would not be chosen for its holder today.
+    pub(crate) fn why_kept(&self, address: IpAddr, view: &ServiceView) -> Option<Reason> {
+        let record = self.allocator.record(address)?;
+        let why = match self.world.pool_of(address) {
+            Some(pool) if !pool.admits(&view.id.namespace, &view.labels) => {
+                format!("IPAddressPool {:?} is kept for other Services", pool.name)
+            }
+            Some(pool) if pool.is_buggy(address) => {
+                format!("IPAddressPool {:?} avoids addresses that end in .0 or .255", pool.name)
+            }
+            Some(_) => return None,
+            None => {
+                let mut claims = record.object.iter().flat_map(|o| &o.claims);
+                if claims.any(|c| c.service == view.id && record.is_reservation(c)) {
+                    return None;
+                }
+                match record.recorded_pool() {
+                    Some(pool) if self.world.config().pools.contains_key(pool) => {
+                        format!("IPAddressPool {pool:?} does not contain it any more")
+                    }
+                    Some(pool) => format!("IPAddressPool {pool:?} is not in force any more"),
+                    None => "it is in no IPAddressPool".to_owned(),
+                }
+            }
+        };
+        Some(Reason::PoolChanged { address, why })
+    }
+
+    /// Records a lost address on the Service.
+    fn report_cleared(&mut self, id: &ServiceId, address: IpAddr, reason: &Reason, effects: &mut Vec<Effect>) {
+        let message = format!("Address {address} was taken away. {}: {reason}", reason.as_str());
+        self.event(id, EventKind::Cleared, message, effects);
+    }
+}
+
+/// Whether an address in the status may be the Service's: of a family it has, and the only one.
+fn may_adopt(allocator: &Allocator, view: &ServiceView, address: IpAddr) -> bool {
+    let family = Family::of(address);
+    view.families.contains(family) && allocator.held(&view.id).iter().all(|a| Family::of(*a) != family)
+}

@@ -1,0 +1,125 @@
+//! When to look again: retries of failed writes, ends of cool-downs, the next sweep over what waits.
+//!
+//! One deadline per key; setting a key again moves it. Nothing here reads a clock.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::effect::WriteKey;
+
+/// What a deadline is for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Timer {
+    /// Look at this address again: a cool-down ends, or an expected watch event did not come.
+    Address(IpAddr),
+    /// A failed write may be tried again.
+    Retry(WriteKey),
+    /// Look at everything that waits for an address.
+    Sweep,
+}
+
+/// The pending deadlines.
+#[derive(Debug, Default)]
+pub(crate) struct Timers {
+    at: BTreeMap<Timer, Duration>,
+    queue: BTreeSet<(Duration, Timer)>,
+}
+
+impl Timers {
+    /// Sets or moves a deadline.
+    pub(crate) fn set(&mut self, timer: Timer, at: Duration) {
+        self.clear(&timer);
+        self.queue.insert((at, timer.clone()));
+        self.at.insert(timer, at);
+    }
+
+    /// Sets a deadline unless an earlier one stands.
+    pub(crate) fn set_earlier(&mut self, timer: Timer, at: Duration) {
+        if self.at.get(&timer).is_none_or(|old| *old > at) {
+            self.set(timer, at);
+        }
+    }
+
+    /// Drops a deadline.
+    pub(crate) fn clear(&mut self, timer: &Timer) {
+        if let Some(at) = self.at.remove(timer) {
+            self.queue.remove(&(at, timer.clone()));
+        }
+    }
+
+    /// Whether a deadline is pending.
+    pub(crate) fn is_set(&self, timer: &Timer) -> bool {
+        self.at.contains_key(timer)
+    }
+
+    /// The earliest deadline.
+    pub(crate) fn next(&self) -> Option<Duration> {
+        self.queue.first().map(|(at, _)| *at)
+    }
+
+    /// Takes one deadline that has come.
+    pub(crate) fn pop_due(&mut self, now: Duration) -> Option<Timer> {
+        let (at, _) = self.queue.first()?;
+        if *at > now {
+            return None;
+        }
+        let (_, timer) = self.queue.pop_first()?;
+        self.at.remove(&timer);
+        Some(timer)
+    }
+}
+
+/// How long a write waits after its failures: 100 ms, doubled each time, at most 5 s.
+#[derive(Debug, Default)]
+pub(crate) struct Backoff {
+    failures: BTreeMap<WriteKey, u32>,
+}
+
+const FIRST: Duration = Duration::from_millis(100);
+const MOST: Duration = Duration::from_secs(5);
+
+impl Backoff {
+    /// Counts a failure and says how long to wait.
+    pub(crate) fn fail(&mut self, key: &WriteKey) -> Duration {
+        let failures = self.failures.entry(key.clone()).or_insert(0);
+        let wait = FIRST.saturating_mul(1 << (*failures).min(16));
+        *failures += 1;
+        wait.min(MOST)
+    }
+
+    /// Forgets the failures of a write that went through.
+    pub(crate) fn succeed(&mut self, key: &WriteKey) {
+        self.failures.remove(key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ferrolb_model::ServiceId;
+
+    #[test]
+    fn a_deadline_fires_once_and_can_be_moved() {
+        let seconds = Duration::from_secs;
+        let mut timers = Timers::default();
+        timers.set(Timer::Sweep, seconds(5));
+        timers.set(Timer::Sweep, seconds(3));
+        timers.set_earlier(Timer::Sweep, seconds(4));
+        assert_eq!(timers.next(), Some(seconds(3)));
+        assert_eq!(timers.pop_due(seconds(2)), None);
+        assert_eq!(timers.pop_due(seconds(3)), Some(Timer::Sweep));
+        assert_eq!((timers.pop_due(seconds(9)), timers.next()), (None, None));
+    }
+
+    #[test]
+    fn waits_double_up_to_a_cap() {
+        let key = WriteKey::ServiceStatus(ServiceId::new("a", "b"));
+        let mut backoff = Backoff::default();
+        let waits = (0..40).map(|_| backoff.fail(&key).as_millis()).collect::<Vec<_>>();
+        assert_eq!(waits[..8], [100, 200, 400, 800, 1600, 3200, 5000, 5000]);
+        assert_eq!(waits[39], 5000);
+        backoff.succeed(&key);
+        assert_eq!(backoff.fail(&key), FIRST);
+    }
+}

@@ -1,0 +1,145 @@
+//! The observed world: what the watches said last, and nothing decided here.
+//!
+//! VirtualIPs are the exception: they stand with the decisions about their address, in `allocator.rs`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ferrolb_model::{Config, EndpointsView, Family, NodeView, Pool, ServiceId, ServiceType, ServiceView};
+
+/// Services, nodes, endpoints and the configuration.
+#[derive(Debug, Default)]
+pub(crate) struct World {
+    class: Option<String>,
+    config: Arc<Config>,
+    /// First address of every range to its last and the pool's name; ranges never overlap.
+    ranges: BTreeMap<IpAddr, (IpAddr, String)>,
+    services: BTreeMap<ServiceId, ServiceView>,
+    nodes: BTreeMap<String, NodeView>,
+    slices: BTreeMap<ServiceId, BTreeMap<(String, String), EndpointsView>>,
+    slice_service: BTreeMap<(String, String), ServiceId>,
+}
+
+impl World {
+    /// An empty world, in which Services of `class` are served.
+    pub(crate) fn new(class: Option<String>) -> Self {
+        World {
+            class,
+            ..World::default()
+        }
+    }
+
+    /// Whether the Service is this installation's to serve: type LoadBalancer, and exactly its class.
+    pub(crate) fn is_ours(&self, view: &ServiceView) -> bool {
+        view.kind == ServiceType::LoadBalancer && view.class == self.class
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub(crate) fn set_config(&mut self, config: Arc<Config>) {
+        self.ranges = config
+            .pools
+            .values()
+            .flat_map(|p| p.ranges.iter().map(|r| (r.first(), (r.last(), p.name.clone()))))
+            .collect();
+        self.config = config;
+    }
+
+    /// The pool in force that `address` lies in.
+    pub(crate) fn pool_of(&self, address: IpAddr) -> Option<&Pool> {
+        let (first, (last, pool)) = self.ranges.range(..=address).next_back()?;
+        (Family::of(*first) == Family::of(address) && *last >= address)
+            .then(|| self.config.pools.get(pool))
+            .flatten()
+    }
+
+    pub(crate) fn service(&self, id: &ServiceId) -> Option<&ServiceView> {
+        self.services.get(id)
+    }
+
+    pub(crate) fn service_mut(&mut self, id: &ServiceId) -> Option<&mut ServiceView> {
+        self.services.get_mut(id)
+    }
+
+    pub(crate) fn services(&self) -> impl Iterator<Item = &ServiceView> {
+        self.services.values()
+    }
+
+    pub(crate) fn set_service(&mut self, view: ServiceView) -> Option<ServiceView> {
+        self.services.insert(view.id.clone(), view)
+    }
+
+    pub(crate) fn remove_service(&mut self, id: &ServiceId) -> Option<ServiceView> {
+        self.services.remove(id)
+    }
+
+    pub(crate) fn nodes(&self) -> &BTreeMap<String, NodeView> {
+        &self.nodes
+    }
+
+    pub(crate) fn set_node(&mut self, view: NodeView) -> Option<NodeView> {
+        self.nodes.insert(view.name.clone(), view)
+    }
+
+    pub(crate) fn remove_node(&mut self, name: &str) -> Option<NodeView> {
+        self.nodes.remove(name)
+    }
+
+    /// Takes a slice in; gives the Services whose endpoints may have changed.
+    pub(crate) fn set_slice(&mut self, view: EndpointsView) -> BTreeSet<ServiceId> {
+        let mut touched = self.remove_slice(&view.slice);
+        touched.insert(view.service.clone());
+        self.slice_service.insert(view.slice.clone(), view.service.clone());
+        self.slices
+            .entry(view.service.clone())
+            .or_default()
+            .insert(view.slice.clone(), view);
+        touched
+    }
+
+    /// Takes a slice out; gives the Service whose endpoints may have changed.
+    pub(crate) fn remove_slice(&mut self, slice: &(String, String)) -> BTreeSet<ServiceId> {
+        let Some(service) = self.slice_service.remove(slice) else {
+            return BTreeSet::new();
+        };
+        if let Some(slices) = self.slices.get_mut(&service) {
+            slices.remove(slice);
+            if slices.is_empty() {
+                self.slices.remove(&service);
+            }
+        }
+        BTreeSet::from([service])
+    }
+
+    /// Where the Service can be served.
+    pub(crate) fn serving(&self, service: &ServiceId) -> Serving<'_> {
+        let mut serving = Serving::default();
+        let endpoints = self.slices.get(service).into_iter().flat_map(BTreeMap::values);
+        for endpoint in endpoints.flat_map(|s| &s.endpoints) {
+            let node = endpoint.node.as_deref();
+            if endpoint.can_serve() {
+                serving.anywhere = true;
+                serving.nodes.extend(node);
+            }
+            // A node that is not Ready drags its endpoints down with it, whether they work or not.
+            if let Some(node) = node.filter(|n| self.nodes.get(*n).is_some_and(|v| !v.ready)) {
+                serving.out_of_sight.insert(node);
+            }
+        }
+        serving
+    }
+}
+
+/// Where a Service's endpoints are.
+#[derive(Debug, Default)]
+pub(crate) struct Serving<'a> {
+    /// Some endpoint can serve, on a named node or not.
+    pub(crate) anywhere: bool,
+    /// The nodes with an endpoint that can serve.
+    pub(crate) nodes: BTreeSet<&'a str>,
+    /// Nodes that are not Ready and have an endpoint, of which nobody can say whether it serves.
+    pub(crate) out_of_sight: BTreeSet<&'a str>,
+}

@@ -1,0 +1,243 @@
+//! How writes ended. A success is applied to the picture at once, so that the next step need not wait for the watch;
+//! a failure says when to try again.
+//!
+//! Every write carries the version it was based on. When the picture has moved on by the time the outcome arrives, the
+//! watch was faster and its word counts.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ferrolb_model::{Reason, ReclaimPolicy, ServiceId, VirtualIp};
+
+use crate::allocator::Echo;
+use crate::controller::Controller;
+use crate::converge::TRUCE;
+use crate::effect::{Effect, EventKind, Write, WriteKey};
+use crate::input::WriteError;
+use crate::timers::Timer;
+
+impl Controller {
+    pub(crate) fn on_written(
+        &mut self,
+        key: WriteKey,
+        result: Result<(), WriteError>,
+        now: Duration,
+        effects: &mut Vec<Effect>,
+    ) {
+        if result.is_ok() {
+            self.backoff.succeed(&key);
+        }
+        match &key {
+            WriteKey::Claim(address) | WriteKey::VirtualIpStatus(address) => {
+                self.address_written(*address, &key, result, now, effects);
+            }
+            WriteKey::ServiceStatus(id) => self.status_written(id, &key, result, now, effects),
+        }
+    }
+
+    fn address_written(
+        &mut self,
+        address: IpAddr,
+        key: &WriteKey,
+        result: Result<(), WriteError>,
+        now: Duration,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.mark_address(address);
+        let flight = self
+            .allocator
+            .record_mut(address)
+            .and_then(|r| r.flight.take_if(|w| w.key() == *key));
+        let Some(write) = flight else { return };
+        let holders = self
+            .allocator
+            .record(address)
+            .map(|r| r.holders.keys().cloned().collect::<Vec<_>>());
+        self.dirty.statuses.extend(holders.iter().flatten().cloned());
+        if result.is_ok() && matches!(key, WriteKey::Claim(_)) {
+            for id in holders.iter().flatten() {
+                self.report_unwritable(id, None, effects);
+            }
+        }
+        let seen = self.allocator.record(address).and_then(|r| r.object.as_ref());
+        let unchanged = match base(&write) {
+            None => seen.is_none(),
+            Some(version) => seen.is_some_and(|o| o.resource_version == version),
+        };
+        match result {
+            Ok(()) if unchanged => self.apply_written(address, write, now),
+            Ok(()) => {}
+            Err(error) => {
+                let reason = self.failed(key, error, unchanged, now);
+                // Without its claim the Service has no address; a placement that cannot be written takes nothing away.
+                let matters = reason.is_some() && matches!(key, WriteKey::Claim(_));
+                for id in holders.iter().flatten().filter(|_| matters) {
+                    self.report_unwritable(id, reason.clone(), effects);
+                }
+            }
+        }
+    }
+
+    /// Puts what was written into the picture.
+    fn apply_written(&mut self, address: IpAddr, write: Write, now: Duration) {
+        let old = self.allocator.record(address).and_then(|r| r.object.clone());
+        let (object, echo) = match (write, old) {
+            (
+                Write::CreateVirtualIp {
+                    pool,
+                    claims,
+                    sharing_key,
+                    ..
+                },
+                _,
+            ) => {
+                let object = VirtualIp {
+                    address,
+                    pool,
+                    claims,
+                    sharing_key,
+                    reclaim_policy: ReclaimPolicy::Delete,
+                    placement: None,
+                    announcer: None,
+                    conditions: Default::default(),
+                    uid: String::new(),
+                    resource_version: String::new(),
+                };
+                (Some(object), Echo::Created)
+            }
+            (
+                Write::UpdateVirtualIp {
+                    pool,
+                    claims,
+                    sharing_key,
+                    resource_version,
+                    ..
+                },
+                Some(old),
+            ) => {
+                let object = VirtualIp {
+                    pool,
+                    claims,
+                    sharing_key,
+                    ..old
+                };
+                (Some(object), Echo::Changed(resource_version))
+            }
+            (
+                Write::SetVirtualIpStatus {
+                    placement,
+                    conditions,
+                    resource_version,
+                    ..
+                },
+                Some(old),
+            ) => {
+                let object = VirtualIp {
+                    placement,
+                    conditions,
+                    ..old
+                };
+                (Some(object), Echo::Changed(resource_version))
+            }
+            (Write::DeleteVirtualIp { uid, .. }, Some(_)) => (None, Echo::Deleted(uid)),
+            _ => return,
+        };
+        self.allocator.set_object(address, object);
+        self.expect_echo(address, echo, now);
+    }
+
+    fn status_written(
+        &mut self,
+        id: &ServiceId,
+        key: &WriteKey,
+        result: Result<(), WriteError>,
+        now: Duration,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(state) = self.states.get_mut(id) else { return };
+        let Some(write) = state.flight.take() else { return };
+        let giving = std::mem::take(&mut state.giving);
+        self.dirty.statuses.insert(id.clone());
+        let Write::SetServiceStatus {
+            uid,
+            resource_version,
+            ingress,
+            pool,
+            ..
+        } = write
+        else {
+            return;
+        };
+        let Some(view) = self.world.service_mut(id).filter(|v| v.uid == uid) else {
+            if self.world.service(id).is_none() {
+                self.states.remove(id);
+            }
+            return;
+        };
+        let unchanged = view.resource_version == resource_version;
+        match result {
+            Ok(()) => {
+                state.stood = Some((ingress.clone(), pool.clone()));
+                if unchanged {
+                    view.ingress = ingress;
+                    view.ingress_foreign = false;
+                    view.pool_annotation.clone_from(&pool);
+                    state.echo_of = Some(resource_version);
+                }
+                // A released claim waits for the status to let go of the address.
+                self.dirty.claims.extend(self.allocator.named(id));
+                self.report_unwritable(id, None, effects);
+                if !giving.is_empty() {
+                    let list = giving.iter().map(|a| format!("\"{a}\"")).collect::<Vec<_>>().join(", ");
+                    let from = pool.map(|p| format!(" from IPAddressPool {p:?}")).unwrap_or_default();
+                    self.event(id, EventKind::Allocated, format!("Assigned IP [{list}]{from}"), effects);
+                }
+            }
+            Err(error) => {
+                state.giving = giving;
+                if let Some(reason) = self.failed(key, error, unchanged, now) {
+                    self.report_unwritable(id, Some(reason), effects);
+                }
+            }
+        }
+    }
+
+    /// Sets the time of the next try; gives the reason when a person has to do something about it.
+    fn failed(&mut self, key: &WriteKey, error: WriteError, unchanged: bool, now: Duration) -> Option<Reason> {
+        let retry = Timer::Retry(key.clone());
+        match error {
+            // The watch has told already: the next look is based on the news.
+            WriteError::Conflict | WriteError::Gone if !unchanged => None,
+            WriteError::Conflict | WriteError::Gone => {
+                self.until_news.insert(key.clone());
+                let wait = self.backoff.fail(key);
+                self.timers.set(retry, now + wait);
+                None
+            }
+            WriteError::Unavailable(_) => {
+                let wait = self.backoff.fail(key);
+                self.timers.set(retry, now + wait);
+                None
+            }
+            WriteError::Refused(message) => {
+                self.timers.set(retry, now + TRUCE);
+                Some(Reason::ApiRefused { message })
+            }
+            WriteError::ForeignManager(manager) => {
+                self.timers.set(retry, now + TRUCE);
+                Some(Reason::ForeignWriter { manager })
+            }
+        }
+    }
+}
+
+/// The version that a write is based on; `None` when it creates.
+fn base(write: &Write) -> Option<&str> {
+    match write {
+        Write::CreateVirtualIp { .. } => None,
+        Write::UpdateVirtualIp { resource_version, .. }
+        | Write::DeleteVirtualIp { resource_version, .. }
+        | Write::SetVirtualIpStatus { resource_version, .. }
+        | Write::SetServiceStatus { resource_version, .. } => Some(resource_version),
+    }
+}

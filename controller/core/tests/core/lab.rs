@@ -1,0 +1,588 @@
+//! A tiny API server for the core's tests: keeps objects and versions, applies writes, and hands the watch events out
+//! when the test says so.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ferrolb_controller_core::{
+    Controller, Effect, EventKind, Input, ServiceEvent, Settings, Write, WriteError, WriteKey,
+};
+use ferrolb_model::{
+    AddressRequest, Claim, Config, Endpoint, EndpointsView, Family, FamilyPolicy, FamilySet, L2Advertisement, Labels,
+    NodeView, Pool, PoolSelection, Port, Protocol, ReclaimPolicy, ServiceId, ServiceType, ServiceView, TrafficPolicy,
+    VirtualIp,
+};
+
+pub(crate) fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+pub(crate) fn id(name: &str) -> ServiceId {
+    ServiceId::new("default", name)
+}
+
+/// An IPv4 Service of type LoadBalancer with one port; older with a lower `created`.
+pub(crate) fn service(name: &str, created: i64) -> ServiceView {
+    ServiceView {
+        id: id(name),
+        uid: format!("uid-{name}-{created}"),
+        created,
+        kind: ServiceType::LoadBalancer,
+        class: None,
+        families: FamilySet { v4: true, v6: false },
+        primary_family: Family::V4,
+        family_policy: FamilyPolicy::SingleStack,
+        traffic_policy: TrafficPolicy::Cluster,
+        selector: format!("app={name}"),
+        ports: BTreeSet::from([Port {
+            protocol: Protocol::Tcp,
+            port: 80,
+        }]),
+        labels: Labels::new(),
+        request: Ok(AddressRequest::default()),
+        sharing_key: None,
+        pool_annotation: None,
+        deprecated_annotations: BTreeSet::new(),
+        ingress: Vec::new(),
+        ingress_foreign: false,
+        resource_version: String::new(),
+    }
+}
+
+pub(crate) fn dual(mut view: ServiceView, policy: FamilyPolicy) -> ServiceView {
+    view.families = FamilySet { v4: true, v6: true };
+    view.family_policy = policy;
+    view
+}
+
+pub(crate) fn asking(mut view: ServiceView, pool: Option<&str>, addresses: &[&str]) -> ServiceView {
+    view.request = Ok(AddressRequest {
+        pool: pool.map(str::to_owned),
+        addresses: addresses.iter().map(|a| ip(a)).collect(),
+    });
+    view
+}
+
+pub(crate) fn sharing(mut view: ServiceView, key: &str, port: u16) -> ServiceView {
+    view.sharing_key = Some(key.to_owned());
+    view.ports = BTreeSet::from([Port {
+        protocol: Protocol::Tcp,
+        port,
+    }]);
+    view
+}
+
+pub(crate) fn pool(name: &str, ranges: &[&str]) -> Pool {
+    Pool {
+        name: name.to_owned(),
+        labels: Labels::new(),
+        ranges: ranges.iter().map(|r| r.parse().unwrap()).collect(),
+        auto_assign: true,
+        avoid_buggy_ips: false,
+        allocation: None,
+    }
+}
+
+/// A configuration with these pools, all announced everywhere.
+pub(crate) fn config(pools: impl IntoIterator<Item = Pool>) -> Arc<Config> {
+    let ad = L2Advertisement {
+        name: "all".to_owned(),
+        pools: PoolSelection::All,
+        node_selectors: Vec::new(),
+        service_selectors: Vec::new(),
+        interfaces: None,
+        preferred_nodes: Vec::new(),
+    };
+    Arc::new(Config {
+        pools: pools.into_iter().map(|p| (p.name.clone(), p)).collect(),
+        l2_advertisements: BTreeMap::from([(ad.name.clone(), ad)]),
+    })
+}
+
+pub(crate) fn node(name: &str) -> NodeView {
+    NodeView {
+        name: name.to_owned(),
+        labels: Labels::from([("kubernetes.io/hostname".to_owned(), name.to_owned())]),
+        ready: true,
+        network_unavailable: false,
+        excluded: false,
+        cordoned: false,
+        addresses: BTreeSet::new(),
+    }
+}
+
+pub(crate) fn endpoints(service: &str, nodes: &[&str]) -> EndpointsView {
+    EndpointsView {
+        slice: ("default".to_owned(), format!("{service}-slice")),
+        service: id(service),
+        endpoints: nodes
+            .iter()
+            .map(|n| Endpoint {
+                node: Some((*n).to_owned()),
+                ready: true,
+                serving: true,
+            })
+            .collect(),
+    }
+}
+
+/// An object made by hand or by an earlier controller.
+pub(crate) fn virtual_ip(address: &str, claims: &[(&str, Option<&str>)]) -> VirtualIp {
+    VirtualIp {
+        address: ip(address),
+        pool: None,
+        claims: claims
+            .iter()
+            .map(|(name, uid)| Claim {
+                service: id(name),
+                uid: uid.map(str::to_owned),
+            })
+            .collect(),
+        sharing_key: None,
+        reclaim_policy: ReclaimPolicy::Delete,
+        placement: None,
+        announcer: None,
+        conditions: BTreeMap::new(),
+        uid: String::new(),
+        resource_version: String::new(),
+    }
+}
+
+/// What happens to the next writes.
+#[derive(Clone, Debug)]
+pub(crate) enum Fault {
+    /// Done, but the answer is lost.
+    AnswerLost,
+    /// Not done.
+    Error(WriteError),
+}
+
+/// Objects, versions, undelivered events, and the controller in front of them.
+pub(crate) struct Lab {
+    pub(crate) controller: Controller,
+    pub(crate) now: Duration,
+    pub(crate) services: BTreeMap<ServiceId, ServiceView>,
+    pub(crate) virtual_ips: BTreeMap<IpAddr, VirtualIp>,
+    pub(crate) nodes: BTreeMap<String, NodeView>,
+    pub(crate) slices: BTreeMap<(String, String), EndpointsView>,
+    pub(crate) config: Arc<Config>,
+    pub(crate) events: Vec<ServiceEvent>,
+    /// Every write that was asked for, in order.
+    pub(crate) writes: Vec<Write>,
+    pub(crate) faults: VecDeque<Fault>,
+    settings: Settings,
+    version: u64,
+    watch: VecDeque<Input>,
+    in_flight: VecDeque<Write>,
+}
+
+impl Lab {
+    /// An empty cluster with these pools and three nodes; the controller has not started.
+    pub(crate) fn new(config: Arc<Config>) -> Self {
+        let settings = Settings::default();
+        let nodes = ["n1", "n2", "n3"].map(|n| (n.to_owned(), node(n)));
+        Lab {
+            controller: Controller::new(settings.clone()),
+            now: Duration::from_secs(1000),
+            services: BTreeMap::new(),
+            virtual_ips: BTreeMap::new(),
+            nodes: nodes.into_iter().collect(),
+            slices: BTreeMap::new(),
+            config,
+            events: Vec::new(),
+            writes: Vec::new(),
+            faults: VecDeque::new(),
+            settings,
+            version: 0,
+            watch: VecDeque::new(),
+            in_flight: VecDeque::new(),
+        }
+    }
+
+    /// Three nodes, started.
+    pub(crate) fn started(pools: impl IntoIterator<Item = Pool>) -> Self {
+        let mut lab = Lab::new(config(pools));
+        lab.restart();
+        lab.settle();
+        lab
+    }
+
+    fn next_version(&mut self) -> String {
+        self.version += 1;
+        self.version.to_string()
+    }
+
+    fn watched(&mut self, input: Input) {
+        self.watch.push_back(input);
+    }
+
+    // --- what users do
+
+    pub(crate) fn set_config(&mut self, config: Arc<Config>) {
+        self.config = Arc::clone(&config);
+        self.watched(Input::Config(config));
+    }
+
+    /// Creates or replaces a Service; its status is the server's own.
+    pub(crate) fn apply(&mut self, mut view: ServiceView) {
+        if let Some(old) = self.services.get(&view.id) {
+            view.ingress.clone_from(&old.ingress);
+            view.pool_annotation.clone_from(&old.pool_annotation);
+            view.uid.clone_from(&old.uid);
+            view.created = old.created;
+        }
+        // The API server drops the status with the type.
+        if view.kind != ServiceType::LoadBalancer {
+            view.ingress.clear();
+        }
+        self.put(view);
+    }
+
+    /// Writes a Service as it is, status included.
+    pub(crate) fn put(&mut self, mut view: ServiceView) {
+        view.resource_version = self.next_version();
+        self.services.insert(view.id.clone(), view.clone());
+        self.watched(Input::Service(view));
+    }
+
+    pub(crate) fn delete(&mut self, name: &str) {
+        if self.services.remove(&id(name)).is_some() {
+            self.watched(Input::ServiceGone(id(name)));
+        }
+    }
+
+    pub(crate) fn put_virtual_ip(&mut self, mut object: VirtualIp) {
+        object.resource_version = self.next_version();
+        if object.uid.is_empty() {
+            object.uid = format!("vip-{}", object.resource_version);
+        }
+        self.virtual_ips.insert(object.address, object.clone());
+        self.watched(Input::VirtualIp(object));
+    }
+
+    pub(crate) fn delete_virtual_ip(&mut self, address: &str) {
+        if self.virtual_ips.remove(&ip(address)).is_some() {
+            self.watched(Input::VirtualIpGone(ip(address)));
+        }
+    }
+
+    pub(crate) fn set_node(&mut self, view: NodeView) {
+        self.nodes.insert(view.name.clone(), view.clone());
+        self.watched(Input::Node(view));
+    }
+
+    pub(crate) fn delete_node(&mut self, name: &str) {
+        self.nodes.remove(name);
+        self.watched(Input::NodeGone(name.to_owned()));
+    }
+
+    pub(crate) fn set_endpoints(&mut self, view: EndpointsView) {
+        self.slices.insert(view.slice.clone(), view.clone());
+        self.watched(Input::Endpoints(view));
+    }
+
+    // --- running
+
+    /// A new controller process: everything in memory is gone, writes under way included, and all lists come anew.
+    pub(crate) fn restart(&mut self) {
+        let lists = self.lists();
+        self.restart_with(lists);
+    }
+
+    /// The complete lists as inputs, without the closing `Synced`.
+    pub(crate) fn lists(&self) -> Vec<Input> {
+        let mut inputs = vec![Input::Config(Arc::clone(&self.config))];
+        inputs.extend(self.nodes.values().cloned().map(Input::Node));
+        inputs.extend(self.slices.values().cloned().map(Input::Endpoints));
+        inputs.extend(self.services.values().cloned().map(Input::Service));
+        inputs.extend(self.virtual_ips.values().cloned().map(Input::VirtualIp));
+        inputs
+    }
+
+    /// Restarts with the lists in a given order.
+    pub(crate) fn restart_with(&mut self, lists: Vec<Input>) {
+        self.controller = Controller::new(self.settings.clone());
+        self.watch.clear();
+        self.in_flight.clear();
+        for input in lists {
+            assert_eq!(
+                self.controller.handle(input, self.now),
+                [],
+                "nothing is decided before Synced"
+            );
+        }
+        self.feed(Input::Synced);
+    }
+
+    fn feed(&mut self, input: Input) {
+        let effects = self.controller.handle(input, self.now);
+        self.take(effects);
+    }
+
+    fn take(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Event(event) => self.events.push(event),
+                Effect::Write(write) => {
+                    let same_key = self.in_flight.iter().any(|w| w.key() == write.key());
+                    assert!(!same_key, "two writes under way for {:?}", write.key());
+                    self.writes.push(write.clone());
+                    self.in_flight.push_back(write);
+                }
+            }
+        }
+    }
+
+    /// Delivers one watch event; whether there was one.
+    pub(crate) fn step_watch(&mut self) -> bool {
+        let Some(input) = self.watch.pop_front() else {
+            return false;
+        };
+        self.feed(input);
+        true
+    }
+
+    /// Ends one write; whether there was one.
+    pub(crate) fn step_write(&mut self) -> bool {
+        let Some(write) = self.in_flight.pop_front() else {
+            return false;
+        };
+        let key = write.key();
+        let result = match self.faults.pop_front() {
+            Some(Fault::Error(error)) => Err(error),
+            Some(Fault::AnswerLost) => {
+                let _ = self.serve(write);
+                Err(WriteError::Unavailable("answer lost".to_owned()))
+            }
+            None => self.serve(write),
+        };
+        self.feed(Input::Written { key, result });
+        true
+    }
+
+    /// Ends one write of the server, of which the controller never hears: it died meanwhile.
+    pub(crate) fn serve_silently(&mut self) {
+        while let Some(write) = self.in_flight.pop_front() {
+            let _ = self.serve(write);
+        }
+    }
+
+    /// Runs until nothing is left to deliver. Panics when that does not come.
+    pub(crate) fn settle(&mut self) {
+        for _ in 0..100_000 {
+            if !self.step_write() && !self.step_watch() {
+                self.check_invariants();
+                return;
+            }
+        }
+        panic!(
+            "never settles; last writes: {:#?}",
+            &self.writes[self.writes.len().saturating_sub(6)..]
+        );
+    }
+
+    /// Lets time pass, with every deadline met.
+    pub(crate) fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        for _ in 0..100_000 {
+            self.settle();
+            match self.controller.next_deadline().filter(|at| *at <= end) {
+                Some(at) => {
+                    self.now = self.now.max(at);
+                    self.feed(Input::Tick);
+                }
+                None => {
+                    self.now = end;
+                    return;
+                }
+            }
+        }
+        panic!("deadlines never end");
+    }
+
+    fn serve(&mut self, write: Write) -> Result<(), WriteError> {
+        match write {
+            Write::CreateVirtualIp {
+                address,
+                pool,
+                claims,
+                sharing_key,
+            } => {
+                if self.virtual_ips.contains_key(&address) {
+                    return Err(WriteError::Conflict);
+                }
+                let object = virtual_ip(&address.to_string(), &[]);
+                self.put_virtual_ip(VirtualIp {
+                    pool,
+                    claims,
+                    sharing_key,
+                    ..object
+                });
+            }
+            Write::UpdateVirtualIp {
+                address,
+                pool,
+                claims,
+                sharing_key,
+                resource_version,
+            } => {
+                let object = self.at(address, &resource_version)?;
+                self.put_virtual_ip(VirtualIp {
+                    pool,
+                    claims,
+                    sharing_key,
+                    ..object
+                });
+            }
+            Write::DeleteVirtualIp {
+                address,
+                uid,
+                resource_version,
+            } => {
+                let object = self.at(address, &resource_version)?;
+                assert_eq!(object.uid, uid);
+                self.delete_virtual_ip(&address.to_string());
+            }
+            Write::SetVirtualIpStatus {
+                address,
+                placement,
+                conditions,
+                resource_version,
+            } => {
+                let object = self.at(address, &resource_version)?;
+                self.put_virtual_ip(VirtualIp {
+                    placement,
+                    conditions,
+                    ..object
+                });
+            }
+            Write::SetServiceStatus {
+                service,
+                uid,
+                resource_version,
+                ingress,
+                pool,
+            } => {
+                let view = self.services.get(&service).cloned().ok_or(WriteError::Gone)?;
+                if view.uid != uid || view.resource_version != resource_version {
+                    return Err(WriteError::Conflict);
+                }
+                for address in &ingress {
+                    assert!(
+                        self.claimed(*address, &view),
+                        "{service} shows {address} without a claim"
+                    );
+                }
+                self.put(ServiceView {
+                    ingress,
+                    pool_annotation: pool,
+                    ingress_foreign: false,
+                    ..view
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn at(&self, address: IpAddr, version: &str) -> Result<VirtualIp, WriteError> {
+        let object = self.virtual_ips.get(&address).ok_or(WriteError::Gone)?;
+        if object.resource_version == version {
+            Ok(object.clone())
+        } else {
+            Err(WriteError::Conflict)
+        }
+    }
+
+    // --- what is seen
+
+    fn claimed(&self, address: IpAddr, view: &ServiceView) -> bool {
+        let claims = self
+            .virtual_ips
+            .get(&address)
+            .map(|v| v.claims.as_slice())
+            .unwrap_or_default();
+        claims
+            .iter()
+            .any(|c| c.service == view.id && c.uid.as_ref().is_none_or(|u| *u == view.uid))
+    }
+
+    /// The addresses in a Service's status, as texts.
+    pub(crate) fn shown(&self, name: &str) -> Vec<String> {
+        let ingress = self
+            .services
+            .get(&id(name))
+            .map(|s| s.ingress.as_slice())
+            .unwrap_or_default();
+        ingress.iter().map(ToString::to_string).collect()
+    }
+
+    pub(crate) fn owner(&self, address: &str) -> Option<&str> {
+        let placement = self.virtual_ips.get(&ip(address))?.placement.as_ref()?;
+        Some(&placement.owner)
+    }
+
+    pub(crate) fn kinds(&self, name: &str) -> Vec<EventKind> {
+        self.events
+            .iter()
+            .filter(|e| e.service == id(name))
+            .map(|e| e.kind)
+            .collect()
+    }
+
+    pub(crate) fn last_message(&self, name: &str) -> &str {
+        self.events
+            .iter()
+            .rfind(|e| e.service == id(name))
+            .map(|e| e.message.as_str())
+            .unwrap_or_default()
+    }
+
+    /// Asserts that nothing more is written, whatever is told again.
+    pub(crate) fn assert_quiet(&mut self) {
+        let before = self.writes.len();
+        let events = self.events.len();
+        for input in self.lists() {
+            self.feed(input);
+        }
+        self.feed(Input::Tick);
+        self.settle();
+        assert_eq!(self.writes[before..], [], "written again in the same state");
+        assert_eq!(self.events[events..], [], "said again in the same state");
+    }
+
+    /// What must hold whenever the writes are done.
+    pub(crate) fn check_invariants(&self) {
+        let mut shown = BTreeMap::<IpAddr, Vec<&ServiceView>>::new();
+        for view in self
+            .services
+            .values()
+            .filter(|v| v.kind == ServiceType::LoadBalancer && v.class.is_none())
+        {
+            for address in &view.ingress {
+                shown.entry(*address).or_default().push(view);
+            }
+        }
+        if self.in_flight.is_empty() && self.faults.is_empty() {
+            for (address, views) in shown {
+                for (n, a) in views.iter().enumerate() {
+                    for b in &views[n + 1..] {
+                        let same_key = a.sharing_key.is_some() && a.sharing_key == b.sharing_key;
+                        assert!(
+                            same_key && a.ports.is_disjoint(&b.ports),
+                            "{address} shown by {} and {}",
+                            a.id,
+                            b.id
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The key of the status write of a Service.
+pub(crate) fn status_key(name: &str) -> WriteKey {
+    WriteKey::ServiceStatus(id(name))
+}

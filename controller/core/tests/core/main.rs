@@ -1,0 +1,4 @@
+//! The core against a small API server in memory: every outcome is judged by what stands in the objects.
+
+mod allocation;
+mod lab;
