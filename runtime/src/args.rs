@@ -2,6 +2,7 @@
 //!
 //! Guarantee: a bad command line ends the process with exit code 2 and exactly one line on standard error.
 
+use std::fmt::Display;
 use std::fs;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -94,10 +95,18 @@ pub fn parse<T: Parser>() -> T {
         if !error.use_stderr() {
             error.exit();
         }
-        let program = T::command().get_name().to_owned();
-        eprintln!("{program}: {}", one_line(&error.to_string()));
-        std::process::exit(2)
+        report::<T>(&one_line(&error.to_string()))
     })
+}
+
+/// Ends the process because a value on the command line turned out to be unusable: one line, exit code 2.
+pub fn refuse<T: Parser>(error: impl Display) -> ! {
+    report::<T>(&format!("error: {}", one_line(&error.to_string())))
+}
+
+fn report<T: Parser>(line: &str) -> ! {
+    eprintln!("{}: {line}", T::command().get_name());
+    std::process::exit(2)
 }
 
 /// The first paragraph of clap's report, which says everything, on one line.

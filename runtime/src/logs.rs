@@ -18,7 +18,15 @@ pub fn init(args: &CommonArgs) {
         LogLevel::Trace => LevelFilter::TRACE,
         _ => own.min(LevelFilter::WARN),
     };
-    let filter = Targets::new().with_default(libraries).with_target("ferrolb", own);
+    // The client warns about every connection that breaks; the watch says the same once, and names the resource.
+    let client = match args.log_level {
+        LogLevel::Trace => LevelFilter::TRACE,
+        _ => LevelFilter::ERROR,
+    };
+    let filter = Targets::new()
+        .with_default(libraries)
+        .with_target("kube_client", client)
+        .with_target("ferrolb", own);
     let lines = match args.log_format {
         LogFormat::Text => fmt::layer().with_writer(io::stderr).with_ansi(false).boxed(),
         LogFormat::Json => fmt::layer()
