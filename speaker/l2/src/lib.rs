@@ -22,9 +22,16 @@
 //! The rest does IO: [`engine`], `netlink`, `io`. The only capability needed is `CAP_NET_RAW`.
 #![cfg(target_os = "linux")]
 
+pub mod announce;
 pub mod counters;
 pub mod engine;
+pub mod filter;
+pub mod groups;
 pub mod interfaces;
+mod io;
+mod netlink;
+pub mod outbox;
+pub mod plan;
 pub mod responder;
 pub mod seam;
 pub mod wire;

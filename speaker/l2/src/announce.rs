@@ -1,0 +1,193 @@
+//! When to announce unasked, and what. Pure: time comes in, due frames go out.
+//!
+//! An address is announced on an interface when it starts to be served there, and again when the interface's MAC
+//! changes, its carrier comes back or the kernel asks for it: at once and after 0.1, 1.1, 2.2 and 5 s, because a single
+//! frame may be lost and because older neighbours ignore a change within a second of the last. After that it is
+//! refreshed at the interval set, give or take a tenth, so that addresses and nodes drift apart.
+//!
+//! IPv4: a gratuitous request with target MAC 0 (RFC 5227 1.1) and a gratuitous reply whose target MAC is the sender's;
+//! a reply with any other target MAC is ignored by neighbours that confirmed their entry less than a second ago.
+//! IPv6: an unsolicited advertisement to all nodes, overriding, with the link-layer address (RFC 4861 7.2.6).
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::plan::Plan;
+use crate::seam::Mac;
+use crate::wire::{OwnedFrame, arp, ethernet, ndp};
+
+/// When an address is announced after it started to be served.
+const BURST: [Duration; 5] = [
+    Duration::ZERO,
+    Duration::from_millis(100),
+    Duration::from_millis(1_100),
+    Duration::from_millis(2_200),
+    Duration::from_millis(5_000),
+];
+
+/// An address on an interface.
+type Key = (u32, IpAddr);
+
+#[derive(Debug)]
+struct Entry {
+    mac: Mac,
+    generation: u64,
+    start: Duration,
+    next: Option<Duration>,
+}
+
+/// One announcement to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Due {
+    /// The interface to send on.
+    pub index: u32,
+    /// The address announced.
+    pub address: IpAddr,
+    /// The frame.
+    pub frame: OwnedFrame,
+}
+
+/// The schedule of all announcements. All times are durations since an arbitrary start.
+#[derive(Debug)]
+pub struct Announcer {
+    refresh: Duration,
+    random: u64,
+    entries: HashMap<Key, Entry>,
+    queue: BTreeSet<(Duration, Key)>,
+}
+
+impl Announcer {
+    /// Refreshes at this interval, never if it is zero; the seed decides the jitter.
+    pub fn new(refresh: Duration, seed: u64) -> Announcer {
+        Announcer {
+            refresh,
+            random: seed,
+            entries: HashMap::new(),
+            queue: BTreeSet::new(),
+        }
+    }
+
+    /// Takes in what is served now. What is new, or must be heard again, is due at once; what is gone is forgotten.
+    pub fn serve(&mut self, now: Duration, plan: &Plan) {
+        let queue = &mut self.queue;
+        self.entries.retain(|key, entry| {
+            let stays = plan.get(&key.0).is_some_and(|served| served.addresses.contains(&key.1));
+            if let (false, Some(next)) = (stays, entry.next) {
+                queue.remove(&(next, *key));
+            }
+            stays
+        });
+        for (index, served) in plan {
+            for address in &served.addresses {
+                let key = (*index, *address);
+                let fresh = Entry {
+                    mac: served.mac,
+                    generation: served.generation,
+                    start: now,
+                    next: Some(now),
+                };
+                match self.entries.get_mut(&key) {
+                    Some(entry) if entry.mac == fresh.mac && entry.generation == fresh.generation => continue,
+                    Some(entry) => {
+                        if let Some(next) = entry.next {
+                            self.queue.remove(&(next, key));
+                        }
+                        *entry = fresh;
+                    }
+                    None => {
+                        self.entries.insert(key, fresh);
+                    }
+                }
+                self.queue.insert((now, key));
+            }
+        }
+    }
+
+    /// When [`Announcer::due`] has something to send next.
+    pub fn next_deadline(&self) -> Option<Duration> {
+        self.queue.first().map(|(deadline, _)| *deadline)
+    }
+
+    /// The announcements due by now, of at most `limit` addresses, oldest first; what is left over stays due.
+    pub fn due(&mut self, now: Duration, limit: usize) -> Vec<Due> {
+        let mut due = Vec::new();
+        for _ in 0..limit {
+            let Some((_, key)) = self.queue.first().copied().filter(|(deadline, _)| *deadline <= now) else {
+                break;
+            };
+            self.queue.pop_first();
+            let jitter = self.jitter();
+            let Some(entry) = self.entries.get_mut(&key) else {
+                continue;
+            };
+            // A step that was slept through is not made up for: the frames would all say the same.
+            let step = BURST.iter().map(|offset| entry.start + *offset).find(|at| *at > now);
+            entry.next = step.or_else(|| jitter.map(|interval| now + interval));
+            self.queue.extend(entry.next.map(|next| (next, key)));
+            let (index, address) = key;
+            due.extend(
+                frames(address, entry.mac)
+                    .into_iter()
+                    .flatten()
+                    .map(|frame| Due { index, address, frame }),
+            );
+        }
+        due
+    }
+
+    /// The refresh interval, 90 to 110 % of it.
+    fn jitter(&mut self) -> Option<Duration> {
+        // SplitMix64: spreads any seed, one included that differs from the next node's by one bit.
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.random;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^= mixed >> 31;
+        let fraction = (mixed >> 40) as f64 / (1u64 << 24) as f64;
+        (!self.refresh.is_zero()).then(|| self.refresh.mul_f64(0.9 + 0.2 * fraction))
+    }
+}
+
+/// What announces `address` at `mac`.
+fn frames(address: IpAddr, mac: Mac) -> [Option<OwnedFrame>; 2] {
+    match address {
+        IpAddr::V4(ip) => {
+            let packet = |operation, target_mac| {
+                let packet = arp::Repr {
+                    operation,
+                    sender_mac: mac,
+                    sender_ip: ip,
+                    target_mac,
+                    target_ip: ip,
+                };
+                Some(OwnedFrame::arp(mac, ethernet::BROADCAST, &packet))
+            };
+            [
+                packet(arp::Operation::Request, [0; 6]),
+                packet(arp::Operation::Reply, mac),
+            ]
+        }
+        IpAddr::V6(target) => {
+            let message = ndp::Message::Advertisement {
+                target,
+                target_mac: Some(mac),
+                router: false,
+                solicited: false,
+                overriding: true,
+            };
+            let packet = ndp::Repr {
+                source: target,
+                destination: ndp::ALL_NODES,
+                message,
+            };
+            [
+                Some(OwnedFrame::ndp(mac, ethernet::multicast(ndp::ALL_NODES), &packet)),
+                None,
+            ]
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

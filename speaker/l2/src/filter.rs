@@ -1,0 +1,338 @@
+//! Classic BPF programs that let through exactly the frames the responder would look at: the kernel drops the rest
+//! before it wakes anybody. Pure: a program is a list of [`Instruction`]s, `io` attaches it.
+//!
+//! ARP passes when its target or its sender address is in the set, a solicitation or advertisement when its target is.
+//! Frames to other stations, sent by this machine, or tagged for a VLAN never pass. (A tag is in the metadata of the
+//! frame, not in its bytes: the kernel takes it off before a packet socket sees it. VLAN 0 is a priority, no VLAN.)
+//!
+//! Addresses are merged to ranges and searched by a binary tree, since a chain of 1,000 comparisons costs a
+//! microsecond a frame. A program has at most 4,096 instructions; beyond that, [`everything`] passes all of the
+//! protocol and the responder, which checks every frame anyway, does the rest.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use crate::counters::Family;
+
+/// One instruction of classic BPF, as `struct sock_filter` has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Instruction {
+    /// Class, size, mode, operation.
+    pub code: u16,
+    /// Instructions to skip if the condition holds.
+    pub jt: u8,
+    /// Instructions to skip if it does not.
+    pub jf: u8,
+    /// Operand.
+    pub k: u32,
+}
+
+/// The addresses need a longer program than the kernel takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{instructions} instructions are needed, the kernel takes {MAX_INSTRUCTIONS}")]
+pub struct TooLarge {
+    /// How many instructions it would have.
+    pub instructions: usize,
+}
+
+/// BPF_MAXINSNS.
+pub const MAX_INSTRUCTIONS: usize = 4096;
+
+/// A load of four octets at an absolute offset.
+const LOAD_WORD: u16 = 0x20;
+/// A load of two octets.
+const LOAD_HALF: u16 = 0x28;
+/// An unconditional jump by `k`.
+const JUMP: u16 = 0x05;
+/// Jump if equal.
+const JUMP_EQUAL: u16 = 0x15;
+/// Jump if greater.
+const JUMP_GREATER: u16 = 0x25;
+/// Jump if greater or equal.
+const JUMP_AT_LEAST: u16 = 0x35;
+/// Jump if a bit of `k` is set.
+const JUMP_SET: u16 = 0x45;
+/// End: keep `k` octets of the frame, 0 drops it.
+const RETURN: u16 = 0x06;
+
+/// SKF_AD_PKTTYPE: 0 to this station, 1 broadcast, 2 multicast; 3 to another station, 4 sent by this machine.
+const METADATA_PACKET_TYPE: u32 = 0xffff_f000 + 4;
+/// SKF_AD_VLAN_TAG: the tag control information.
+const METADATA_VLAN_TAG: u32 = 0xffff_f000 + 44;
+/// SKF_AD_VLAN_TAG_PRESENT.
+const METADATA_VLAN_PRESENT: u32 = 0xffff_f000 + 48;
+
+const PACKET_TYPE_MULTICAST: u32 = 2;
+const VLAN_ID: u32 = 0x0fff;
+const KEEP_ALL: u32 = 0x0004_0000;
+
+/// Stands for a distance not yet known; no real conditional jump here is that long.
+const PENDING: u8 = u8::MAX;
+
+/// Ranges a leaf of the tree tries one after the other.
+const LEAF: usize = 8;
+
+const ARP_SENDER: u32 = 28;
+const ARP_TARGET: u32 = 38;
+const NDP_TARGET: u32 = 62;
+
+/// Passes ARP whose target or sender address is one of these.
+pub fn arp(addresses: impl IntoIterator<Item = Ipv4Addr>) -> Result<Vec<Instruction>, TooLarge> {
+    let ranges = merge(addresses.into_iter().map(Ipv4Addr::to_bits).collect());
+    if ranges.is_empty() {
+        return Ok(nothing());
+    }
+    let mut program = Assembler::new(Family::Arp);
+    for offset in [ARP_TARGET, ARP_SENDER] {
+        let mut missed = Vec::new();
+        program.load(offset);
+        program.search(&ranges, &mut missed);
+        program.land(missed);
+    }
+    program.finish()
+}
+
+/// Passes solicitations and advertisements whose target is one of these.
+pub fn ndp(addresses: impl IntoIterator<Item = Ipv6Addr>) -> Result<Vec<Instruction>, TooLarge> {
+    let mut words: Vec<[u32; 4]> = addresses.into_iter().map(words).collect();
+    if words.is_empty() {
+        return Ok(nothing());
+    }
+    words.sort_unstable();
+    words.dedup();
+    let mut program = Assembler::new(Family::Ndp);
+    let mut missed = Vec::new();
+    program.match_words(&words, 0, &mut missed);
+    program.land(missed);
+    program.finish()
+}
+
+/// Passes all ARP, or all solicitations and advertisements, that came in for this station.
+pub fn everything(family: Family) -> Vec<Instruction> {
+    let mut program = Assembler::new(family);
+    program.accept();
+    program.code
+}
+
+/// Passes nothing.
+pub fn nothing() -> Vec<Instruction> {
+    vec![Instruction {
+        code: RETURN,
+        jt: 0,
+        jf: 0,
+        k: 0,
+    }]
+}
+
+/// Inclusive bounds of consecutive values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Range {
+    first: u32,
+    last: u32,
+}
+
+/// Sorted ranges that hold exactly these values.
+fn merge(mut values: Vec<u32>) -> Vec<Range> {
+    values.sort_unstable();
+    let mut ranges: Vec<Range> = Vec::new();
+    for value in values {
+        match ranges.last_mut() {
+            Some(range) if value <= range.last.saturating_add(1) => range.last = value,
+            _ => ranges.push(Range {
+                first: value,
+                last: value,
+            }),
+        }
+    }
+    ranges
+}
+
+fn words(address: Ipv6Addr) -> [u32; 4] {
+    let octets = address.octets();
+    let (words, _) = octets.as_chunks::<4>();
+    [0, 1, 2, 3].map(|index: usize| u32::from_be_bytes(words[index]))
+}
+
+/// Where a jump out of the search is, waiting for its distance: always an unconditional jump, whose distance has 32
+/// bits, while a conditional one reaches 255 instructions.
+type Missed = Vec<usize>;
+
+struct Assembler {
+    code: Vec<Instruction>,
+}
+
+impl Assembler {
+    /// Starts with what all programs of the family have in common.
+    fn new(family: Family) -> Assembler {
+        let mut program = Assembler { code: Vec::new() };
+        match family {
+            Family::Arp => program.check(&[
+                (LOAD_WORD, METADATA_PACKET_TYPE, Check::AtMost(PACKET_TYPE_MULTICAST)),
+                (LOAD_HALF, 12, Check::Equal(0x0806)),
+                // Hardware type Ethernet and protocol type IPv4, lengths 6 and 4, a request or a reply.
+                (LOAD_WORD, 14, Check::Equal(0x0001_0800)),
+                (LOAD_HALF, 18, Check::Equal(0x0604)),
+                (LOAD_HALF, 20, Check::OneOf(1, 2)),
+            ]),
+            Family::Ndp => program.check(&[
+                (LOAD_WORD, METADATA_PACKET_TYPE, Check::AtMost(PACKET_TYPE_MULTICAST)),
+                (LOAD_HALF, 12, Check::Equal(0x86dd)),
+                // Next header ICMPv6, hop limit 255; solicitation or advertisement, code 0.
+                (LOAD_HALF, 20, Check::Equal(0x3aff)),
+                (LOAD_HALF, 54, Check::OneOf(0x8700, 0x8800)),
+                (
+                    LOAD_WORD,
+                    METADATA_VLAN_PRESENT,
+                    Check::ZeroOr(METADATA_VLAN_TAG, VLAN_ID),
+                ),
+            ]),
+        }
+        program
+    }
+
+    /// Loads and compares; drops the frame at the first comparison that fails.
+    fn check(&mut self, checks: &[(u16, u32, Check)]) {
+        let start = self.code.len();
+        for (load, offset, check) in checks {
+            self.push(*load, 0, 0, *offset);
+            match check {
+                Check::Equal(value) => self.push(JUMP_EQUAL, 0, PENDING, *value),
+                Check::AtMost(value) => self.push(JUMP_GREATER, PENDING, 0, *value),
+                Check::OneOf(one, other) => {
+                    self.push(JUMP_EQUAL, 1, 0, *one);
+                    self.push(JUMP_EQUAL, 0, PENDING, *other);
+                }
+                Check::ZeroOr(offset, bits) => {
+                    self.push(JUMP_EQUAL, 2, 0, 0);
+                    self.push(LOAD_WORD, 0, 0, *offset);
+                    self.push(JUMP_SET, PENDING, 0, *bits);
+                }
+            }
+        }
+        // The drop stands here and not at the end, where conditional jumps do not reach.
+        self.push(JUMP, 0, 0, 1);
+        let drop = self.code.len();
+        self.push(RETURN, 0, 0, 0);
+        for (position, instruction) in self.code[..drop].iter_mut().enumerate().skip(start) {
+            let distance = (drop - position - 1) as u8;
+            for target in [&mut instruction.jt, &mut instruction.jf] {
+                if *target == PENDING {
+                    *target = distance;
+                }
+            }
+        }
+    }
+
+    fn push(&mut self, code: u16, jt: u8, jf: u8, k: u32) {
+        self.code.push(Instruction { code, jt, jf, k });
+    }
+
+    fn load(&mut self, offset: u32) {
+        self.push(LOAD_WORD, 0, 0, offset);
+    }
+
+    fn accept(&mut self) {
+        self.push(RETURN, 0, 0, KEEP_ALL);
+    }
+
+    fn miss(&mut self, missed: &mut Missed) {
+        missed.push(self.code.len());
+        self.push(JUMP, 0, 0, 0);
+    }
+
+    /// Makes the jumps in `missed` land on the next instruction.
+    fn land(&mut self, missed: Missed) {
+        for position in missed {
+            self.code[position].k = (self.code.len() - position - 1) as u32;
+        }
+    }
+
+    /// Looks for the loaded word in `ranges`: accepts the frame if it is there, jumps to `missed` if not.
+    fn search(&mut self, ranges: &[Range], missed: &mut Missed) {
+        if ranges.len() <= LEAF {
+            return self.leaf(ranges, missed);
+        }
+        let (left, right) = ranges.split_at(ranges.len() / 2);
+        self.push(JUMP_AT_LEAST, 0, 1, right[0].first);
+        let mut to_right = Missed::new();
+        self.miss(&mut to_right);
+        self.search(left, missed);
+        self.land(to_right);
+        self.search(right, missed);
+    }
+
+    /// Tries a few ranges in turn; all share one accept.
+    fn leaf(&mut self, ranges: &[Range], missed: &mut Missed) {
+        let mut accepting = Vec::new();
+        for range in ranges {
+            if range.first == range.last {
+                accepting.push(self.code.len());
+                self.push(JUMP_EQUAL, PENDING, 0, range.first);
+            } else {
+                self.push(JUMP_AT_LEAST, 0, 1, range.first);
+                accepting.push(self.code.len());
+                self.push(JUMP_GREATER, 0, PENDING, range.last);
+            }
+        }
+        self.miss(missed);
+        let target = self.code.len();
+        for position in accepting {
+            let distance = (target - position - 1) as u8;
+            let instruction = &mut self.code[position];
+            if instruction.jt == PENDING {
+                instruction.jt = distance;
+            } else {
+                instruction.jf = distance;
+            }
+        }
+        self.accept();
+    }
+
+    /// Compares the target with addresses that agree in all words before `index`.
+    fn match_words(&mut self, addresses: &[[u32; 4]], index: usize, missed: &mut Missed) {
+        self.load(NDP_TARGET + 4 * index as u32);
+        if index == 3 {
+            let ranges = merge(addresses.iter().map(|words| words[3]).collect());
+            return self.search(&ranges, missed);
+        }
+        let groups: Vec<&[[u32; 4]]> = addresses.chunk_by(|a, b| a[index] == b[index]).collect();
+        self.match_groups(&groups, index, missed);
+    }
+
+    /// A binary tree over groups of addresses that differ in word `index`, each with its own search of the next word.
+    fn match_groups(&mut self, groups: &[&[[u32; 4]]], index: usize, missed: &mut Missed) {
+        if let [group] = groups {
+            self.push(JUMP_EQUAL, 1, 0, group[0][index]);
+            self.miss(missed);
+            return self.match_words(group, index + 1, missed);
+        }
+        let (left, right) = groups.split_at(groups.len() / 2);
+        self.push(JUMP_AT_LEAST, 0, 1, right[0][0][index]);
+        let mut to_right = Missed::new();
+        self.miss(&mut to_right);
+        self.match_groups(left, index, missed);
+        self.land(to_right);
+        self.match_groups(right, index, missed);
+    }
+
+    fn finish(mut self) -> Result<Vec<Instruction>, TooLarge> {
+        self.push(RETURN, 0, 0, 0);
+        let instructions = self.code.len();
+        if instructions > MAX_INSTRUCTIONS {
+            Err(TooLarge { instructions })
+        } else {
+            Ok(self.code)
+        }
+    }
+}
+
+/// What a loaded value must be.
+enum Check {
+    Equal(u32),
+    AtMost(u32),
+    OneOf(u32, u32),
+    /// Zero; or else the word at this offset has none of these bits.
+    ZeroOr(u32, u32),
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,241 @@
+//! Runs the programs in a small interpreter and compares with the responder.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::responder::{self, Action, Port, Reason};
+use crate::wire::{OwnedFrame, arp, ndp};
+
+/// What the kernel knows of a frame besides its bytes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Metadata {
+    packet_type: u32,
+    vlan: Option<u32>,
+}
+
+/// Does the program let the frame through? Loads beyond the end drop it, as in the kernel.
+fn passes(program: &[Instruction], frame: &[u8], metadata: Metadata) -> bool {
+    let mut accumulator = 0u32;
+    let mut next = 0usize;
+    loop {
+        let Instruction { code, jt, jf, k } = program[next];
+        next += 1;
+        let jump = |holds: bool| usize::from(if holds { jt } else { jf });
+        match code {
+            LOAD_WORD | LOAD_HALF => {
+                let size = if code == LOAD_WORD { 4 } else { 2 };
+                accumulator = match k {
+                    METADATA_PACKET_TYPE => metadata.packet_type,
+                    METADATA_VLAN_PRESENT => u32::from(metadata.vlan.is_some()),
+                    METADATA_VLAN_TAG => metadata.vlan.unwrap_or(0),
+                    offset => match frame.get(offset as usize..offset as usize + size) {
+                        Some(bytes) => bytes.iter().fold(0, |value, byte| value << 8 | u32::from(*byte)),
+                        None => return false,
+                    },
+                }
+            }
+            JUMP => next += k as usize,
+            JUMP_EQUAL => next += jump(accumulator == k),
+            JUMP_GREATER => next += jump(accumulator > k),
+            JUMP_AT_LEAST => next += jump(accumulator >= k),
+            JUMP_SET => next += jump(accumulator & k != 0),
+            RETURN => return k != 0,
+            other => panic!("instruction {other:#x} at {}", next - 1),
+        }
+    }
+}
+
+const OWN: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const OTHER: [u8; 6] = [2, 0, 0, 0, 0, 9];
+
+fn arp_frame(operation: arp::Operation, sender: Ipv4Addr, target: Ipv4Addr) -> OwnedFrame {
+    let packet = arp::Repr {
+        operation,
+        sender_mac: OTHER,
+        sender_ip: sender,
+        target_mac: [0; 6],
+        target_ip: target,
+    };
+    OwnedFrame::arp(OTHER, [0xff; 6], &packet)
+}
+
+fn solicitation(target: Ipv6Addr) -> OwnedFrame {
+    let packet = ndp::Repr {
+        source: "fe80::9".parse().unwrap(),
+        destination: ndp::solicited_node(target),
+        message: ndp::Message::Solicitation {
+            target,
+            source_mac: Some(OTHER),
+        },
+    };
+    OwnedFrame::ndp(OTHER, [0x33, 0x33, 0xff, 0, 0, 1], &packet)
+}
+
+/// Does the responder look further than "not ours" at this frame?
+fn concerns(frame: &[u8], addresses: &BTreeSet<IpAddr>) -> bool {
+    let own_macs = BTreeSet::from([OWN]);
+    let action = responder::respond(
+        frame,
+        Port {
+            mac: OWN,
+            own_macs: &own_macs,
+            addresses,
+        },
+    );
+    !matches!(
+        action,
+        Action::Ignore(Reason::NotOurs | Reason::OtherProtocol | Reason::Malformed(_))
+    )
+}
+
+/// Scattered and consecutive addresses, close together so that near misses occur.
+fn v4() -> impl Strategy<Value = Ipv4Addr> {
+    prop_oneof![
+        (0u32..600).prop_map(|low| Ipv4Addr::from_bits(0x0a63_0000 + low)),
+        any::<u32>().prop_map(Ipv4Addr::from_bits),
+        Just(Ipv4Addr::BROADCAST),
+        Just(Ipv4Addr::UNSPECIFIED),
+    ]
+}
+
+fn v6() -> impl Strategy<Value = Ipv6Addr> {
+    (0u128..3, 0u128..3, 0u128..3, 0u128..40)
+        .prop_map(|(a, b, c, d)| Ipv6Addr::from_bits((0x2001_0db8 + a) << 96 | b << 64 | c << 32 | d))
+}
+
+proptest! {
+    #[test]
+    fn arp_passes_exactly_when_the_responder_cares(
+        set in prop::collection::btree_set(v4(), 0..80), sender in v4(), target in v4(), reply: bool,
+    ) {
+        let program = super::arp(set.iter().copied()).unwrap();
+        let operation = if reply { arp::Operation::Reply } else { arp::Operation::Request };
+        let addresses: BTreeSet<IpAddr> = set.iter().copied().map(IpAddr::V4).collect();
+        for (sender, target) in [(sender, target), (*set.first().unwrap_or(&sender), target), (sender, *set.last().unwrap_or(&target))] {
+            let frame = arp_frame(operation, sender, target);
+            prop_assert_eq!(
+                passes(&program, frame.as_bytes(), Metadata::default()),
+                concerns(frame.as_bytes(), &addresses)
+            );
+        }
+    }
+
+    #[test]
+    fn solicitations_pass_exactly_when_the_responder_cares(
+        set in prop::collection::btree_set(v6(), 0..80), target in v6(),
+    ) {
+        let program = super::ndp(set.iter().copied()).unwrap();
+        let addresses: BTreeSet<IpAddr> = set.iter().copied().map(IpAddr::V6).collect();
+        for target in set.iter().copied().chain([target]) {
+            let frame = solicitation(target);
+            prop_assert_eq!(
+                passes(&program, frame.as_bytes(), Metadata::default()),
+                concerns(frame.as_bytes(), &addresses)
+            );
+        }
+    }
+
+    /// Whatever arrives, the filter never keeps from the responder what it would act on, and never runs astray.
+    #[test]
+    fn a_mutated_frame_the_responder_acts_on_passes(
+        v6: bool, cut in 0usize..90, changes in prop::collection::vec((0usize..86, any::<u8>()), 0..4),
+    ) {
+        let (four, six): (Ipv4Addr, Ipv6Addr) = ("10.99.0.100".parse().unwrap(), "2001:db8::1".parse().unwrap());
+        let addresses = BTreeSet::from([IpAddr::V4(four), IpAddr::V6(six)]);
+        let (frame, program) = if v6 {
+            (solicitation(six), super::ndp([six]).unwrap())
+        } else {
+            (arp_frame(arp::Operation::Request, Ipv4Addr::new(10, 99, 0, 3), four), super::arp([four]).unwrap())
+        };
+        let mut bytes = frame.as_bytes().to_vec();
+        for (position, value) in changes {
+            if let Some(byte) = bytes.get_mut(position) {
+                *byte = value;
+            }
+        }
+        bytes.truncate(cut.max(1));
+        let same_protocol = responder::family(&bytes) == responder::family(frame.as_bytes());
+        if same_protocol && concerns(&bytes, &addresses) {
+            prop_assert!(passes(&program, &bytes, Metadata::default()));
+        }
+    }
+}
+
+#[test]
+fn frames_for_others_sent_here_or_tagged_are_refused() {
+    let (four, six): (Ipv4Addr, Ipv6Addr) = ("10.99.0.100".parse().unwrap(), "2001:db8::1".parse().unwrap());
+    let arp = arp_frame(arp::Operation::Request, Ipv4Addr::new(10, 99, 0, 3), four);
+    let ndp = solicitation(six);
+    for (frame, program, family) in [
+        (arp, super::arp([four]).unwrap(), Family::Arp),
+        (ndp, super::ndp([six]).unwrap(), Family::Ndp),
+    ] {
+        let table = [
+            (0, None, true),
+            (1, None, true),
+            (2, None, true),
+            (3, None, false),
+            (4, None, false),
+            // Priority 5 in VLAN 0, then VLAN 7. The kernel marks ARP of a VLAN as for another station by itself.
+            (2, Some(5 << 13), true),
+            (if family == Family::Arp { 3 } else { 2 }, Some(7), false),
+        ];
+        for (packet_type, vlan, expected) in table {
+            let metadata = Metadata { packet_type, vlan };
+            assert_eq!(
+                passes(&program, frame.as_bytes(), metadata),
+                expected,
+                "{family:?} {metadata:?}"
+            );
+            assert_eq!(
+                passes(&everything(family), frame.as_bytes(), metadata),
+                expected,
+                "{family:?} {metadata:?}"
+            );
+        }
+        assert!(!passes(&nothing(), frame.as_bytes(), Metadata::default()));
+    }
+}
+
+#[test]
+fn each_protocol_has_its_own_filter() {
+    let arp = arp_frame(
+        arp::Operation::Request,
+        Ipv4Addr::new(10, 99, 0, 3),
+        Ipv4Addr::new(10, 99, 0, 100),
+    );
+    let ndp = solicitation("2001:db8::1".parse().unwrap());
+    assert!(!passes(&everything(Family::Ndp), arp.as_bytes(), Metadata::default()));
+    assert!(!passes(&everything(Family::Arp), ndp.as_bytes(), Metadata::default()));
+}
+
+#[test]
+fn pools_become_ranges_and_scattered_addresses_hit_the_limit() {
+    let every_other = |count: u32| (0..count).map(|n| Ipv4Addr::from_bits(0x0a00_0000 + 2 * n));
+    let range = (0..65_536).map(|n| Ipv4Addr::from_bits(0x0a00_0000 + n));
+    assert!(super::arp(range).unwrap().len() < 30);
+
+    let program = super::arp(every_other(1_000)).unwrap();
+    assert!(program.len() < 3_100, "{} instructions", program.len());
+    for n in 0..2_000 {
+        let frame = arp_frame(
+            arp::Operation::Request,
+            Ipv4Addr::new(10, 99, 0, 3),
+            Ipv4Addr::from_bits(0x0a00_0000 + n),
+        );
+        assert_eq!(
+            passes(&program, frame.as_bytes(), Metadata::default()),
+            n % 2 == 0,
+            "address {n}"
+        );
+    }
+    let error = super::arp(every_other(2_000)).unwrap_err();
+    assert!(error.instructions > MAX_INSTRUCTIONS);
+
+    let hosts = |count: u128| (0..count).map(|n| Ipv6Addr::from_bits(0x2001_0db8 << 96 | n << 40 | n << 1));
+    assert!(super::ndp(hosts(400)).is_ok());
+    assert!(super::ndp(hosts(2_000)).is_err());
+}

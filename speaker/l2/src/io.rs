@@ -1,0 +1,255 @@
+//! Packet sockets: one per interface and protocol, filtered from the first frame on.
+//!
+//! A socket is made without a protocol, gets its filter, and only then is bound to interface and protocol: nothing
+//! unfiltered is ever queued. ARP is received by its EtherType. Neighbor Discovery is received from all protocols with
+//! a filter, because a socket for IPv6 alone makes the kernel copy every IPv6 packet; such a socket still costs some
+//! tens of nanoseconds per packet of the interface, so it should exist only while it is needed. All `unsafe` of this
+//! crate is here.
+
+use std::io;
+use std::mem::{size_of, zeroed};
+use std::os::fd::AsRawFd;
+use std::task::{Context, Poll, ready};
+
+use socket2::{Domain, SockFilter, Socket, Type};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::counters::Family;
+use crate::filter::Instruction;
+use crate::wire::OwnedFrame;
+
+/// Frames read by one system call.
+pub(crate) const BATCH: usize = 64;
+/// Longest frame read: Neighbor Discovery fits the usual MTU.
+const FRAME: usize = 1600;
+/// Room for some hundred frames that arrive while the thread is not scheduled, in octets.
+const RECEIVE_BUFFER: usize = 256 * 1024;
+
+/// A frame of a [`Batch`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Received<'a> {
+    /// The whole frame.
+    Frame(&'a [u8]),
+    /// It was longer than the buffer.
+    TooLong,
+}
+
+/// Room for the frames of one read; shared by all sockets of the thread.
+pub(crate) struct Batch {
+    buffers: Box<[[u8; FRAME]; BATCH]>,
+    received: [(usize, bool); BATCH],
+    count: usize,
+}
+
+impl Batch {
+    pub(crate) fn new() -> Batch {
+        Batch {
+            buffers: Box::new([[0; FRAME]; BATCH]),
+            received: [(0, false); BATCH],
+            count: 0,
+        }
+    }
+
+    /// The frames of the last read.
+    pub(crate) fn frames(&self) -> impl Iterator<Item = Received<'_>> {
+        self.buffers
+            .iter()
+            .zip(&self.received)
+            .take(self.count)
+            .map(|(buffer, (length, truncated))| {
+                if *truncated {
+                    Received::TooLong
+                } else {
+                    Received::Frame(&buffer[..*length])
+                }
+            })
+    }
+
+    /// Did the last read fill all buffers, so that there may be more?
+    pub(crate) fn is_full(&self) -> bool {
+        self.count == BATCH
+    }
+}
+
+/// A packet socket bound to one interface and protocol.
+pub(crate) struct PacketSocket {
+    /// Never handed out: the descriptor must stay open and the same while tokio watches it.
+    fd: AsyncFd<Socket>,
+}
+
+impl PacketSocket {
+    /// Opens a socket that receives what the filter lets through. Needs `CAP_NET_RAW`.
+    pub(crate) fn open(family: Family, index: u32, filter: &[Instruction]) -> io::Result<PacketSocket> {
+        let socket = Socket::new(Domain::PACKET, Type::RAW.nonblocking().cloexec(), None)?;
+        attach(&socket, filter)?;
+        socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+        let protocol = match family {
+            Family::Arp => libc::ETH_P_ARP,
+            Family::Ndp => {
+                set_option(&socket, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, 1)?;
+                libc::ETH_P_ALL
+            }
+        };
+        bind(&socket, protocol as u16, index)?;
+        // SAFETY: the descriptor is valid and owned by `socket`, which is moved into the `AsyncFd`; this type hands
+        // out neither, so it stays open and unchanged until both are dropped together.
+        let fd = unsafe { AsyncFd::register(socket) }.map_err(io::Error::from)?;
+        Ok(PacketSocket { fd })
+    }
+
+    /// May this process open packet sockets?
+    pub(crate) fn permitted() -> io::Result<()> {
+        Socket::new(Domain::PACKET, Type::RAW.nonblocking().cloexec(), None).map(drop)
+    }
+
+    /// Exchanges the filter; no frame passes in between that neither of the two lets through.
+    pub(crate) fn set_filter(&self, filter: &[Instruction]) -> io::Result<()> {
+        attach(self.fd.get_ref(), filter)
+    }
+
+    /// Ready when there may be something to read.
+    pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.fd.poll_read_ready(cx))?.retain_ready();
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads what is queued, up to a batch. An empty batch means that nothing is left.
+    pub(crate) fn receive(&self, batch: &mut Batch) -> io::Result<()> {
+        batch.count = 0;
+        match self.fd.try_io(Interest::READABLE, |socket| receive(socket, batch)) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Sends frames in order until all are sent or one cannot be; returns how many were, and why not all.
+    pub(crate) fn send(&self, frames: &[OwnedFrame]) -> (usize, Option<io::Error>) {
+        let mut sent = 0;
+        while sent < frames.len() {
+            match send(self.fd.get_ref(), &frames[sent..]) {
+                Ok(count) => sent += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return (sent, Some(error)),
+            }
+        }
+        (sent, None)
+    }
+
+    /// Frames the kernel dropped because the queue was full, since the last call.
+    pub(crate) fn dropped(&self) -> io::Result<u64> {
+        // SAFETY: `tpacket_stats` is two integers; all zeroes is a value of it.
+        let mut stats: libc::tpacket_stats = unsafe { zeroed() };
+        let mut length = size_of::<libc::tpacket_stats>() as libc::socklen_t;
+        // SAFETY: the descriptor is open, `stats` and `length` are valid for writes of the size given.
+        let result = unsafe {
+            libc::getsockopt(
+                self.fd.get_ref().as_raw_fd(),
+                libc::SOL_PACKET,
+                libc::PACKET_STATISTICS,
+                (&raw mut stats).cast(),
+                &raw mut length,
+            )
+        };
+        check(result).map(|_| u64::from(stats.tp_drops))
+    }
+}
+
+fn attach(socket: &Socket, filter: &[Instruction]) -> io::Result<()> {
+    let filter: Vec<SockFilter> = filter
+        .iter()
+        .map(|instruction| {
+            let Instruction { code, jt, jf, k } = *instruction;
+            SockFilter::new(code, jt, jf, k)
+        })
+        .collect();
+    socket.attach_filter(&filter)
+}
+
+fn set_option(socket: &Socket, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    // SAFETY: the descriptor is open and `value` is valid for reads of the size given.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            (&raw const value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    check(result).map(drop)
+}
+
+fn bind(socket: &Socket, protocol: u16, index: u32) -> io::Result<()> {
+    // SAFETY: `sockaddr_ll` is integers and an array of them; all zeroes is a value of it.
+    let mut address: libc::sockaddr_ll = unsafe { zeroed() };
+    address.sll_family = libc::AF_PACKET as libc::sa_family_t;
+    address.sll_protocol = protocol.to_be();
+    address.sll_ifindex = i32::try_from(index).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: the descriptor is open and `address` is a `sockaddr_ll`, whose size is given.
+    let result = unsafe {
+        libc::bind(
+            socket.as_raw_fd(),
+            (&raw const address).cast(),
+            size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+        )
+    };
+    check(result).map(drop)
+}
+
+fn receive(socket: &Socket, batch: &mut Batch) -> io::Result<()> {
+    let mut vectors: [libc::iovec; BATCH] = std::array::from_fn(|index| libc::iovec {
+        iov_base: batch.buffers[index].as_mut_ptr().cast(),
+        iov_len: FRAME,
+    });
+    // SAFETY: `mmsghdr` is integers and pointers; all zeroes is a value of it, with null pointers.
+    let mut headers: [libc::mmsghdr; BATCH] = unsafe { zeroed() };
+    for (header, vector) in headers.iter_mut().zip(&mut vectors) {
+        header.msg_hdr.msg_iov = vector;
+        header.msg_hdr.msg_iovlen = 1;
+    }
+    // SAFETY: the descriptor is open; every header points to one vector and every vector to a buffer of the length it
+    // says; vectors and buffers outlive the call.
+    let result = unsafe {
+        libc::recvmmsg(
+            socket.as_raw_fd(),
+            headers.as_mut_ptr(),
+            BATCH as libc::c_uint,
+            libc::MSG_DONTWAIT,
+            std::ptr::null_mut(),
+        )
+    };
+    batch.count = check(result)?;
+    for (received, header) in batch.received.iter_mut().zip(&headers) {
+        *received = (header.msg_len as usize, header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0);
+    }
+    Ok(())
+}
+
+fn send(socket: &Socket, frames: &[OwnedFrame]) -> io::Result<usize> {
+    let frames = &frames[..frames.len().min(BATCH)];
+    // SAFETY: both are integers and pointers; all zeroes is a value of them, with null pointers.
+    let (mut vectors, mut headers): ([libc::iovec; BATCH], [libc::mmsghdr; BATCH]) = unsafe { zeroed() };
+    for ((header, vector), frame) in headers.iter_mut().zip(&mut vectors).zip(frames) {
+        vector.iov_base = frame.as_bytes().as_ptr().cast_mut().cast();
+        vector.iov_len = frame.as_bytes().len();
+        header.msg_hdr.msg_iov = vector;
+        header.msg_hdr.msg_iovlen = 1;
+    }
+    // SAFETY: the descriptor is open; each of the first `frames.len()` headers points to one vector and that to the
+    // bytes of a frame, which the kernel only reads; all outlive the call.
+    let result = unsafe {
+        libc::sendmmsg(
+            socket.as_raw_fd(),
+            headers.as_mut_ptr(),
+            frames.len() as libc::c_uint,
+            libc::MSG_DONTWAIT,
+        )
+    };
+    check(result)
+}
+
+/// A negative result is an error, any other a count.
+fn check(result: libc::c_int) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}

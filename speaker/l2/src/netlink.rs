@@ -1,0 +1,291 @@
+//! Follows the node's interfaces over netlink and publishes them.
+//!
+//! Subscribes first, dumps second, then applies what was heard since: nothing is missed in between. Dumps again when
+//! the kernel lost events for want of room, and every five minutes to be sure. The table is published as a whole
+//! through a watch channel, so a reader sees the latest and several changes may arrive as one.
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::channel::mpsc::UnboundedReceiver;
+use ipnet::IpNet;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkEvent, LinkFlags, LinkLayerType, LinkMessage};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use rtnetlink::sys::SocketAddr;
+use rtnetlink::{Handle, MulticastGroup, new_multicast_connection};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::interfaces::{Event, InterfaceState, Link, Table};
+
+/// Between dumps that nothing asked for.
+const DUMP_INTERVAL: Duration = Duration::from_secs(300);
+/// Before a connection that failed is made again.
+const RETRY: Duration = Duration::from_secs(1);
+/// A dump during which something changed is repeated this often before it is taken as it is: the change itself is also
+/// an event.
+const DUMP_ATTEMPTS: usize = 3;
+
+/// The interfaces as last read.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Interfaces {
+    /// Ordered by index.
+    pub(crate) links: Arc<Vec<Link>>,
+    /// Why they may be stale.
+    pub(crate) fault: Option<String>,
+}
+
+type Messages = UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>;
+
+/// A socket subscribed to changes, and the task that reads it, which ends with this.
+struct Connection {
+    handle: Handle,
+    messages: Messages,
+    _reader: JoinSet<()>,
+}
+
+impl Connection {
+    fn open() -> io::Result<Connection> {
+        let groups = [
+            MulticastGroup::Link,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv6Ifaddr,
+        ];
+        let (mut connection, handle, messages) = new_multicast_connection(&groups)?;
+        // The end of a dump carries the mark that it was interrupted.
+        connection.set_forward_done(true);
+        let mut reader = JoinSet::new();
+        reader.spawn(connection);
+        Ok(Connection {
+            handle,
+            messages,
+            _reader: reader,
+        })
+    }
+}
+
+/// Keeps the table true.
+pub(crate) struct Follower {
+    table: Table,
+    connection: Connection,
+}
+
+/// What the kernel said unasked.
+enum Heard {
+    Event(Event),
+    /// Events were lost.
+    Lost,
+    /// Nothing of interest.
+    Other,
+}
+
+impl Follower {
+    /// Connects, subscribes and reads everything once.
+    pub(crate) async fn start() -> io::Result<Follower> {
+        let mut follower = Follower {
+            table: Table::default(),
+            connection: Connection::open()?,
+        };
+        follower.dump().await?;
+        Ok(follower)
+    }
+
+    /// The interfaces as known now.
+    pub(crate) fn interfaces(&self) -> Interfaces {
+        Interfaces {
+            links: Arc::new(self.table.links().cloned().collect()),
+            fault: None,
+        }
+    }
+
+    /// Publishes every change, for ever.
+    pub(crate) async fn follow(mut self, publish: watch::Sender<Interfaces>) {
+        loop {
+            let mut error = self.follow_connection(&publish).await;
+            loop {
+                publish.send_modify(|interfaces| interfaces.fault = Some(error.to_string()));
+                sleep(RETRY).await;
+                match self.reconnect().await {
+                    Ok(()) => break,
+                    Err(again) => error = again,
+                }
+            }
+            publish.send_replace(self.interfaces());
+        }
+    }
+
+    async fn reconnect(&mut self) -> io::Result<()> {
+        self.connection = Connection::open()?;
+        self.dump().await
+    }
+
+    /// Returns when the connection fails.
+    async fn follow_connection(&mut self, publish: &watch::Sender<Interfaces>) -> io::Error {
+        let mut dump_at = Instant::now() + DUMP_INTERVAL;
+        loop {
+            let mut lost = tokio::select! {
+                message = self.connection.messages.next() => match message {
+                    Some((message, _)) => self.apply(heard(message)),
+                    None => return io::Error::from(io::ErrorKind::ConnectionAborted),
+                },
+                () = sleep_until(dump_at) => true,
+            };
+            // Everything that is there already makes one change.
+            while let Ok((message, _)) = self.connection.messages.try_recv() {
+                lost |= self.apply(heard(message));
+            }
+            if lost {
+                if let Err(error) = self.dump().await {
+                    return error;
+                }
+                dump_at = Instant::now() + DUMP_INTERVAL;
+            }
+            let now = self.interfaces();
+            publish.send_if_modified(|before| {
+                let changed = before.links != now.links || before.fault.is_some();
+                *before = now;
+                changed
+            });
+        }
+    }
+
+    /// Reads everything, then applies what was heard meanwhile; again if some of that was lost.
+    async fn dump(&mut self) -> io::Result<()> {
+        loop {
+            let mut events = self.read(RouteNetlinkMessage::GetLink(LinkMessage::default())).await?;
+            events.extend(
+                self.read(RouteNetlinkMessage::GetAddress(AddressMessage::default()))
+                    .await?,
+            );
+            self.table.replace(events);
+            let mut lost = false;
+            while let Ok((message, _)) = self.connection.messages.try_recv() {
+                lost |= self.apply(heard(message));
+            }
+            if !lost {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn read(&mut self, request: RouteNetlinkMessage) -> io::Result<Vec<Event>> {
+        let mut events = Vec::new();
+        for _ in 0..DUMP_ATTEMPTS {
+            events.clear();
+            let mut message = NetlinkMessage::from(request.clone());
+            message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+            let mut answers = self.connection.handle.request(message).map_err(io::Error::other)?;
+            let (mut interrupted, mut ended) = (false, false);
+            while let Some(answer) = answers.next().await {
+                interrupted |= answer.header.flags & NLM_F_DUMP_INTR != 0;
+                match answer.payload {
+                    NetlinkPayload::InnerMessage(message) => events.extend(event(message)),
+                    NetlinkPayload::Error(error) => return Err(error.to_io()),
+                    NetlinkPayload::Done(_) => ended = true,
+                    _ => interrupted = true,
+                }
+            }
+            if !ended {
+                return Err(io::Error::from(io::ErrorKind::ConnectionAborted));
+            }
+            if !interrupted {
+                break;
+            }
+        }
+        Ok(events)
+    }
+
+    /// Takes in one message; true if events were lost.
+    fn apply(&mut self, heard: Heard) -> bool {
+        match heard {
+            Heard::Event(event) => self.table.apply(event),
+            Heard::Lost => return true,
+            Heard::Other => {}
+        }
+        false
+    }
+}
+
+fn heard(message: NetlinkMessage<RouteNetlinkMessage>) -> Heard {
+    match message.payload {
+        NetlinkPayload::InnerMessage(message) => event(message).map_or(Heard::Other, Heard::Event),
+        NetlinkPayload::Overrun(_) => Heard::Lost,
+        _ => Heard::Other,
+    }
+}
+
+fn event(message: RouteNetlinkMessage) -> Option<Event> {
+    match message {
+        RouteNetlinkMessage::NewLink(message) => link(&message),
+        // A port that leaves a bridge is told of as a deleted link of the bridge family; the link itself stays.
+        RouteNetlinkMessage::DelLink(message) if message.header.interface_family == AddressFamily::Unspec => {
+            Some(Event::LinkGone {
+                index: message.header.index,
+            })
+        }
+        RouteNetlinkMessage::NewAddress(message) => address(&message).map(|address| Event::Address {
+            index: message.header.index,
+            address,
+        }),
+        RouteNetlinkMessage::DelAddress(message) => address(&message).map(|address| Event::AddressGone {
+            index: message.header.index,
+            address,
+        }),
+        _ => None,
+    }
+}
+
+/// Messages of the bridge family, and those of wireless drivers without a name, describe no link as a whole.
+fn link(message: &LinkMessage) -> Option<Event> {
+    if message.header.interface_family != AddressFamily::Unspec {
+        return None;
+    }
+    let flags = message.header.flags;
+    let mut state = InterfaceState {
+        index: message.header.index,
+        ethernet: message.header.link_layer_type == LinkLayerType::Ether,
+        up: flags.contains(LinkFlags::Up),
+        carrier: flags.contains(LinkFlags::LowerUp),
+        loopback: flags.contains(LinkFlags::Loopback),
+        noarp: flags.contains(LinkFlags::Noarp),
+        broadcast: flags.contains(LinkFlags::Broadcast),
+        multicast: flags.contains(LinkFlags::Multicast),
+        ..InterfaceState::default()
+    };
+    let (mut named, mut notify_peers) = (false, false);
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => {
+                state.name.clone_from(name);
+                named = true;
+            }
+            LinkAttribute::Address(bytes) => {
+                state.mac = bytes.as_slice().try_into().ok().filter(|mac| *mac != [0; 6]);
+            }
+            LinkAttribute::Controller(index) => state.master = Some(*index).filter(|index| *index != 0),
+            LinkAttribute::Event(LinkEvent::NotifyPeers | LinkEvent::BondingFailover) => notify_peers = true,
+            _ => {}
+        }
+    }
+    named.then_some(Event::Link { state, notify_peers })
+}
+
+/// The interface's own address; on a point-to-point link the plain attribute is the peer's.
+fn address(message: &AddressMessage) -> Option<IpNet> {
+    let (mut plain, mut local) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Address(address) => plain = Some(*address),
+            AddressAttribute::Local(address) => local = Some(*address),
+            _ => {}
+        }
+    }
+    let address: IpAddr = local.or(plain)?;
+    IpNet::new(address, message.header.prefix_len).ok()
+}

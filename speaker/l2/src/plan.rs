@@ -1,0 +1,133 @@
+//! What is served where: a function of the addresses wanted and the interfaces there are. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use crate::interfaces::{Link, NamePattern, suitable};
+use crate::seam::{Mac, Wanted};
+
+/// An interface on which addresses are announced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Served {
+    /// Its name.
+    pub name: String,
+    /// Its MAC.
+    pub mac: Mac,
+    /// See [`Link::incarnation`].
+    pub incarnation: u64,
+    /// See [`Link::generation`].
+    pub generation: u64,
+    /// The addresses announced there; never empty.
+    pub addresses: BTreeSet<IpAddr>,
+}
+
+/// The interfaces that have something to announce, by index.
+pub type Plan = BTreeMap<u32, Served>;
+
+/// Puts every address on every interface that suits it.
+pub fn plan<'a>(wanted: &Wanted, links: impl IntoIterator<Item = &'a Link>, exclude: &[NamePattern]) -> Plan {
+    let mut plan = Plan::new();
+    for link in links {
+        let Some(mac) = link.state.mac else { continue };
+        let fits = |address: IpAddr, choice| suitable(&link.state, address, choice, exclude).is_ok();
+        let addresses: BTreeSet<IpAddr> = wanted
+            .addresses
+            .iter()
+            .filter(|(a, choice)| fits(**a, choice))
+            .map(|(address, _)| *address)
+            .collect();
+        if !addresses.is_empty() {
+            let (name, incarnation, generation) = (link.state.name.clone(), link.incarnation, link.generation);
+            plan.insert(
+                link.state.index,
+                Served {
+                    name,
+                    mac,
+                    incarnation,
+                    generation,
+                    addresses,
+                },
+            );
+        }
+    }
+    plan
+}
+
+/// Where each wanted address is announced; an address without an interface has an empty set.
+pub fn announcing(wanted: &Wanted, plan: &Plan) -> BTreeMap<IpAddr, BTreeSet<String>> {
+    let mut announcing: BTreeMap<IpAddr, BTreeSet<String>> = wanted
+        .addresses
+        .keys()
+        .map(|address| (*address, BTreeSet::new()))
+        .collect();
+    for served in plan.values() {
+        for address in &served.addresses {
+            announcing.entry(*address).or_default().insert(served.name.clone());
+        }
+    }
+    announcing
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::interfaces::{Event, InterfaceState, Table};
+    use crate::seam::InterfaceChoice;
+
+    fn table(names: &[&str]) -> Table {
+        let mut table = Table::default();
+        for (index, name) in (1u32..).zip(names) {
+            let state = InterfaceState {
+                index,
+                name: (*name).to_owned(),
+                mac: Some([2, 0, 0, 0, 0, index as u8]),
+                ethernet: true,
+                up: true,
+                carrier: true,
+                broadcast: true,
+                multicast: true,
+                ..InterfaceState::default()
+            };
+            table.apply(Event::Link {
+                state,
+                notify_peers: false,
+            });
+        }
+        table
+    }
+
+    #[test]
+    fn every_address_is_on_every_interface_that_suits_it() {
+        let named = |name: &str| InterfaceChoice::Named(BTreeSet::from([name.to_owned()]));
+        let (everywhere, one, nowhere): (IpAddr, IpAddr, IpAddr) = (
+            "192.0.2.1".parse().unwrap(),
+            "2001:db8::2".parse().unwrap(),
+            "192.0.2.3".parse().unwrap(),
+        );
+        let wanted = Wanted {
+            addresses: BTreeMap::from([
+                (everywhere, InterfaceChoice::All),
+                (one, named("veth1")),
+                (nowhere, named("eth9")),
+            ]),
+        };
+        let table = table(&["eth0", "veth1", "eth2", "cni0"]);
+        let plan = plan(&wanted, table.links(), &NamePattern::defaults());
+
+        let placed: Vec<(u32, Vec<IpAddr>)> = plan
+            .iter()
+            .map(|(index, served)| (*index, served.addresses.iter().copied().collect()))
+            .collect();
+        assert_eq!(placed, [(1, vec![everywhere]), (2, vec![one]), (3, vec![everywhere])]);
+
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+        assert_eq!(
+            announcing(&wanted, &plan),
+            BTreeMap::from([
+                (everywhere, names(&["eth0", "eth2"])),
+                (one, names(&["veth1"])),
+                (nowhere, names(&[]))
+            ])
+        );
+    }
+}
