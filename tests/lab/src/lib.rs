@@ -9,11 +9,19 @@
 //! - Nothing survives a lab: not after success, an error, a panic or Ctrl-C; what a `kill -9` of the lab leaves dies
 //!   with it (processes) or is swept by the next lab (namespaces, directories).
 //!
-//! Read first: [`net`] and [`process`], the ground that everything else stands on.
+//! Read first: [`lab`], what scenarios use; then [`net`] and [`process`], the ground that everything stands on.
 
+pub mod forward;
+pub mod harness;
 pub mod interrupt;
 pub mod kubelet;
+pub mod lab;
 pub mod net;
 pub mod privilege;
 pub mod process;
 pub mod run_dir;
+
+pub use ferrolb_controlplane::ProxyMode;
+pub use harness::{Group, Harness, Story};
+pub use lab::{Lab, Node, Program, Setup, wait_until};
+pub use net::Families;

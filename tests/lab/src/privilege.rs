@@ -34,7 +34,9 @@ pub fn acquire() -> Result<()> {
     if STANDING.get().is_some() {
         return Ok(());
     }
-    let standing = if geteuid().is_root() && has_sys_admin() {
+    // Settles where run directories are while the caller's own user id can still be seen.
+    run_root();
+    let standing = if is_able_root() {
         Standing::Root
     } else {
         enter_user_namespace().context(
@@ -58,18 +60,18 @@ pub(crate) fn has_other_users() -> bool {
     !in_user_namespace()
 }
 
-/// Where run directories are made.
+/// Where run directories are made: the same place before and after a user namespace is entered.
 pub(crate) fn run_root() -> PathBuf {
-    match STANDING.get() {
-        Some(Standing::UserNamespace) => std::env::temp_dir().join(format!("ferrolb-lab-{}", outer_uid())),
-        _ => PathBuf::from("/run/ferrolb-lab"),
-    }
+    static ROOT: OnceLock<PathBuf> = OnceLock::new();
+    let choose = || match is_able_root() {
+        true => PathBuf::from("/run/ferrolb-lab"),
+        false => std::env::temp_dir().join(format!("ferrolb-lab-{}", geteuid())),
+    };
+    ROOT.get_or_init(choose).clone()
 }
 
-/// The caller's user id before a user namespace was entered.
-fn outer_uid() -> u32 {
-    static UID: OnceLock<u32> = OnceLock::new();
-    *UID.get_or_init(|| geteuid().as_raw())
+fn is_able_root() -> bool {
+    geteuid().is_root() && has_sys_admin()
 }
 
 fn has_sys_admin() -> bool {
@@ -82,7 +84,7 @@ fn has_sys_admin() -> bool {
 }
 
 fn enter_user_namespace() -> Result<()> {
-    let (uid, gid) = (outer_uid(), getegid());
+    let (uid, gid) = (geteuid(), getegid());
     let threads = fs::read_dir("/proc/self/task").map(Iterator::count).unwrap_or(0);
     if threads != 1 {
         bail!("not root, and a program that has started threads cannot enter a user namespace");

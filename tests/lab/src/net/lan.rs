@@ -1,9 +1,10 @@
 //! The LAN: one bridge in a namespace of its own, and hosts on it.
 //!
-//! Addresses are 172.30.0.0/24 and fd00:30::/64; a host with number N has 172.30.0.N and fd00:30::N (N written in
-//! decimal digits in both). Numbers 100 to 199 stay free for pools: 172.30.0.100-172.30.0.199, fd00:30::100-fd00:30::1ff.
-//! Number 1 is the bridge itself, everybody's default gateway, which forwards nothing: it is
-//! there so that hosts have a route to everything, as kube-proxy's translation of Service addresses needs.
+//! Addresses are 172.30.0.0/16 and fd00:30::/64; a host with number N has 172.30.0.N and fd00:30::N (N written in
+//! decimal digits in both). Numbers 100 to 199 stay free for pools: 172.30.0.100-172.30.0.199, fd00:30::100-fd00:30::1ff;
+//! so do 172.30.1.0 and above, and fd00:30::1:0 and above. Number 1 is the bridge itself, everybody's default gateway,
+//! which forwards nothing: it is there so that hosts have a route to everything, as kube-proxy's translation of Service
+//! addresses needs.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -111,7 +112,7 @@ impl Lan {
         let namespace = Namespace::create(&format!("{prefix}lan"))?;
         let mut batch = String::from("link add br0 type bridge forward_delay 0 mcast_snooping 0\nlink set br0 up\n");
         if families.v4() {
-            batch += "addr add 172.30.0.1/24 dev br0\n";
+            batch += "addr add 172.30.0.1/16 dev br0\n";
         }
         if families.v6() {
             batch += "addr add fd00:30::1/64 dev br0 nodad\n";
@@ -164,7 +165,7 @@ impl Lan {
         for host in &hosts {
             let mut batch = String::from("link set eth0 up\n");
             if let Some(v4) = host.v4() {
-                batch += &format!("addr add {v4}/24 dev eth0\nroute add default via 172.30.0.1\n");
+                batch += &format!("addr add {v4}/16 dev eth0\nroute add default via 172.30.0.1\n");
             }
             if let Some(v6) = host.v6() {
                 batch += &format!("addr add {v6}/64 dev eth0 nodad\nroute add default via fd00:30::1\n");

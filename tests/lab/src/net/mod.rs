@@ -4,9 +4,11 @@
 //! node with a pod bridge and routes. Links and addresses are set by the `ip` program in batches: one short process per
 //! host is quicker to read than netlink code and costs a few milliseconds.
 
+mod http;
 mod lan;
 mod namespace;
 pub mod node;
 
+pub use http::http_get;
 pub use lan::{Families, Host, Lan};
 pub use namespace::Namespace;

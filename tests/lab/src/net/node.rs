@@ -57,10 +57,21 @@ pub fn configure(host: &Host, pods: &PodNetwork, others: &[(&Host, &PodNetwork)]
         let nodad = if gateway.contains(':') { " nodad" } else { "" };
         batch += &format!("addr add {gateway} dev cni0{nodad}\n");
     }
-    for (other, network) in others {
-        for (cidr, via) in network.cidrs().iter().zip(other.addresses()) {
+    batch += &routes(others);
+    host.namespace().ip(&batch)
+}
+
+/// Gives a host that is no node routes to the pods of `nodes`.
+pub fn add_routes(host: &Host, nodes: &[(&Host, &PodNetwork)]) -> Result<()> {
+    host.namespace().ip(&routes(nodes))
+}
+
+fn routes(nodes: &[(&Host, &PodNetwork)]) -> String {
+    let mut batch = String::new();
+    for (node, network) in nodes {
+        for (cidr, via) in network.cidrs().iter().zip(node.addresses()) {
             batch += &format!("route add {cidr} via {via}\n");
         }
     }
-    host.namespace().ip(&batch)
+    batch
 }

@@ -1,0 +1,186 @@
+//! FerroLB in the lab: its manifest applied, its programs run as processes with the rights of their service accounts.
+//!
+//! The manifest is the one users install, without the Deployment and the DaemonSet, which the lab stands in for. A rule
+//! that is missing in it is missing here, too: no program gets a token that can do more.
+
+use std::fs;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::ServiceAccount;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{ListParams, PostParams};
+use kube::{Api, Client};
+
+use super::boot::PATIENCE;
+use super::node::{Node, Program};
+use super::shared::{Shared, give_to_nobody, target_dir, workspace};
+use super::wait::{ensure_seen, wait_until};
+use crate::net::{Host, http_get};
+use crate::process::{Capabilities, Process, Spec};
+
+/// The namespace of FerroLB and of the `metallb.io` objects.
+pub const NAMESPACE: &str = "ferrolb-system";
+/// The port of both programs' admin server, on every address of their host.
+pub const ADMIN_PORT: u16 = 7472;
+
+const CONTROLLER: &str = "ferrolb-controller";
+const SPEAKER: &str = "ferrolb-speaker";
+
+/// Installs FerroLB and starts the controller on the control plane's host and a speaker on each node; returns the
+/// controller.
+pub(super) async fn start(shared: &Shared, client: &Client, nodes: &[Node]) -> Result<Process> {
+    let (controller, speaker) = (binary(CONTROLLER)?, binary(SPEAKER)?);
+    install(shared, client).await?;
+    let (controller_token, speaker_token) = tokio::try_join!(token(client, CONTROLLER), token(client, SPEAKER))?;
+    for node in nodes {
+        let name = format!("{SPEAKER}-{}", node.name());
+        let state = shared.run_dir.path().join("state").join(node.name());
+        fs::create_dir_all(&state).with_context(|| format!("make {}", state.display()))?;
+        give_to_nobody(&state)?;
+        let spec = program(shared, &name, &speaker, node.host(), SPEAKER, &speaker_token)?
+            .args(["--node-name", node.name(), "--state-dir"])
+            .args([state])
+            .args(&shared.setup.speaker_args)
+            .capabilities(Capabilities::NetRawOnly);
+        node.set_speaker(Process::start(spec)?)?;
+    }
+    let spec = program(
+        shared,
+        CONTROLLER,
+        &controller,
+        &shared.control_host,
+        CONTROLLER,
+        &controller_token,
+    )?
+    .args(&shared.setup.controller_args)
+    .capabilities(Capabilities::None);
+    Process::start(spec)
+}
+
+/// Waits until every program says it is ready.
+pub(super) async fn wait_ready(shared: &Shared, controller: &Process, nodes: &[Node]) -> Result<()> {
+    let mut programs = vec![(controller, &shared.control_host)];
+    for node in nodes {
+        programs.push((node.program(Program::Speaker)?, node.host()));
+    }
+    let programs = programs.into_iter();
+    futures::future::try_join_all(programs.map(|(process, host)| program_ready(process, host)))
+        .await
+        .map(drop)
+}
+
+/// Waits until `/readyz` of the program on `host` says 200.
+pub(super) async fn program_ready(process: &Process, host: &Host) -> Result<()> {
+    wait_until(&format!("{} to be ready", process.name()), PATIENCE, async || {
+        ensure_seen(process.is_alive(), || format!("it has ended: {}", process.log_tail(3)))?;
+        let namespace = host.namespace().clone();
+        let address = SocketAddr::from((Ipv6Addr::LOCALHOST, ADMIN_PORT));
+        let get = move || http_get(&namespace, address, "/readyz");
+        let (status, body) = tokio::task::spawn_blocking(get).await??;
+        ensure_seen(status == 200, || format!("/readyz says {status}: {}", body.trim()))
+    })
+    .await
+}
+
+/// The program of that name, where it was built: `$FERROLB_BIN_DIR`, else cargo's release directory.
+pub(super) fn binary(name: &str) -> Result<PathBuf> {
+    let directory = std::env::var_os("FERROLB_BIN_DIR").map_or_else(|| target_dir().join("release"), PathBuf::from);
+    let path = directory.join(name);
+    if !path.is_file() {
+        bail!(
+            "no {}: cargo build --release -p {CONTROLLER} -p {SPEAKER}",
+            path.display()
+        );
+    }
+    Ok(path)
+}
+
+async fn install(shared: &Shared, client: &Client) -> Result<()> {
+    let path = workspace().join("deploy/manifests/ferrolb.yaml");
+    let manifest = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    let kept: Vec<&str> = manifest.split("\n---\n").filter(|object| !runs_pods(object)).collect();
+    shared
+        .kubectl
+        .run(&["apply", "--server-side", "-f", "-"], &kept.join("\n---\n"))
+        .await?;
+    let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
+    wait_until("the custom resources to be served", PATIENCE, async || {
+        let all = definitions.list(&ListParams::default()).await?;
+        let waiting: Vec<String> = all
+            .items
+            .iter()
+            .filter(|definition| !is_served(definition))
+            .filter_map(|d| d.metadata.name.clone())
+            .collect();
+        ensure_seen(waiting.is_empty(), || format!("not yet: {}", waiting.join(", ")))
+    })
+    .await
+}
+
+/// Whether the object is one of those that the lab's processes stand in for.
+fn runs_pods(object: &str) -> bool {
+    object
+        .lines()
+        .any(|line| matches!(line.trim_end(), "kind: Deployment" | "kind: DaemonSet"))
+}
+
+fn is_served(definition: &CustomResourceDefinition) -> bool {
+    let conditions = definition
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_deref())
+        .unwrap_or_default();
+    conditions
+        .iter()
+        .any(|condition| condition.type_ == "Established" && condition.status == "True")
+}
+
+/// A token of the service account, good for a day.
+async fn token(client: &Client, account: &str) -> Result<String> {
+    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), NAMESPACE);
+    let spec = TokenRequestSpec {
+        expiration_seconds: Some(24 * 3600),
+        ..Default::default()
+    };
+    let request = TokenRequest {
+        spec,
+        ..Default::default()
+    };
+    let answer = accounts
+        .create_token_request(account, &PostParams::default(), &request)
+        .await
+        .with_context(|| format!("get a token of the service account {account}"))?;
+    Ok(answer.status.context("the token request has no status")?.token)
+}
+
+/// What both programs have in common.
+fn program(shared: &Shared, name: &str, binary: &Path, host: &Host, account: &str, token: &str) -> Result<Spec> {
+    let kubeconfig = shared.run_dir.path().join(format!("{name}.kubeconfig"));
+    let user = format!("system:serviceaccount:{NAMESPACE}:{account}");
+    shared
+        .plane
+        .write_kubeconfig(&kubeconfig, &shared.plane.server(), &user, token)?;
+    give_to_nobody(&kubeconfig)?;
+    Ok(shared
+        .spec(name, binary, host)
+        .args(["--namespace", NAMESPACE, "--kubeconfig"])
+        .args([kubeconfig]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_workloads_are_left_out() {
+        assert!(runs_pods("apiVersion: apps/v1\nkind: Deployment\n"));
+        assert!(runs_pods("kind: DaemonSet"));
+        assert!(!runs_pods(
+            "kind: CustomResourceDefinition\nspec:\n  names:\n    kind: Deployment"
+        ));
+        assert!(!runs_pods("kind: ClusterRole"));
+    }
+}

@@ -1,0 +1,54 @@
+//! What kind of cluster a lab is to be.
+
+use std::time::Duration;
+
+use ferrolb_controlplane::ProxyMode;
+
+use crate::net::Families;
+
+/// A cluster's shape; `Setup { nodes: 2, ..Setup::default() }` changes what matters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setup {
+    /// The lab's name: of its log directory, and in messages.
+    pub name: String,
+    /// How many nodes, called `node-1`, `node-2` and so on; at most 80.
+    pub nodes: u8,
+    /// What kube-proxy uses.
+    pub proxy: ProxyMode,
+    /// The families of nodes, pods and Services.
+    pub families: Families,
+    /// How long a silent node stays Ready.
+    pub node_monitor_grace: Duration,
+    /// Whether FerroLB is installed and running.
+    pub ferrolb: bool,
+    /// Arguments of the controller beyond the lab's own.
+    pub controller_args: Vec<String>,
+    /// Arguments of each speaker beyond the lab's own.
+    pub speaker_args: Vec<String>,
+}
+
+impl Default for Setup {
+    /// Three nodes, nftables, both families, FerroLB running.
+    fn default() -> Self {
+        Self {
+            name: "lab".to_owned(),
+            nodes: 3,
+            proxy: ProxyMode::Nftables,
+            families: Families::Dual,
+            node_monitor_grace: Duration::from_secs(4),
+            ferrolb: true,
+            controller_args: Vec::new(),
+            speaker_args: Vec::new(),
+        }
+    }
+}
+
+impl Setup {
+    /// The default cluster under a name.
+    pub fn named(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            ..Self::default()
+        }
+    }
+}

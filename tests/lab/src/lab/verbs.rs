@@ -1,0 +1,195 @@
+//! What a scenario does with a cluster as a user would: apply, ask, wait.
+
+use std::ffi::OsStr;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use k8s_openapi::api::core::v1::{Event, Pod, Service};
+use kube::Api;
+use kube::api::ListParams;
+
+use super::boot::{is_ready, wait_for_api_server};
+use super::wait::{ensure_seen, wait_until};
+use super::{Lab, Program, ferrolb};
+use crate::net::{Host, http_get};
+
+/// An event, as far as scenarios look at it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventLine {
+    /// `Normal` or `Warning`.
+    pub kind: String,
+    /// The reason, one word.
+    pub reason: String,
+    /// The message.
+    pub message: String,
+    /// How often it was seen.
+    pub count: i32,
+}
+
+impl Lab {
+    /// Applies YAML server-side; objects without a namespace go to `namespace`.
+    pub async fn apply(&self, namespace: &str, yaml: &str) -> Result<()> {
+        let args = [
+            "apply",
+            "--server-side",
+            "--force-conflicts",
+            "-n",
+            namespace,
+            "-f",
+            "-",
+        ];
+        self.shared.kubectl.run(&args, yaml).await.map(drop)
+    }
+
+    /// Deletes what the YAML names, without waiting for its end; what is not there is no error.
+    pub async fn delete(&self, namespace: &str, yaml: &str) -> Result<()> {
+        let args = [
+            "delete",
+            "--wait=false",
+            "--ignore-not-found",
+            "-n",
+            namespace,
+            "-f",
+            "-",
+        ];
+        self.shared.kubectl.run(&args, yaml).await.map(drop)
+    }
+
+    /// Runs `kubectl` with all rights and returns what it printed.
+    pub async fn kubectl<S: AsRef<OsStr>>(&self, args: &[S]) -> Result<String> {
+        self.shared.kubectl.run(args, "").await
+    }
+
+    /// The addresses in the Service's `status.loadBalancer`, in their order.
+    pub async fn external_ips(&self, namespace: &str, service: &str) -> Result<Vec<IpAddr>> {
+        let services: Api<Service> = Api::namespaced(self.client(), namespace);
+        let status = services
+            .get(service)
+            .await?
+            .status
+            .and_then(|status| status.load_balancer);
+        let ingress = status.and_then(|status| status.ingress).unwrap_or_default();
+        let addresses = ingress.into_iter().filter_map(|ingress| ingress.ip);
+        addresses
+            .map(|ip| ip.parse().with_context(|| format!("{ip} in the status of {service}")))
+            .collect()
+    }
+
+    /// Waits until the Service has `count` addresses, and returns them. On failure the message has its events.
+    pub async fn wait_external_ips(
+        &self,
+        namespace: &str,
+        service: &str,
+        count: usize,
+        timeout: Duration,
+    ) -> Result<Vec<IpAddr>> {
+        wait_until(
+            &format!("{count} address(es) of {namespace}/{service}"),
+            timeout,
+            async || {
+                let found = self.external_ips(namespace, service).await?;
+                if found.len() == count {
+                    return Ok(found);
+                }
+                let events = self.events(namespace, service).await?;
+                Err(anyhow::anyhow!("it has {found:?}; events: {events:?}"))
+            },
+        )
+        .await
+    }
+
+    /// The events about the object of that name, oldest first.
+    pub async fn events(&self, namespace: &str, name: &str) -> Result<Vec<EventLine>> {
+        let events: Api<Event> = Api::namespaced(self.client(), namespace);
+        let selector = ListParams::default().fields(&format!("involvedObject.name={name}"));
+        let mut found = events.list(&selector).await?.items;
+        found.sort_by_key(|event| event.metadata.creation_timestamp.clone());
+        Ok(found
+            .into_iter()
+            .map(|event| EventLine {
+                kind: event.type_.unwrap_or_default(),
+                reason: event.reason.unwrap_or_default(),
+                message: event.message.unwrap_or_default(),
+                count: event
+                    .series
+                    .and_then(|series| series.count)
+                    .or(event.count)
+                    .unwrap_or(1),
+            })
+            .collect())
+    }
+
+    /// Waits until `count` pods with the label `selector` are Ready, and none besides.
+    pub async fn wait_pods_ready(
+        &self,
+        namespace: &str,
+        selector: &str,
+        count: usize,
+        timeout: Duration,
+    ) -> Result<()> {
+        let pods: Api<Pod> = Api::namespaced(self.client(), namespace);
+        wait_until(&format!("{count} pods with {selector}"), timeout, async || {
+            let found = pods.list(&ListParams::default().labels(selector)).await?.items;
+            let ready = found.iter().filter(|pod| pod_is_ready(pod)).count();
+            ensure_seen(ready == count && found.len() == count, || {
+                format!("{ready} of {} are Ready", found.len())
+            })
+        })
+        .await
+    }
+
+    /// Waits until the node is Ready, or no longer Ready, in the eyes of the API server.
+    pub async fn wait_node_ready(&self, node: &str, ready: bool, timeout: Duration) -> Result<()> {
+        let nodes: Api<k8s_openapi::api::core::v1::Node> = Api::all(self.client());
+        wait_until(&format!("{node} to be Ready={ready}"), timeout, async || {
+            let seen = is_ready(&nodes.get(node).await?);
+            ensure_seen(seen == ready, || format!("Ready={seen}"))
+        })
+        .await
+    }
+
+    /// Waits until the API server answers again.
+    pub async fn wait_api_ready(&self) -> Result<()> {
+        wait_for_api_server(&self.client(), self.api_server()).await
+    }
+
+    /// Waits until the controller and every speaker that runs say they are ready.
+    pub async fn wait_ferrolb_ready(&self) -> Result<()> {
+        ferrolb::program_ready(self.controller(), self.control_plane()).await?;
+        for node in self.nodes() {
+            let speaker = node.program(Program::Speaker)?;
+            if speaker.is_alive() {
+                ferrolb::program_ready(speaker, node.host()).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Fetches `path` from a port of `host` itself, from inside its namespace: status code and body.
+    pub async fn admin(&self, host: &Host, port: u16, path: &str) -> Result<(u16, String)> {
+        let namespace = host.namespace().clone();
+        let (address, path) = (SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, port)), path.to_owned());
+        tokio::task::spawn_blocking(move || http_get(&namespace, address, &path)).await?
+    }
+
+    /// The metrics of the program whose admin server listens on `host` (see [`super::ADMIN_PORT`]).
+    pub async fn metrics(&self, host: &Host) -> Result<String> {
+        let (status, body) = self.admin(host, super::ADMIN_PORT, "/metrics").await?;
+        ensure_seen(status == 200, || format!("/metrics of {} says {status}", host.name()))?;
+        Ok(body)
+    }
+}
+
+fn pod_is_ready(pod: &Pod) -> bool {
+    let conditions = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_deref())
+        .unwrap_or_default();
+    let leaving = pod.metadata.deletion_timestamp.is_some();
+    !leaving
+        && conditions
+            .iter()
+            .any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
