@@ -1,2 +1,195 @@
-//! (skeleton)
-fn main() {}
+//! `ferrolb-speaker`: announces LoadBalancer addresses from one node.
+//!
+//! A thin shell around `ferrolb-speaker-core`: watches become inputs (`news`, `configuration`), one task owns the core
+//! (`owner`), its effects go to the layer-2 engine (`engine`), the snapshot (`store`, `snapshot`), the API server
+//! (`api`) and the metrics (`metrics`). What was announced before a restart is announced from the first moment on,
+//! before the API server is asked.
+
+mod api;
+mod args;
+mod configuration;
+mod engine;
+mod metrics;
+mod news;
+mod owner;
+mod snapshot;
+mod store;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use ferrolb_api::{IpAddressPool, L2Advertisement, VirtualIp};
+use ferrolb_l2::{Counters, Settings};
+use ferrolb_runtime::admin::{self, Admin, Version};
+use ferrolb_runtime::readiness::{Heartbeat, Readiness};
+use ferrolb_runtime::tasks::Tasks;
+use ferrolb_runtime::watch::{self, Source, watch};
+use ferrolb_runtime::{client, events, logs};
+use ferrolb_speaker_core::{Effect, Input, Speaker};
+use k8s_openapi::api::core::v1::{Node, Service};
+use prometheus_client::registry::Registry;
+use tokio::sync::{mpsc, watch as latest};
+use tracing::{error, info};
+
+use crate::api::Api;
+use crate::args::Args;
+use crate::engine::Engine;
+use crate::metrics::Board;
+use crate::news::News;
+use crate::owner::{Ends, Owner, wanted};
+use crate::store::Store;
+
+/// News that may wait for the owner task.
+const NEWS: usize = 256;
+
+/// Reports of the engine that may wait for the owner task.
+const REPORTS: usize = 256;
+
+/// The owner task counts as stuck after this long.
+const STUCK: Duration = Duration::from_secs(30);
+
+fn main() -> ExitCode {
+    client::install_crypto();
+    let args: Args = ferrolb_runtime::args::parse();
+    logs::init(&args.common);
+    match run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// One thread does everything but layer 2, which has its own: a slow API server cannot delay an answer.
+fn run(args: Args) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot build the runtime")?
+        .block_on(speak(args))
+}
+
+async fn speak(args: Args) -> anyhow::Result<()> {
+    let node = args.node_name.as_str();
+    info!(node, version = env!("CARGO_PKG_VERSION"), "starting");
+    let mut tasks = Tasks::new();
+    let readiness = Readiness::default();
+    let counters = Arc::new(Counters::default());
+    let store = Store::new(&args.state_dir, node);
+    let settings = ferrolb_speaker_core::Settings {
+        load_balancer_class: args.load_balancer_class.clone(),
+    };
+    let mut speaker = Speaker::new(node, settings);
+    let restored = store.restore();
+    let announced = Arc::new(restored.clone());
+    // The core has nothing else to say before it knows anything.
+    let restored = speaker.handle(Input::Restored(restored));
+    debug_assert!(restored.iter().all(|effect| matches!(effect, Effect::Announce(_))));
+
+    let (news_in, news) = mpsc::channel(NEWS);
+    let (reports_in, reports) = mpsc::channel(REPORTS);
+    let (wanted_in, wanted_out) = latest::channel(Arc::new(wanted(&announced)));
+    let (announced_in, announced_out) = latest::channel(announced);
+    let engine = readiness.check("layer 2", "starting");
+    let layer2 = Engine {
+        settings: Settings {
+            refresh: args.refresh(),
+            exclude: args.exclude_interfaces.clone(),
+            seed: seed(node),
+        },
+        wanted: wanted_out,
+        reports: reports_in,
+        counters: Arc::clone(&counters),
+        check: engine.clone(),
+        news: news_in.clone(),
+    };
+    tasks.spawn("layer2", layer2.run(tasks.stop()));
+    tasks.spawn("snapshot", store.keep(announced_out, tasks.stop()));
+
+    let client = client::connect(&args.common).await?;
+    let mut registry = Registry::default();
+    let board = Board::default();
+    metrics::register(&mut registry, node, board.clone(), counters);
+    let watches = watch::Metrics::register(&mut registry);
+    let (recorder, poster) = events::recorder(client.clone(), "ferrolb-speaker", node, &mut registry);
+    let heartbeat = Heartbeat::new(STUCK);
+    let writes = readiness.check("write virtualips/status", "not tried yet");
+    writes.ready();
+    let listener = admin::bind(args.common.admin_addr).await?;
+    let admin = Admin {
+        version: Version {
+            name: "ferrolb-speaker",
+            version: env!("CARGO_PKG_VERSION"),
+        },
+        metrics: Arc::new(registry),
+        readiness: readiness.clone(),
+        heartbeat: heartbeat.clone(),
+    };
+    tasks.spawn("admin", admin::serve(listener, admin, tasks.stop()));
+    tasks.spawn("events", poster.run(tasks.stop()));
+    let ends = Ends {
+        news,
+        reports,
+        wanted: wanted_in,
+        announced: announced_in,
+        board,
+        engine,
+        writes,
+        heartbeat,
+    };
+    let api = Api::new(client.clone(), node, recorder);
+    let owner = Owner::new(speaker, api, args.exclude_interfaces.clone(), ends);
+    tasks.spawn("owner", owner.run(tasks.stop()));
+    spawn_watches(&mut tasks, &client, &args, &readiness, &watches, news_in);
+    tasks.run().await?;
+    Ok(())
+}
+
+/// Which node announces what is read as it is now; the rest may come from the API server's cache, which is cheaper when
+/// every node asks.
+fn spawn_watches(
+    tasks: &mut Tasks,
+    client: &kube::Client,
+    args: &Args,
+    readiness: &Readiness,
+    metrics: &watch::Metrics,
+    news: mpsc::Sender<News>,
+) {
+    let namespace = args.common.namespace();
+    let pools = Source::<IpAddressPool>::namespaced(client, &namespace).cached();
+    let ads = Source::<L2Advertisement>::namespaced(client, &namespace).cached();
+    let services = Source::<Service>::all(client).fields("spec.type=LoadBalancer").cached();
+    let node = Source::<Node>::all(client)
+        .fields(format!("metadata.name={}", args.node_name))
+        .cached();
+    let ips = Source::<VirtualIp>::all(client);
+    macro_rules! spawn {
+        ($name:literal, $source:expr, $to_news:path) => {
+            tasks.spawn(
+                $name,
+                watch(
+                    $source,
+                    readiness.clone(),
+                    metrics.clone(),
+                    news.clone(),
+                    $to_news,
+                    tasks.stop(),
+                ),
+            )
+        };
+    }
+    spawn!("watch pools", pools, news::pool);
+    spawn!("watch advertisements", ads, news::advertisement);
+    spawn!("watch services", services, news::service);
+    spawn!("watch node", node, news::own_node);
+    spawn!("watch virtualips", ips, news::virtual_ip);
+}
+
+/// Nodes that refresh their announcements do it at different moments.
+fn seed(node: &str) -> u64 {
+    let sum = snapshot::sum(node.as_bytes());
+    u64::from_str_radix(&sum[..16], 16).unwrap_or_default()
+}

@@ -1,0 +1,94 @@
+//! What the speaker writes to the API server: `status.announcer` of VirtualIPs, and events on Services.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ferrolb_api::names::{SPEAKER_MANAGER, reasons};
+use ferrolb_api::{Announcer, VirtualIp};
+use ferrolb_model::{ServiceId, VirtualIpName};
+use ferrolb_runtime::apply::{Failure, merge_status};
+use ferrolb_runtime::events::{Note, Recorder};
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::Client;
+use serde_json::json;
+
+/// The API server, as far as the owner task writes to it.
+pub(crate) struct Api {
+    node: String,
+    virtual_ips: kube::Api<VirtualIp>,
+    events: Recorder,
+}
+
+impl Api {
+    /// Writes as the speaker of `node`.
+    pub(crate) fn new(client: Client, node: &str, events: Recorder) -> Self {
+        Api {
+            node: node.to_owned(),
+            virtual_ips: kube::Api::all(client),
+            events,
+        }
+    }
+
+    /// One attempt to say that this node answers for `address` on `interfaces`, or that nobody does.
+    pub(crate) fn set_announcer(
+        &self,
+        address: IpAddr,
+        interfaces: Option<BTreeSet<String>>,
+        resource_version: String,
+    ) -> impl Future<Output = Result<(), Failure>> + Send + 'static {
+        let api = self.virtual_ips.clone();
+        let announcer = interfaces.map(|interfaces| Announcer {
+            node: self.node.clone(),
+            interfaces: interfaces.into_iter().collect(),
+        });
+        async move {
+            let name = VirtualIpName::of(address).to_string();
+            let body = json!({ "status": { "announcer": announcer } });
+            merge_status(&api, &name, &resource_version, SPEAKER_MANAGER, body)
+                .await
+                .map(|_| ())
+        }
+    }
+
+    /// Normal event: the address is announced from here.
+    pub(crate) fn assigned(&self, service: ServiceId, uid: String, address: IpAddr) {
+        let message = format!(
+            "announcing {address} from node {:?} with protocol \"layer2\"",
+            self.node
+        );
+        self.note(service, uid, false, reasons::NODE_ASSIGNED, message);
+    }
+
+    /// Warning event: the address should be announced from here and is not.
+    pub(crate) fn announce_failed(&self, service: ServiceId, uid: String, message: String) {
+        self.note(service, uid, true, reasons::ANNOUNCE_FAILED, message);
+    }
+
+    /// Warning event on each holder: somebody else claims the address.
+    pub(crate) fn conflict(&self, address: IpAddr, interface: &str, mac: &str, services: Vec<(ServiceId, String)>) {
+        let message = format!(
+            "the machine with MAC address {mac} claims {address} on the segment of interface {interface} of node {:?}: \
+             give that machine another address, or take {address} out of its IPAddressPool",
+            self.node
+        );
+        for (service, uid) in services {
+            self.note(service, uid, true, reasons::ADDRESS_CONFLICT, message.clone());
+        }
+    }
+
+    fn note(&self, service: ServiceId, uid: String, warning: bool, reason: &'static str, message: String) {
+        self.events.record(Note {
+            about: ObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("Service".to_owned()),
+                namespace: Some(service.namespace),
+                name: Some(service.name),
+                uid: Some(uid),
+                ..ObjectReference::default()
+            },
+            warning,
+            reason,
+            message,
+        });
+    }
+}

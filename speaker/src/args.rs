@@ -1,0 +1,118 @@
+//! The command line. A bad one ends the process with exit code 2 and one line (see `ferrolb_runtime::args`).
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+use ferrolb_l2::NamePattern;
+use ferrolb_runtime::args::CommonArgs;
+
+/// Longest interval that makes sense between two refreshes of an announcement, in seconds: a day.
+const LONGEST_REFRESH: u64 = 86_400;
+
+/// Announces LoadBalancer addresses from this node.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "ferrolb-speaker", version)]
+pub(crate) struct Args {
+    /// Flags that every program has.
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+
+    /// Name of the Node object of the machine this runs on
+    #[arg(long, value_name = "NODE", env = "FERROLB_NODE_NAME", value_parser = node_name)]
+    pub(crate) node_name: String,
+
+    /// Serve the Services of this class; without it exactly those that have none
+    #[arg(long, value_name = "CLASS", env = "FERROLB_LOAD_BALANCER_CLASS", value_parser = class)]
+    pub(crate) load_balancer_class: Option<String>,
+
+    /// Where the snapshot is kept that a restart announces from; must not outlive a reboot
+    #[arg(long, value_name = "DIR", env = "FERROLB_STATE_DIR", default_value = "/run/ferrolb")]
+    pub(crate) state_dir: PathBuf,
+
+    /// Interfaces that are not used unless an advertisement names them; '*' at the end stands for any rest
+    #[arg(long, value_name = "NAME,...", env = "FERROLB_EXCLUDE_INTERFACES",
+          value_delimiter = ',', default_values_t = NamePattern::defaults())]
+    pub(crate) exclude_interfaces: Vec<NamePattern>,
+
+    /// Seconds between two refreshes of an announcement; 0 means never
+    #[arg(long, value_name = "SECONDS", env = "FERROLB_REFRESH_INTERVAL", default_value_t = 60,
+          value_parser = clap::value_parser!(u64).range(0..=LONGEST_REFRESH))]
+    refresh_interval: u64,
+}
+
+impl Args {
+    /// Time between two refreshes of an announcement; zero means never.
+    pub(crate) fn refresh(&self) -> Duration {
+        Duration::from_secs(self.refresh_interval)
+    }
+}
+
+/// A name that the API server would accept for a Node (RFC 1123 subdomain).
+fn node_name(text: &str) -> Result<String, String> {
+    let alphanumeric = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let label = |part: &str| {
+        part.starts_with(alphanumeric)
+            && part.ends_with(alphanumeric)
+            && part.chars().all(|c| alphanumeric(c) || c == '-')
+    };
+    if text.len() <= 253 && text.split('.').all(label) {
+        Ok(text.to_owned())
+    } else {
+        Err("a Node's name is up to 253 lower-case letters, digits, '-' and '.', as in `kubectl get nodes`".to_owned())
+    }
+}
+
+/// Any name; an empty one is a mistake, because no Service can have it.
+fn class(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        Err("a class is not empty; leave the flag out to serve Services without a class".to_owned())
+    } else {
+        Ok(text.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(args: &[&str]) -> Result<Args, clap::Error> {
+        Args::try_parse_from(["ferrolb-speaker"].iter().chain(args))
+    }
+
+    #[test]
+    fn defaults() {
+        let args = read(&["--node-name=node-a"]).unwrap();
+        assert_eq!(args.state_dir, PathBuf::from("/run/ferrolb"));
+        assert_eq!(args.refresh(), Duration::from_secs(60));
+        assert_eq!(args.load_balancer_class, None);
+        assert!(args.exclude_interfaces.iter().any(|p| p.matches("veth1234")));
+        assert!(!args.exclude_interfaces.iter().any(|p| p.matches("eth0")));
+    }
+
+    #[test]
+    fn what_is_refused_is_named() {
+        for (args, says) in [
+            (vec![], "--node-name <NODE>"),
+            (vec!["--node-name="], "'--node-name <NODE>'"),
+            (vec!["--node-name=../etc/passwd"], "kubectl get nodes"),
+            (vec!["--node-name=Node-A"], "kubectl get nodes"),
+            (vec!["--node-name=a", "--refresh-interval=-1"], "-1"),
+            (vec!["--node-name=a", "--refresh-interval=86401"], "86400"),
+            (vec!["--node-name=a", "--load-balancer-class="], "--load-balancer-class"),
+        ] {
+            let report = read(&args).unwrap_err().to_string();
+            assert!(report.contains(says), "{args:?}: {report}");
+        }
+    }
+
+    #[test]
+    fn interfaces_are_a_list() {
+        let args = read(&["--node-name=a", "--exclude-interfaces=wg*,eth1"]).unwrap();
+        let excluded = |name| args.exclude_interfaces.iter().any(|p| p.matches(name));
+        assert_eq!(
+            ["wg0", "eth1", "eth10", "veth0"].map(excluded),
+            [true, true, false, false]
+        );
+    }
+}

@@ -1,0 +1,122 @@
+//! From watch events to news for the owner task: objects become views at the edge, so that nothing larger is ever
+//! queued or kept.
+
+use ferrolb_api::{IpAddressPool, L2Advertisement, VirtualIp};
+use ferrolb_model::{ServiceId, VirtualIpName};
+use ferrolb_runtime::watch::{Event, ObjectKey};
+use ferrolb_speaker_core::Input;
+use k8s_openapi::api::core::v1::{Node, Service};
+use tracing::warn;
+
+use crate::configuration::Change;
+
+/// What the owner task hears.
+pub(crate) enum News {
+    /// For the core.
+    Input(Box<Input>),
+    /// For the configuration.
+    Configuration(Box<Change>),
+    /// The stream delivered its first complete list.
+    Synced(Stream),
+    /// The layer-2 engine does not run, and why.
+    EngineDown(String),
+}
+
+/// One watch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Stream {
+    /// IPAddressPools of the installation's namespace.
+    Pools,
+    /// L2Advertisements of the installation's namespace.
+    Advertisements,
+    /// Services of type LoadBalancer.
+    Services,
+    /// All VirtualIPs.
+    VirtualIps,
+    /// The Node this runs on.
+    OwnNode,
+}
+
+impl Stream {
+    /// All of them.
+    pub(crate) const ALL: [Stream; 5] = [
+        Stream::Pools,
+        Stream::Advertisements,
+        Stream::Services,
+        Stream::VirtualIps,
+        Stream::OwnNode,
+    ];
+
+    /// Whether the configuration is read from it.
+    pub(crate) fn configures(self) -> bool {
+        matches!(self, Stream::Pools | Stream::Advertisements)
+    }
+}
+
+/// News of an IPAddressPool.
+pub(crate) fn pool(event: Event<IpAddressPool>) -> Option<News> {
+    Some(match event {
+        Event::Synced => News::Synced(Stream::Pools),
+        other => News::Configuration(Box::new(Change::Pool(other))),
+    })
+}
+
+/// News of an L2Advertisement.
+pub(crate) fn advertisement(event: Event<L2Advertisement>) -> Option<News> {
+    Some(match event {
+        Event::Synced => News::Synced(Stream::Advertisements),
+        other => News::Configuration(Box::new(Change::Advertisement(other))),
+    })
+}
+
+/// News of a Service. The watch tells only those of type LoadBalancer, and that one is gone when it changes its type.
+pub(crate) fn service(event: Event<Service>) -> Option<News> {
+    let input = match event {
+        Event::Applied(object) => Input::Service(ferrolb_config::service_view(&object)),
+        Event::Gone(key) => Input::ServiceGone(service_id(&key)),
+        Event::Invalid { key, error } => return unreadable("Service", &key, &error),
+        Event::Synced => return Some(News::Synced(Stream::Services)),
+    };
+    Some(News::Input(Box::new(input)))
+}
+
+/// News of a VirtualIP. One that does not say what its name says is treated as if it were not there.
+pub(crate) fn virtual_ip(event: Event<VirtualIp>) -> Option<News> {
+    let input = match event {
+        Event::Applied(object) => match ferrolb_config::virtual_ip(&object) {
+            Ok(view) => Input::VirtualIp(view),
+            Err(error) => {
+                warn!("{error}; it is left out");
+                Input::VirtualIpGone(VirtualIpName::parse(&ObjectKey::of(&object).name)?)
+            }
+        },
+        Event::Gone(key) => Input::VirtualIpGone(VirtualIpName::parse(&key.name)?),
+        Event::Invalid { key, error } => return unreadable("VirtualIP", &key, &error),
+        Event::Synced => return Some(News::Synced(Stream::VirtualIps)),
+    };
+    Some(News::Input(Box::new(input)))
+}
+
+/// News of the Node this runs on.
+pub(crate) fn own_node(event: Event<Node>) -> Option<News> {
+    match event {
+        Event::Applied(object) => {
+            let input = Input::OwnNode(ferrolb_config::node_view(&object));
+            Some(News::Input(Box::new(input)))
+        }
+        // Its last labels stay in force.
+        Event::Gone(_) => None,
+        Event::Invalid { key, error } => unreadable("Node", &key, &error),
+        Event::Synced => Some(News::Synced(Stream::OwnNode)),
+    }
+}
+
+/// An object that cannot be read stays as it was last read.
+fn unreadable(kind: &str, key: &ObjectKey, error: &str) -> Option<News> {
+    warn!("{kind} {key} cannot be read and stays as it was: {error}");
+    None
+}
+
+fn service_id(key: &ObjectKey) -> ServiceId {
+    ServiceId::new(&*key.namespace, &*key.name)
+}

@@ -1,0 +1,324 @@
+//! The one task that owns the core: news in, effects out.
+//!
+//! | channel | when it is full |
+//! | --- | --- |
+//! | news from the watches | the watches wait, and the API server keeps what it has to say |
+//! | reports of the engine | the engine keeps the latest of each and goes on answering |
+//! | what is wanted, what is announced | always the latest only; a slow reader misses nothing but the steps between |
+//! | writes | one per address at most, a few at a time, the rest waits in order |
+//! | events on Services | dropped and counted |
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ferrolb_l2::{Fault, InterfaceChoice, NamePattern, Report, Wanted};
+use ferrolb_runtime::apply::Failure;
+use ferrolb_runtime::backoff::Backoff;
+use ferrolb_runtime::readiness::{Check, Heartbeat};
+use ferrolb_runtime::writer::Writer;
+use ferrolb_speaker_core::{Announcement, Effect, Input, Speaker};
+use thiserror::Error;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::api::Api;
+use crate::configuration::Configuration;
+use crate::metrics::{Board, Published};
+use crate::news::{News, Stream};
+use crate::store::Announcements;
+
+/// News taken from the channel in one go: a burst becomes one new set for the engine, not one per object.
+const BATCH: usize = 256;
+
+/// Delays between attempts to repeat writes that failed.
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(2));
+
+/// A fault of the engine that stays is logged this often.
+const FAULT_AGAIN: Duration = Duration::from_secs(300);
+
+/// Faults remembered for that; beyond, all are forgotten and logged anew.
+const FAULTS: usize = 64;
+
+/// The ends of the channels that the owner task holds.
+pub(crate) struct Ends {
+    /// From the watches and the engine's keeper.
+    pub(crate) news: mpsc::Receiver<News>,
+    /// From the engine.
+    pub(crate) reports: mpsc::Receiver<Report>,
+    /// To the engine.
+    pub(crate) wanted: watch::Sender<Arc<Wanted>>,
+    /// To the snapshot.
+    pub(crate) announced: watch::Sender<Announcements>,
+    /// To `/metrics`.
+    pub(crate) board: Board,
+    /// To `/readyz`: the engine runs.
+    pub(crate) engine: Check,
+    /// To `/readyz`: the API server takes what this speaker writes.
+    pub(crate) writes: Check,
+    /// To `/healthz`.
+    pub(crate) heartbeat: Heartbeat,
+}
+
+/// The owner task.
+pub(crate) struct Owner {
+    speaker: Speaker,
+    ends: Ends,
+    api: Api,
+    configuration: Configuration,
+    /// Streams that have not delivered their first complete list.
+    missing: BTreeSet<Stream>,
+    /// The configuration's objects changed since it was last read.
+    stale: bool,
+    config_errors: Option<u64>,
+    writer: Writer<IpAddr, Result<(), Failure>>,
+    refused: Option<Failure>,
+    retry: Backoff,
+    retry_at: Option<Instant>,
+    faults: BTreeMap<Fault, Instant>,
+    exclude: Vec<NamePattern>,
+}
+
+/// Nobody is left to send news.
+#[derive(Debug, Error)]
+#[error("all watches have ended")]
+pub(crate) struct Deaf;
+
+impl Owner {
+    /// An owner of `speaker`, which may know a snapshot and nothing else.
+    pub(crate) fn new(speaker: Speaker, api: Api, exclude: Vec<NamePattern>, ends: Ends) -> Self {
+        Owner {
+            speaker,
+            ends,
+            api,
+            configuration: Configuration::default(),
+            missing: Stream::ALL.into(),
+            stale: false,
+            config_errors: None,
+            writer: Writer::new(WRITES),
+            refused: None,
+            retry: Backoff::new(RETRY.0, RETRY.1),
+            retry_at: None,
+            faults: BTreeMap::new(),
+            exclude,
+        }
+    }
+
+    /// Runs until `stop` is cancelled. What is announced stays in the snapshot and in the API: a stop is not a goodbye.
+    pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), Deaf> {
+        let mut pulse = tokio::time::interval(self.ends.heartbeat.period());
+        let mut batch = Vec::new();
+        loop {
+            self.ends.heartbeat.beat();
+            let retry_at = self.retry_at;
+            let mut effects = Vec::new();
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                Some(report) = self.ends.reports.recv() => {
+                    self.report(report, &mut effects);
+                    while let Ok(report) = self.ends.reports.try_recv() {
+                        self.report(report, &mut effects);
+                    }
+                }
+                count = self.ends.news.recv_many(&mut batch, BATCH) => {
+                    if count == 0 {
+                        return Err(Deaf);
+                    }
+                    self.hear(&mut batch, &mut effects);
+                }
+                (address, outcome) = self.writer.next() => self.written(address, outcome, &mut effects),
+                () = sleep_until(retry_at) => {
+                    self.retry_at = None;
+                    effects = self.speaker.handle(Input::Retry);
+                }
+                _ = pulse.tick() => continue,
+            }
+            self.run_effects(effects);
+            self.plan_retry();
+            self.publish();
+        }
+    }
+
+    fn hear(&mut self, batch: &mut Vec<News>, effects: &mut Vec<Effect>) {
+        for news in batch.drain(..) {
+            match news {
+                News::Input(input) => effects.extend(self.speaker.handle(*input)),
+                News::Configuration(change) => self.stale |= self.configuration.change(*change),
+                News::Synced(stream) => {
+                    self.missing.remove(&stream);
+                    // An empty configuration is one, too.
+                    self.stale |= stream.configures();
+                }
+                News::EngineDown(why) => effects.extend(self.speaker.handle(Input::EngineDown(why))),
+            }
+        }
+        if self.stale && !self.missing.iter().any(|stream| stream.configures()) {
+            self.stale = false;
+            let (config, errors) = self.configuration.read();
+            self.config_errors = Some(errors);
+            effects.extend(self.speaker.handle(Input::Config(config)));
+        }
+        if self.missing.is_empty() {
+            effects.extend(self.speaker.handle(Input::Synced));
+        }
+    }
+
+    fn report(&mut self, report: Report, effects: &mut Vec<Effect>) {
+        let input = match report {
+            Report::Announcing { address, interfaces } => Input::Announcing { address, interfaces },
+            Report::Interfaces(states) => {
+                self.ends.engine.ready();
+                let usable = |state: &ferrolb_l2::InterfaceState| {
+                    let any = InterfaceChoice::All;
+                    let v4 = IpAddr::from([0, 0, 0, 0]);
+                    let v6 = IpAddr::from([0_u16; 8]);
+                    [v4, v6]
+                        .iter()
+                        .any(|ip| ferrolb_l2::interfaces::suitable(state, *ip, &any, &self.exclude).is_ok())
+                };
+                Input::Interfaces(states.into_iter().filter(usable).map(|state| state.name).collect())
+            }
+            Report::Conflict {
+                address,
+                interface,
+                mac,
+            } => Input::Conflict {
+                address,
+                interface,
+                mac,
+            },
+            Report::Fault(fault) => return self.fault(fault),
+        };
+        effects.extend(self.speaker.handle(input));
+    }
+
+    /// Logs a fault when it is new, and now and then while it stays.
+    fn fault(&mut self, fault: Fault) {
+        let now = Instant::now();
+        if self.faults.get(&fault).is_some_and(|last| now - *last < FAULT_AGAIN) {
+            return;
+        }
+        if self.faults.len() >= FAULTS {
+            self.faults.clear();
+        }
+        warn!("layer 2: {fault}");
+        self.faults.insert(fault, now);
+    }
+
+    /// Does what the core asks for. Of several sets for the engine only the last one counts.
+    fn run_effects(&mut self, effects: Vec<Effect>) {
+        let mut announce = None;
+        for effect in effects {
+            match effect {
+                Effect::Announce(all) => announce = Some(all),
+                Effect::Withheld { address, why } => info!(%address, reason = why.as_str(), "not announced"),
+                Effect::SetAnnouncer {
+                    address,
+                    interfaces,
+                    resource_version,
+                } => {
+                    let write = self.api.set_announcer(address, interfaces, resource_version);
+                    self.writer.submit(address, write);
+                }
+                Effect::NodeAssigned { service, uid, address } => {
+                    info!(%service, %address, "announced");
+                    self.api.assigned(service, uid, address);
+                }
+                Effect::AnnounceFailed { service, uid, message } => {
+                    warn!(%service, "{message}");
+                    self.api.announce_failed(service, uid, message);
+                }
+                Effect::Conflict {
+                    address,
+                    interface,
+                    mac,
+                    services,
+                } => {
+                    let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+                    warn!(%address, %interface, %mac, "another machine claims an address that is announced here");
+                    self.api.conflict(address, &interface, &mac, services);
+                }
+            }
+        }
+        if let Some(all) = announce {
+            // Both readers live as long as this task.
+            self.ends.wanted.send_replace(Arc::new(wanted(&all)));
+            self.ends.announced.send_replace(Arc::new(all));
+        }
+    }
+
+    fn written(&mut self, address: IpAddr, outcome: Result<(), Failure>, effects: &mut Vec<Effect>) {
+        let ok = outcome.is_ok();
+        match outcome {
+            Ok(()) => {
+                if self.refused.take().is_some() {
+                    info!("status.announcer of VirtualIPs is written again");
+                    self.ends.writes.ready();
+                }
+            }
+            // The watch tells how the object is now; the core decides from that.
+            Err(failure @ (Failure::Conflict | Failure::Gone)) => debug!(%address, "status.announcer: {failure}"),
+            Err(failure) => {
+                let same = |old: &Failure| old.as_str() == failure.as_str();
+                if !self.refused.as_ref().is_some_and(same) {
+                    warn!(%address, "cannot write status.announcer of VirtualIPs: {failure}");
+                }
+                if matches!(failure, Failure::Refused(_)) {
+                    self.ends.writes.not_ready(failure.to_string());
+                }
+                self.refused = Some(failure);
+            }
+        }
+        effects.extend(self.speaker.handle(Input::AnnouncerWritten { address, ok }));
+    }
+
+    /// Failed writes are asked for again after a while, longer each time; once there are none, it starts over.
+    fn plan_retry(&mut self) {
+        if self.speaker.failed_writes() == 0 {
+            self.retry_at = None;
+            if self.writer.is_empty() {
+                self.retry.reset();
+            }
+        } else if self.retry_at.is_none() {
+            self.retry_at = Some(Instant::now() + self.retry.delay());
+        }
+    }
+
+    fn publish(&self) {
+        let announced = self.speaker.announced();
+        let mut withheld = BTreeMap::new();
+        for (_, why) in self.speaker.withheld() {
+            *withheld.entry(why).or_default() += 1;
+        }
+        self.ends.board.publish(Published {
+            announced: announced.map(|(service, ip)| (service.clone(), ip)).collect(),
+            withheld,
+            failed_writes: u64::try_from(self.speaker.failed_writes()).unwrap_or(u64::MAX),
+            config_errors: self.config_errors,
+        });
+    }
+}
+
+/// Writes under way at once.
+const WRITES: usize = 8;
+
+/// What the engine is asked to answer for.
+pub(crate) fn wanted(all: &BTreeMap<IpAddr, Announcement>) -> Wanted {
+    let choice = |how: &Announcement| match &how.interfaces {
+        None => InterfaceChoice::All,
+        Some(names) => InterfaceChoice::Named(names.clone()),
+    };
+    Wanted {
+        addresses: all.iter().map(|(ip, how)| (*ip, choice(how))).collect(),
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,203 @@
+//! The snapshot as bytes: what this node announces, so that a restart does not need the API server to go on.
+//!
+//! One header line, `ferrolb-speaker-snapshot VERSION SHA256`, then JSON with the node and its announcements, which a
+//! person can read. The sum covers the JSON. [`decode`] takes any bytes whatsoever and never panics: a snapshot that is
+//! damaged, of another version or of another node is refused, because a wrong address on the wire is worse than a late
+//! one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use ferrolb_speaker_core::Announcement;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+
+/// First word of every snapshot.
+const MAGIC: &str = "ferrolb-speaker-snapshot";
+
+/// Changes whenever an older program would misread what a newer one wrote.
+const VERSION: &str = "1";
+
+/// Why a snapshot is not used.
+#[derive(Debug, Error)]
+pub(crate) enum SnapshotError {
+    /// It does not begin as one.
+    #[error("it is no snapshot of a speaker")]
+    NoSnapshot,
+    /// Written by a program that writes another form.
+    #[error("it has version {found:?}, and this program reads version {VERSION:?}")]
+    OtherVersion {
+        /// What it says.
+        found: String,
+    },
+    /// The sum does not fit the content.
+    #[error("it is damaged: its SHA-256 sum does not match")]
+    Damaged,
+    /// The sum fits, but the content is not what is written under it.
+    #[error("its content cannot be read: {0}")]
+    Unreadable(#[source] serde_json::Error),
+    /// Another node's.
+    #[error("it belongs to node {found:?}")]
+    OtherNode {
+        /// Whose it is.
+        found: String,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Content {
+    node: String,
+    announcements: BTreeMap<IpAddr, Entry>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    epoch: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    interfaces: Option<BTreeSet<String>>,
+}
+
+/// The snapshot of what `node` announces.
+pub(crate) fn encode(node: &str, announcements: &BTreeMap<IpAddr, Announcement>) -> Vec<u8> {
+    let entry = |how: &Announcement| Entry {
+        epoch: how.epoch,
+        interfaces: how.interfaces.clone(),
+    };
+    let content = Content {
+        node: node.to_owned(),
+        announcements: announcements.iter().map(|(ip, how)| (*ip, entry(how))).collect(),
+    };
+    // Strings, numbers and maps with addresses as keys: there is nothing in it that JSON cannot say.
+    let json = serde_json::to_string(&content).unwrap_or_default();
+    format!("{MAGIC} {VERSION} {}\n{json}\n", sum(json.as_bytes())).into_bytes()
+}
+
+/// What `node` announced when `bytes` were written.
+pub(crate) fn decode(node: &str, bytes: &[u8]) -> Result<BTreeMap<IpAddr, Announcement>, SnapshotError> {
+    let text = str::from_utf8(bytes).map_err(|_| SnapshotError::NoSnapshot)?;
+    let (header, body) = text.split_once('\n').ok_or(SnapshotError::NoSnapshot)?;
+    let mut words = header.split(' ');
+    let (magic, version, stated) = (words.next(), words.next(), words.next());
+    if magic != Some(MAGIC) {
+        return Err(SnapshotError::NoSnapshot);
+    }
+    match version {
+        Some(VERSION) => {}
+        found => {
+            return Err(SnapshotError::OtherVersion {
+                found: found.unwrap_or_default().to_owned(),
+            });
+        }
+    }
+    let json = body.strip_suffix('\n').ok_or(SnapshotError::Damaged)?;
+    if stated != Some(sum(json.as_bytes()).as_str()) || words.next().is_some() {
+        return Err(SnapshotError::Damaged);
+    }
+    let content: Content = serde_json::from_str(json).map_err(SnapshotError::Unreadable)?;
+    if content.node != node {
+        return Err(SnapshotError::OtherNode { found: content.node });
+    }
+    let announcement = |entry: Entry| Announcement {
+        interfaces: entry.interfaces,
+        epoch: entry.epoch,
+    };
+    let announcements = content.announcements.into_iter();
+    Ok(announcements.map(|(ip, entry)| (ip, announcement(entry))).collect())
+}
+
+/// SHA-256 of `bytes` in lower-case hexadecimal.
+pub(crate) fn sum(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().fold(String::new(), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn sample() -> BTreeMap<IpAddr, Announcement> {
+        let on = |interfaces: Option<&[&str]>, epoch| Announcement {
+            interfaces: interfaces.map(|names| names.iter().map(|n| (*n).to_owned()).collect()),
+            epoch,
+        };
+        BTreeMap::from([
+            ("192.0.2.7".parse().unwrap(), on(None, 3)),
+            ("2001:db8::7".parse().unwrap(), on(Some(&["eth0", "eth1"]), u64::MAX)),
+        ])
+    }
+
+    #[test]
+    fn the_form_is_stable() {
+        let text = String::from_utf8(encode("node-a", &sample())).unwrap();
+        let body = r#"{"node":"node-a","announcements":{"192.0.2.7":{"epoch":3},"2001:db8::7":{"epoch":18446744073709551615,"interfaces":["eth0","eth1"]}}}"#;
+        let expected = format!("ferrolb-speaker-snapshot 1 {}\n{body}\n", sum(body.as_bytes()));
+        assert_eq!(text, expected);
+        assert_eq!(
+            sum(b"abc"),
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
+    }
+
+    #[test]
+    fn what_is_refused_says_why() {
+        let good = String::from_utf8(encode("node-a", &sample())).unwrap();
+        let signed = |json: &str| format!("{MAGIC} {VERSION} {}\n{json}\n", sum(json.as_bytes()));
+        let cases = [
+            (String::new(), "no snapshot"),
+            ("{}\n".to_owned(), "no snapshot"),
+            (good.replacen(" 1 ", " 2 ", 1), "version \"2\""),
+            (good.replace("192.0.2.7", "192.0.2.8"), "damaged"),
+            (good.trim_end().to_owned(), "damaged"),
+            (good.replacen('\n', " more\n", 1), "damaged"),
+            (good[..good.len() / 2].to_owned(), "damaged"),
+            (signed("{}"), "node"),
+            (
+                signed(r#"{"node":"node-a","announcements":{"192.0.2.300":{"epoch":1}}}"#),
+                "cannot be read",
+            ),
+            (good.replace("node-a", "node-b"), "damaged"),
+        ];
+        for (text, says) in cases {
+            let error = decode("node-a", text.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(says), "{text}: {error}");
+        }
+        let error = decode("node-b", good.as_bytes()).unwrap_err().to_string();
+        assert!(error.contains("\"node-a\""), "{error}");
+    }
+
+    fn any_announcements() -> impl Strategy<Value = BTreeMap<IpAddr, Announcement>> {
+        let interfaces = proptest::option::of(proptest::collection::btree_set(".{0,15}", 0..4));
+        let announcement =
+            (interfaces, any::<u64>()).prop_map(|(interfaces, epoch)| Announcement { interfaces, epoch });
+        proptest::collection::btree_map(any::<IpAddr>(), announcement, 0..20)
+    }
+
+    proptest! {
+        #[test]
+        fn reads_what_it_writes(node in "[a-z0-9.-]{1,20}", announcements in any_announcements()) {
+            let bytes = encode(&node, &announcements);
+            prop_assert_eq!(decode(&node, &bytes).unwrap(), announcements);
+        }
+
+        #[test]
+        fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert!(decode("node-a", &bytes).is_err());
+        }
+
+        #[test]
+        fn any_single_change_is_noticed(announcements in any_announcements(), at: prop::sample::Index, bit in 0..8u8) {
+            let mut bytes = encode("node-a", &announcements);
+            let at = at.index(bytes.len());
+            bytes[at] ^= 1 << bit;
+            prop_assert!(decode("node-a", &bytes).is_err());
+        }
+    }
+}

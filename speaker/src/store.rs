@@ -1,0 +1,217 @@
+//! The snapshot on disk: read once at start, written whenever what is announced changes.
+//!
+//! A write is a temporary file that is synced and then renamed, so a crash leaves the old snapshot or the new one, never
+//! half of one. The file's name carries the node's, so speakers of several nodes may share a directory. A snapshot that
+//! cannot be written is logged and tried again; announcing goes on.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ferrolb_runtime::backoff::Backoff;
+use ferrolb_speaker_core::Announcement;
+use thiserror::Error;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::snapshot::{self, SnapshotError};
+
+/// What is announced, shared between the owner task and whoever follows it.
+pub(crate) type Announcements = Arc<BTreeMap<IpAddr, Announcement>>;
+
+/// Larger files are no snapshots: 100,000 addresses take a tenth of this.
+const LARGEST: u64 = 64 << 20;
+
+/// Names of files end at 255 bytes; longer names of nodes are represented by their sum.
+const LONGEST_NODE: usize = 200;
+
+/// Delays between attempts to write.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// Why there is nothing to announce from at start.
+#[derive(Debug, Error)]
+pub(crate) enum StoreError {
+    /// There is a file, and it cannot be read.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// There is a file, and it is not used.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+}
+
+/// Where the snapshot of one node is.
+#[derive(Clone, Debug)]
+pub(crate) struct Store {
+    node: String,
+    file: PathBuf,
+}
+
+impl Store {
+    /// The snapshot of `node` in `dir`. Nothing is touched yet.
+    pub(crate) fn new(dir: &Path, node: &str) -> Self {
+        let name = if node.len() <= LONGEST_NODE {
+            node.to_owned()
+        } else {
+            snapshot::sum(node.as_bytes())
+        };
+        Store {
+            node: node.to_owned(),
+            file: dir.join(format!("speaker-{name}.snapshot")),
+        }
+    }
+
+    /// What the last run of this node's speaker announced; nothing, with one line in the log saying why, when that
+    /// cannot be known.
+    pub(crate) fn restore(&self) -> BTreeMap<IpAddr, Announcement> {
+        let file = self.file.display();
+        match self.read() {
+            Ok(Some(announcements)) => {
+                info!(%file, addresses = announcements.len(), "announcing from the snapshot until the API server is heard");
+                announcements
+            }
+            Ok(None) => {
+                info!(%file, "no snapshot: announcing nothing until the API server is heard");
+                BTreeMap::new()
+            }
+            Err(error) => {
+                warn!(%file, %error, "the snapshot is not used: announcing nothing until the API server is heard");
+                BTreeMap::new()
+            }
+        }
+    }
+
+    fn read(&self) -> Result<Option<BTreeMap<IpAddr, Announcement>>, StoreError> {
+        let file = match File::open(&self.file) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let mut bytes = Vec::new();
+        file.take(LARGEST).read_to_end(&mut bytes)?;
+        Ok(Some(snapshot::decode(&self.node, &bytes)?))
+    }
+
+    fn write(&self, announcements: &BTreeMap<IpAddr, Announcement>) -> io::Result<()> {
+        if let Some(dir) = self.file.parent() {
+            fs::create_dir_all(dir)?;
+        }
+        let temporary = self.file.with_extension("snapshot.tmp");
+        let mut file = File::create(&temporary)?;
+        file.write_all(&snapshot::encode(&self.node, announcements))?;
+        file.sync_all()?;
+        fs::rename(&temporary, &self.file)
+    }
+
+    /// Writes what is announced whenever it changes, the latest only when changes come faster than the disk; ends when
+    /// `stop` is cancelled, with the last change written.
+    pub(crate) async fn keep(
+        self,
+        mut announced: watch::Receiver<Announcements>,
+        stop: CancellationToken,
+    ) -> Result<(), Infallible> {
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        let mut failing = false;
+        loop {
+            let stopped = tokio::select! {
+                biased;
+                changed = announced.changed() => changed.is_err(),
+                () = stop.cancelled() => true,
+            };
+            if stopped && !announced.has_changed().unwrap_or(false) {
+                return Ok(());
+            }
+            let latest = announced.borrow_and_update().clone();
+            let store = self.clone();
+            let written = tokio::task::spawn_blocking(move || store.write(&latest)).await;
+            let written = written.unwrap_or_else(|died| Err(io::Error::other(died)));
+            match written {
+                Ok(()) => {
+                    if std::mem::take(&mut failing) {
+                        info!(file = %self.file.display(), "the snapshot is written again");
+                    }
+                    backoff.reset();
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut failing, true) {
+                        warn!(file = %self.file.display(), %error,
+                            "the snapshot cannot be written: a restart without the API server announces nothing");
+                    }
+                    announced.mark_changed();
+                    tokio::select! {
+                        () = tokio::time::sleep(backoff.delay()) => {}
+                        () = stop.cancelled() => return Ok(()),
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A directory that is gone with the value.
+    struct Dir(PathBuf);
+
+    impl Dir {
+        fn new(name: &str) -> Dir {
+            let dir = std::env::temp_dir().join(format!("ferrolb-store-{}-{name}", std::process::id()));
+            fs::create_dir_all(&dir).unwrap();
+            Dir(dir)
+        }
+    }
+
+    impl Drop for Dir {
+        fn drop(&mut self) {
+            // What cannot be removed is left to the system's own sweep of the directory for temporary files.
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn one(address: &str) -> Announcements {
+        let how = Announcement {
+            interfaces: None,
+            epoch: 1,
+        };
+        Arc::new(BTreeMap::from([(address.parse().unwrap(), how)]))
+    }
+
+    #[test]
+    fn nodes_share_a_directory() {
+        let dir = Dir::new("share");
+        let (a, b) = (Store::new(&dir.0, "node-a"), Store::new(&dir.0, "node-b"));
+        assert!(a.read().unwrap().is_none());
+        a.write(&one("192.0.2.1")).unwrap();
+        b.write(&one("192.0.2.2")).unwrap();
+        a.write(&one("192.0.2.3")).unwrap();
+        assert_eq!(a.read().unwrap().as_ref(), Some(&*one("192.0.2.3")));
+        assert_eq!(b.read().unwrap().as_ref(), Some(&*one("192.0.2.2")));
+        // Nothing but the two files: no temporary one is left.
+        assert_eq!(fs::read_dir(&dir.0).unwrap().count(), 2);
+
+        fs::copy(&a.file, &b.file).unwrap();
+        assert!(b.restore().is_empty(), "another node's");
+        let long = Store::new(&dir.0, &"n".repeat(253));
+        long.write(&one("192.0.2.1")).unwrap();
+        assert_eq!(long.restore(), *one("192.0.2.1"));
+    }
+
+    #[tokio::test]
+    async fn the_last_change_is_written_before_the_end() {
+        let dir = Dir::new("last");
+        let store = Store::new(&dir.0.join("made/on/demand"), "node-a");
+        let (sender, receiver) = watch::channel(one("192.0.2.1"));
+        let stop = CancellationToken::new();
+        sender.send(one("192.0.2.9")).unwrap();
+        stop.cancel();
+        store.clone().keep(receiver, stop).await.unwrap();
+        assert_eq!(store.restore(), *one("192.0.2.9"));
+    }
+}
