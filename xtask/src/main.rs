@@ -4,6 +4,7 @@
 //! and exits with 1; a command line that cannot be read exits with 2.
 
 mod generate;
+mod lab;
 mod licenses;
 
 use std::path::PathBuf;
@@ -22,6 +23,8 @@ struct Cli {
 enum Command {
     /// Write deploy/crds and deploy/manifests from the Rust types and deploy/base.
     Gen(generate::Args),
+    /// A cluster that stays: up, down, list.
+    Lab(lab::Args),
     /// Check the licence of every package that is linked in, and advisories where cargo-deny is installed.
     Licenses(licenses::Args),
 }
@@ -29,6 +32,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Gen(args) => generate::run(&args),
+        Command::Lab(args) => lab::run(&args),
         Command::Licenses(args) => licenses::run(&args),
     };
     match result {

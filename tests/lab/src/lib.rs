@@ -13,6 +13,7 @@
 
 pub mod forward;
 pub mod harness;
+pub mod interactive;
 pub mod interrupt;
 pub mod kubelet;
 pub mod lab;
