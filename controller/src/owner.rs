@@ -1,0 +1,339 @@
+//! The one task that owns the core: news in, effects out, outcomes back in.
+//!
+//! Nothing is decided before every stream has told its first complete list; then the configuration is parsed and the
+//! core starts. Writes run beside each other, at most [`WRITES`] at once, as futures of this task. When the channel of
+//! news is full the watches wait; when the API server is slow the core simply asks for no more.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::time::Instant;
+
+use ferrolb_api::{IpAddressPoolStatus, names};
+use ferrolb_controller_core::{Controller, Effect, EventKind, Input, ServiceEvent, Write, WriteKey};
+use ferrolb_runtime::apply::Failure;
+use ferrolb_runtime::events::{Note, Recorder};
+use ferrolb_runtime::readiness::Heartbeat;
+use ferrolb_runtime::writer::Writer;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::Client;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::configuration::Configuration;
+use crate::metrics::{Metrics, write_kind};
+use crate::news::{News, Stream};
+use crate::pools;
+use crate::pools::{PACE, PoolStatuses};
+use crate::verdict::{self, Verdict};
+use crate::writes::{self, ConditionTimes};
+
+/// Writes under way at once. Enough to keep an API server busy, few enough not to crowd out others.
+pub(crate) const WRITES: usize = 32;
+
+/// News taken in before anything else gets its turn.
+const BATCH: usize = 256;
+
+/// What a write was for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Job {
+    Core(WriteKey),
+    Pool(String),
+    Verdict,
+}
+
+/// How a write ended.
+struct Outcome {
+    kind: &'static str,
+    result: Result<(), Failure>,
+    /// The counters that were written, for [`Job::Pool`].
+    counters: IpAddressPoolStatus,
+}
+
+/// What the owner task is made of.
+pub(crate) struct Owner {
+    controller: Controller,
+    configuration: Configuration,
+    pools: PoolStatuses,
+    verdict: Verdict,
+    times: BTreeMap<IpAddr, ConditionTimes>,
+    unsynced: BTreeSet<Stream>,
+    /// When the figures are counted again; `None` while nothing changed.
+    count_at: Option<Instant>,
+    /// Messages of writes that keep failing, so that each is logged once.
+    failing: BTreeMap<&'static str, Failure>,
+    writer: Writer<Job, Outcome>,
+    client: Client,
+    namespace: String,
+    recorder: Recorder,
+    metrics: Metrics,
+    heartbeat: Heartbeat,
+    start: Instant,
+}
+
+impl Owner {
+    /// An owner that knows nothing yet.
+    pub(crate) fn new(
+        controller: Controller,
+        client: Client,
+        namespace: String,
+        recorder: Recorder,
+        metrics: Metrics,
+        heartbeat: Heartbeat,
+    ) -> Self {
+        Owner {
+            controller,
+            configuration: Configuration::new(namespace.clone()),
+            pools: PoolStatuses::default(),
+            verdict: Verdict::default(),
+            times: BTreeMap::new(),
+            unsynced: Stream::ALL.into_iter().collect(),
+            count_at: None,
+            failing: BTreeMap::new(),
+            writer: Writer::new(WRITES),
+            client,
+            namespace,
+            recorder,
+            metrics,
+            heartbeat,
+            start: Instant::now(),
+        }
+    }
+
+    /// Works until `stop` is cancelled or no watch is left.
+    pub(crate) async fn run(
+        mut self,
+        mut inputs: mpsc::Receiver<News>,
+        stop: CancellationToken,
+    ) -> Result<(), Infallible> {
+        loop {
+            let wake = tokio::time::Instant::from_std(self.wake_at());
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                (job, outcome) = self.writer.next() => self.written(job, outcome),
+                news = inputs.recv() => match news {
+                    Some(news) => self.take(news),
+                    None => return Ok(()),
+                },
+                () = tokio::time::sleep_until(wake) => {}
+            }
+            for _ in 0..BATCH {
+                let Ok(news) = inputs.try_recv() else { break };
+                self.take(news);
+            }
+            self.settle();
+            self.heartbeat.beat();
+        }
+    }
+
+    /// The next moment at which something is due although nothing happened.
+    fn wake_at(&self) -> Instant {
+        let idle = Instant::now() + self.heartbeat.period();
+        [
+            self.controller.next_deadline().map(|at| self.start + at),
+            self.pools.deadline(),
+            self.verdict.deadline(),
+            self.count_at,
+        ]
+        .into_iter()
+        .flatten()
+        .fold(idle, Instant::min)
+    }
+
+    fn take(&mut self, news: News) {
+        self.metrics.input();
+        match news {
+            News::Core(input) => {
+                if let Input::VirtualIpGone(address) = &input {
+                    self.times.remove(address);
+                }
+                self.handle(input);
+            }
+            News::VirtualIp(object, times) => {
+                self.times.insert(object.address, times);
+                self.handle(Input::VirtualIp(*object));
+            }
+            News::Pool(key, pool) => {
+                let now = Instant::now();
+                match &pool {
+                    Some(pool) => self.pools.seen(&key.name, pool.status, now),
+                    None => self.pools.gone(&key.name),
+                }
+                self.configuration.pool(key, pool.map(|pool| *pool));
+            }
+            News::Advertisement(key, advertisement) => {
+                self.configuration
+                    .advertisement(key, advertisement.map(|object| *object));
+            }
+            News::Namespace(name, labels) => self.configuration.namespace(name, labels),
+            News::VerdictGone => self.verdict.gone(Instant::now()),
+            News::Unreadable(what, error) => warn!(object = %what, "cannot be read and is ignored: {error}"),
+            News::Synced(stream) => {
+                self.unsynced.remove(&stream);
+            }
+        }
+    }
+
+    /// What is left to do after a batch of news.
+    fn settle(&mut self) {
+        if self.unsynced.is_empty() {
+            if let Some(change) = self.configuration.settle() {
+                for note in change.notes {
+                    self.recorder.record(note);
+                }
+                self.verdict.want(&change.lines, Instant::now(), Timestamp::now());
+                self.handle(Input::Config(change.config));
+            }
+            if !self.controller.is_synced() {
+                info!("every watch has its first complete list: deciding from here on");
+                self.handle(Input::Synced);
+            }
+        }
+        let deadline = self.controller.next_deadline();
+        if deadline.is_some_and(|at| at <= self.start.elapsed()) {
+            self.handle(Input::Tick);
+        }
+        let now = Instant::now();
+        if self.controller.is_synced() && self.count_at.is_some_and(|at| at <= now) {
+            self.count_at = None;
+            let usage = self.controller.pool_usage();
+            self.metrics.pools(&usage);
+            self.metrics.pending(&self.controller.pending_by_reason());
+            self.pools.want(&usage);
+            self.pools.wake(now);
+        }
+        self.report(now);
+    }
+
+    /// Starts the writes that are the shell's own: counters and verdict.
+    fn report(&mut self, now: Instant) {
+        for (pool, counters) in self.pools.due(now) {
+            let write = pools::write(self.client.clone(), self.namespace.clone(), pool.clone(), counters);
+            self.writer.submit(Job::Pool(pool), async move {
+                Outcome {
+                    kind: "pool_status",
+                    result: write.await,
+                    counters,
+                }
+            });
+        }
+        if let Some(state) = self.verdict.due(now) {
+            let write = verdict::write(self.client.clone(), self.namespace.clone(), state);
+            self.writer.submit(Job::Verdict, async move {
+                Outcome {
+                    kind: "configuration_state",
+                    result: write.await,
+                    counters: IpAddressPoolStatus::default(),
+                }
+            });
+        }
+    }
+
+    /// Tells the core and does what it asks for.
+    fn handle(&mut self, input: Input) {
+        for effect in self.controller.handle(input, self.start.elapsed()) {
+            match effect {
+                Effect::Write(write) => self.write(write),
+                Effect::Event(event) => self.event(event),
+            }
+        }
+        // Figures are for people: counted a little later, once for many changes.
+        self.count_at.get_or_insert_with(|| Instant::now() + PACE);
+    }
+
+    fn write(&mut self, write: Write) {
+        let kind = write_kind(&write);
+        debug!(?write, "writing");
+        let times = match &write {
+            Write::SetVirtualIpStatus { address, .. } => self.times.get(address).cloned().unwrap_or_default(),
+            _ => ConditionTimes::new(),
+        };
+        let key = write.key();
+        let request = writes::perform(self.client.clone(), write, times, Timestamp::now());
+        self.writer.submit(Job::Core(key), async move {
+            Outcome {
+                kind,
+                result: request.await,
+                counters: IpAddressPoolStatus::default(),
+            }
+        });
+    }
+
+    fn written(&mut self, job: Job, outcome: Outcome) {
+        let Outcome { kind, result, counters } = outcome;
+        self.metrics.write(kind, &result);
+        self.log_failure(kind, &job, &result);
+        let now = Instant::now();
+        match job {
+            Job::Core(key) => {
+                let result = result.map_err(writes::core_error);
+                self.handle(Input::Written { key, result });
+            }
+            Job::Pool(pool) => self.pools.written(&pool, result.as_ref().map(|()| counters), now),
+            Job::Verdict => self.verdict.written(&result, now),
+        }
+    }
+
+    /// A conflict is news in itself and follows by watch; the rest is logged once per kind of write and kind of failure.
+    fn log_failure(&mut self, kind: &'static str, job: &Job, result: &Result<(), Failure>) {
+        match result {
+            Ok(()) => {
+                if self.failing.remove(kind).is_some() {
+                    info!(kind, "writes work again");
+                }
+            }
+            Err(Failure::Conflict | Failure::Gone) => debug!(?job, "write lost a race"),
+            Err(failure) => {
+                let known = self.failing.get(kind).map(Failure::as_str);
+                if known != Some(failure.as_str()) {
+                    warn!(kind, ?job, "cannot write: {failure}");
+                    self.failing.insert(kind, failure.clone());
+                }
+            }
+        }
+    }
+
+    fn event(&self, event: ServiceEvent) {
+        let ServiceEvent {
+            service,
+            uid,
+            kind,
+            message,
+        } = event;
+        let (warning, reason) = event_words(kind);
+        if warning {
+            warn!(%service, reason, "{message}");
+        } else {
+            info!(%service, reason, "{message}");
+        }
+        self.recorder.record(Note {
+            about: ObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("Service".to_owned()),
+                namespace: Some(service.namespace),
+                name: Some(service.name),
+                uid: Some(uid),
+                ..ObjectReference::default()
+            },
+            warning,
+            reason,
+            message,
+        });
+    }
+}
+
+/// Whether it is a warning, and its reason.
+fn event_words(kind: EventKind) -> (bool, &'static str) {
+    match kind {
+        EventKind::Allocated => (false, names::reasons::ALLOCATED),
+        EventKind::Cleared => (false, names::reasons::CLEARED),
+        EventKind::AllocationFailed => (true, names::reasons::ALLOCATION_FAILED),
+        EventKind::LoadBalancerFailed => (true, names::reasons::LOAD_BALANCER_FAILED),
+        EventKind::DeprecatedAnnotation => (true, names::reasons::DEPRECATED_ANNOTATION),
+        EventKind::PoolChanged => (true, names::reasons::POOL_CHANGED),
+        EventKind::AnnounceFailed => (true, names::reasons::ANNOUNCE_FAILED),
+    }
+}
