@@ -1,47 +1,55 @@
-//! Nodes and EndpointSlices, reduced to what decisions depend on.
+//! Nodes and EndpointSlices.
+
+use std::net::IpAddr;
 
 use ferrolb_api::names::labels;
-use ferrolb_model::{Endpoint, EndpointsView, NodeView, ServiceId, canonical};
+use ferrolb_model::{Endpoint, EndpointsView, NodeView, ServiceId};
 use k8s_openapi::api::core::v1::Node;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::ResourceExt as _;
+use k8s_openapi::api::discovery::v1::{self as discovery, EndpointSlice};
 
-/// The view of a Node.
+use crate::service::parse_address;
+
+/// What decisions need of a Node.
 pub fn node_view(object: &Node) -> NodeView {
     let status = object.status.as_ref();
-    let conditions = status.and_then(|s| s.conditions.as_deref()).unwrap_or_default();
-    let is_true = |kind: &str| conditions.iter().any(|c| c.type_ == kind && c.status == "True");
+    let is_true = |condition: &str| {
+        let conditions = status.and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+        conditions.iter().any(|c| c.type_ == condition && c.status == "True")
+    };
+    let node_labels = object.metadata.labels.clone().unwrap_or_default();
     let addresses = status.and_then(|s| s.addresses.as_deref()).unwrap_or_default();
     NodeView {
-        name: object.name_any(),
-        labels: object.labels().clone(),
+        name: object.metadata.name.clone().unwrap_or_default(),
         ready: is_true("Ready"),
         network_unavailable: is_true("NetworkUnavailable"),
-        excluded: object.labels().contains_key(labels::EXCLUDE_NODE),
-        cordoned: object.spec.as_ref().and_then(|s| s.unschedulable).unwrap_or(false),
+        excluded: node_labels.contains_key(labels::EXCLUDE_NODE),
+        cordoned: object.spec.as_ref().and_then(|s| s.unschedulable).unwrap_or_default(),
         addresses: addresses
             .iter()
-            .filter_map(|a| a.address.parse().ok())
-            .map(canonical)
-            .collect(),
+            .filter_map(|a| parse_address(&a.address))
+            .collect::<std::collections::BTreeSet<IpAddr>>(),
+        labels: node_labels,
     }
 }
 
-/// The view of an EndpointSlice; `None` when it belongs to no Service.
+/// What decisions need of an EndpointSlice; `None` for one that belongs to no Service.
 pub fn endpoints_view(object: &EndpointSlice) -> Option<EndpointsView> {
-    let namespace = object.namespace().unwrap_or_default();
-    let service = ServiceId::new(&namespace, object.labels().get(labels::SERVICE_NAME)?);
-    let endpoints = object.endpoints.iter().map(|endpoint| {
-        let conditions = endpoint.conditions.as_ref();
-        Endpoint {
-            node: endpoint.node_name.clone(),
-            ready: conditions.and_then(|c| c.ready).unwrap_or(true),
-            serving: conditions.and_then(|c| c.serving).unwrap_or(true),
-        }
-    });
+    let service = object.metadata.labels.as_ref()?.get(labels::SERVICE_NAME)?;
+    let namespace = object.metadata.namespace.clone().unwrap_or_default();
     Some(EndpointsView {
-        slice: (namespace, object.name_any()),
-        service,
-        endpoints: endpoints.collect(),
+        slice: (namespace.clone(), object.metadata.name.clone().unwrap_or_default()),
+        service: ServiceId::new(namespace, service),
+        endpoints: object.endpoints.iter().map(endpoint).collect(),
     })
+}
+
+fn endpoint(object: &discovery::Endpoint) -> Endpoint {
+    let conditions = object.conditions.as_ref();
+    let ready = conditions.and_then(|c| c.ready).unwrap_or(true);
+    Endpoint {
+        node: object.node_name.clone().filter(|n| !n.is_empty()),
+        ready,
+        // A slice made by hand often says `ready: false` and nothing else.
+        serving: conditions.and_then(|c| c.serving).unwrap_or(ready),
+    }
 }

@@ -1,116 +1,116 @@
-//! All configuration objects together: the configuration in force and what is wrong with each object left out.
+//! The whole configuration: every object by itself, then the rules across objects.
+//!
+//! A mistake costs the object it stands in, and nothing else; what was in force of that object stays, if there was
+//! anything. The outcome depends on the objects and on what was in force, never on the order in which they are given.
 
 use std::collections::BTreeMap;
 
 use ferrolb_api::{IpAddressPool, L2Advertisement};
 use ferrolb_model::{Config, IpRange, Labels, Pool};
-use kube::{Resource, ResourceExt as _};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use crate::error::{ConfigError, Problem};
-use crate::{advertisement, pool};
+use crate::error::{ObjectError, Problem};
+use crate::{advertise, pool};
 
-/// Every object that configures FerroLB, as the watches have it now; the order means nothing.
+/// The objects as they are now, in any order.
 #[derive(Clone, Debug)]
 pub struct Snapshot<'a> {
-    /// The IPAddressPools of FerroLB's namespace.
+    /// Every IPAddressPool of FerroLB's namespace.
     pub pools: Vec<&'a IpAddressPool>,
-    /// The L2Advertisements of FerroLB's namespace.
+    /// Every L2Advertisement of FerroLB's namespace.
     pub l2_advertisements: Vec<&'a L2Advertisement>,
-    /// The labels of every namespace of the cluster, by name.
+    /// The labels of every namespace, by its name.
     pub namespaces: &'a BTreeMap<String, Labels>,
 }
 
-/// What a [`Snapshot`] means.
+/// What a snapshot comes to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Parsed {
     /// What is in force.
     pub config: Config,
-    /// What is not, and why, by kind and name.
-    pub errors: Vec<ConfigError>,
+    /// Every mistake, by kind and name, then in the order of the fields.
+    pub errors: Vec<ObjectError>,
 }
 
-/// Parses `snapshot`. `last_good` is the configuration in force until now: an object that cannot be used keeps the
-/// version it has there. Of two pools that overlap, the newer (by creation, then name) cannot be used.
+/// Reads a snapshot. `last_good` is the configuration in force until now.
 pub fn parse(snapshot: &Snapshot<'_>, last_good: &Config) -> Parsed {
     let mut parsed = Parsed::default();
-    let mut pools = snapshot.pools.clone();
-    pools.sort_by_cached_key(|p| (created(*p), p.name_any()));
-    for object in pools {
-        add_pool(object, snapshot.namespaces, last_good, &mut parsed);
-    }
+    pools(snapshot, last_good, &mut parsed);
     for object in &snapshot.l2_advertisements {
-        let name = object.name_any();
-        match advertisement::l2_advertisement(object) {
-            Ok(ad) => drop(parsed.config.l2_advertisements.insert(name, ad)),
-            Err(problems) => {
-                let kept = last_good.l2_advertisements.get(&name);
-                parsed
-                    .errors
-                    .push(error("L2Advertisement", *object, problems, kept.is_some()));
-                parsed
-                    .config
-                    .l2_advertisements
-                    .extend(kept.map(|ad| (name, ad.clone())));
+        let name = object.metadata.name.clone().unwrap_or_default();
+        match advertise::l2_advertisement(object) {
+            Ok(ad) => {
+                parsed.config.l2_advertisements.insert(name, ad);
+            }
+            Err(errors) => {
+                let old = last_good.l2_advertisements.get(&name);
+                parsed.errors.extend(errors.into_iter().map(|e| ObjectError {
+                    last_good: old.is_some(),
+                    ..e
+                }));
+                parsed.config.l2_advertisements.extend(old.map(|ad| (name, ad.clone())));
             }
         }
     }
-    parsed.errors.sort();
+    // Stable: the mistakes of one object keep the order of its fields.
+    parsed.errors.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
     parsed
 }
 
-fn add_pool(object: &IpAddressPool, namespaces: &BTreeMap<String, Labels>, last_good: &Config, parsed: &mut Parsed) {
-    let in_force = &parsed.config.pools;
-    let outcome = pool::pool(object, namespaces).and_then(|pool| match overlaps(&pool, in_force) {
-        problems if problems.is_empty() => Ok(pool),
-        problems => Err(problems),
-    });
-    let name = object.name_any();
-    match outcome {
-        Ok(pool) => drop(parsed.config.pools.insert(name, pool)),
-        Err(problems) => {
-            let kept = last_good
-                .pools
-                .get(&name)
-                .filter(|pool| overlaps(pool, in_force).is_empty())
-                .cloned();
-            parsed
-                .errors
-                .push(error("IPAddressPool", object, problems, kept.is_some()));
-            parsed.config.pools.extend(kept.map(|pool| (name, pool)));
-        }
+/// Pools, oldest first: one that overlaps an older one yields to it.
+fn pools(snapshot: &Snapshot<'_>, last_good: &Config, parsed: &mut Parsed) {
+    let mut objects = snapshot.pools.clone();
+    objects.sort_by_key(|o| age(&o.metadata));
+    for object in objects {
+        let name = object.metadata.name.clone().unwrap_or_default();
+        let result = pool::pool(object, snapshot.namespaces).and_then(|pool| {
+            let errors = overlaps(&parsed.config, object, &pool);
+            if errors.is_empty() { Ok(pool) } else { Err(errors) }
+        });
+        let pool = result.or_else(|errors| {
+            let old = last_good.pools.get(&name).filter(|old| is_apart(&parsed.config, old));
+            parsed.errors.extend(errors.into_iter().map(|e| ObjectError {
+                last_good: old.is_some(),
+                ..e
+            }));
+            old.cloned().ok_or(())
+        });
+        parsed.config.pools.extend(pool.map(|p| (name, p)));
     }
 }
 
-/// Where `pool` overlaps a pool that is in force already.
-fn overlaps(pool: &Pool, in_force: &BTreeMap<String, Pool>) -> Vec<Problem> {
-    let clash = |range: &IpRange, other: &Pool| other.ranges.iter().copied().find(|r| r.overlaps(range));
-    let mut problems = Vec::new();
-    for (index, range) in pool.ranges.iter().enumerate() {
-        for other in in_force.values() {
-            if let Some(theirs) = clash(range, other) {
-                let message = format!(
-                    "{range} overlaps {theirs} of the older IPAddressPool {:?}; change one of the two",
-                    other.name
-                );
-                problems.push(Problem::new(format!("spec.addresses[{index}]"), message));
-            }
-        }
-    }
-    problems
+fn age(metadata: &ObjectMeta) -> (i64, String) {
+    let created = metadata.creation_timestamp.as_ref().map_or(0, |t| t.0.as_second());
+    (created, metadata.name.clone().unwrap_or_default())
 }
 
-/// Seconds since the Unix epoch; an object without the time counts as newest.
-fn created(object: &impl kube::ResourceExt) -> i64 {
-    object.creation_timestamp().map_or(i64::MAX, |time| time.0.as_second())
+fn is_apart(config: &Config, pool: &Pool) -> bool {
+    pool.ranges.iter().all(|r| overlap(config, r).is_none())
 }
 
-fn error<K: Resource>(kind: &'static str, object: &K, problems: Vec<Problem>, last_good_kept: bool) -> ConfigError {
-    let meta = object.meta();
-    ConfigError {
-        kind,
-        name: meta.name.clone().unwrap_or_default(),
-        uid: meta.uid.clone().unwrap_or_default(),
-        problems,
-        last_good_kept,
-    }
+fn overlap<'a>(config: &'a Config, range: &IpRange) -> Option<(&'a Pool, &'a IpRange)> {
+    let ranges = config.pools.values().flat_map(|p| p.ranges.iter().map(move |r| (p, r)));
+    ranges.into_iter().find(|(_, r)| r.overlaps(range))
+}
+
+fn overlaps(config: &Config, object: &IpAddressPool, pool: &Pool) -> Vec<ObjectError> {
+    // A pool that was read has one range per item.
+    let items = object.spec.addresses.iter().zip(&pool.ranges).enumerate();
+    items
+        .filter_map(|(n, (text, range))| {
+            let (older, other) = overlap(config, range)?;
+            Some(ObjectError {
+                kind: pool::KIND,
+                name: pool.name.clone(),
+                field: format!("spec.addresses[{n}]"),
+                value: text.clone(),
+                problem: Problem::OverlapWith {
+                    value: text.clone(),
+                    other: other.to_string(),
+                    pool: older.name.clone(),
+                },
+                last_good: false,
+            })
+        })
+        .collect()
 }

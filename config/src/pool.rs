@@ -1,29 +1,25 @@
-//! An IPAddressPool, parsed on its own; what it means beside other pools is `parse`'s part.
+//! `IPAddressPool`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use ferrolb_api::IpAddressPool;
-use ferrolb_model::{IpRange, Labels, Pool, ServiceAllocation};
-use kube::ResourceExt as _;
+use ferrolb_api::{IpAddressPool, ServiceAllocation};
+use ferrolb_model::{IpRange, LabelSelector, Labels, Pool};
 
-use crate::error::Problem;
-use crate::selector;
+use crate::error::{ObjectError, Problem, Report};
+use crate::selector::{once, selectors};
 
-/// The pool, or all that is wrong with it. `namespaces` are the labels of every namespace, for `namespaceSelectors`.
-pub(crate) fn pool(object: &IpAddressPool, namespaces: &BTreeMap<String, Labels>) -> Result<Pool, Vec<Problem>> {
-    let mut problems = Vec::new();
-    let ranges = ranges(&object.spec.addresses, &mut problems);
-    let allocation = object
-        .spec
-        .service_allocation
-        .as_ref()
-        .map(|a| allocation(a, namespaces, &mut problems));
-    if !problems.is_empty() {
-        return Err(problems);
-    }
-    Ok(Pool {
-        name: object.name_any(),
-        labels: object.labels().clone(),
+pub(crate) const KIND: &str = "IPAddressPool";
+
+/// One pool by itself, or everything that is wrong with it.
+pub(crate) fn pool(object: &IpAddressPool, namespaces: &BTreeMap<String, Labels>) -> Result<Pool, Vec<ObjectError>> {
+    let name = object.metadata.name.clone().unwrap_or_default();
+    let mut report = Report::new(KIND, &name);
+    let ranges = ranges(&mut report, &object.spec.addresses);
+    let allocation = object.spec.service_allocation.as_ref();
+    let allocation = allocation.map(|a| service_allocation(&mut report, a, namespaces));
+    report.finish(Pool {
+        name,
+        labels: object.metadata.labels.clone().unwrap_or_default(),
         ranges,
         auto_assign: object.spec.auto_assign,
         avoid_buggy_ips: object.spec.avoid_buggy_ips,
@@ -31,54 +27,65 @@ pub(crate) fn pool(object: &IpAddressPool, namespaces: &BTreeMap<String, Labels>
     })
 }
 
-fn ranges(addresses: &[String], problems: &mut Vec<Problem>) -> Vec<IpRange> {
+fn ranges(report: &mut Report, addresses: &[String]) -> Vec<IpRange> {
     if addresses.is_empty() {
-        problems.push(Problem::new(
-            "spec.addresses",
-            "the list is empty; write at least one prefix or range",
-        ));
+        let right = "write at least one prefix like 192.0.2.0/24 or range like 192.0.2.10-192.0.2.20";
+        report.push("spec.addresses", "", Problem::Empty(right));
     }
-    let mut ranges = Vec::<IpRange>::with_capacity(addresses.len());
-    for (index, text) in addresses.iter().enumerate() {
-        let field = format!("spec.addresses[{index}]");
-        match text.parse::<IpRange>() {
-            Err(error) => problems.push(Problem::new(field, error)),
-            Ok(range) => match ranges.iter().position(|other| other.overlaps(&range)) {
-                Some(other) => problems.push(Problem::new(
-                    field,
-                    format!(
-                        "{text:?} overlaps {:?} of the same pool; remove one of them",
-                        addresses[other]
-                    ),
-                )),
-                None => ranges.push(range),
-            },
+    let mut ranges = Vec::<(usize, IpRange)>::new();
+    for (n, text) in addresses.iter().enumerate() {
+        let field = format!("spec.addresses[{n}]");
+        let range = match text.parse::<IpRange>() {
+            Ok(range) => range,
+            Err(error) => {
+                report.push(field, text, Problem::Range(error));
+                continue;
+            }
+        };
+        if let Some((other, _)) = ranges.iter().find(|(_, r)| r.overlaps(&range)) {
+            let problem = Problem::OverlapWithin {
+                value: text.clone(),
+                other: addresses[*other].clone(),
+                other_field: format!("spec.addresses[{other}]"),
+            };
+            report.push(field, text, problem);
         }
+        ranges.push((n, range));
     }
-    ranges
+    ranges.into_iter().map(|(_, r)| r).collect()
 }
 
-fn allocation(
-    wire: &ferrolb_api::ServiceAllocation,
-    all_namespaces: &BTreeMap<String, Labels>,
-    problems: &mut Vec<Problem>,
-) -> ServiceAllocation {
-    let path = |field| format!("spec.serviceAllocation.{field}");
-    let named = selector::names(&wire.namespaces, &path("namespaces"), problems);
-    let selectors = selector::list(&wire.namespace_selectors, &path("namespaceSelectors"), problems);
-    let service_selectors = selector::list(&wire.service_selectors, &path("serviceSelectors"), problems);
-    let namespaces = (!named.is_empty() || !selectors.is_empty()).then(|| {
-        let selected = all_namespaces
-            .iter()
-            .filter(|(_, labels)| selectors.iter().any(|s| s.matches(labels)));
-        named
-            .into_iter()
-            .chain(selected.map(|(name, _)| name.clone()))
-            .collect()
+fn service_allocation(
+    report: &mut Report,
+    object: &ServiceAllocation,
+    namespaces: &BTreeMap<String, Labels>,
+) -> ferrolb_model::ServiceAllocation {
+    let field = "spec.serviceAllocation";
+    once(report, &format!("{field}.namespaces"), object.namespaces.iter(), |n| {
+        format!("{n:?}")
     });
-    ServiceAllocation {
-        priority: wire.priority,
-        namespaces,
+    let by_label = selectors(
+        report,
+        &format!("{field}.namespaceSelectors"),
+        &object.namespace_selectors,
+    );
+    let service_selectors = selectors(report, &format!("{field}.serviceSelectors"), &object.service_selectors);
+    let selected = |labels: &Labels| by_label.iter().any(|s: &LabelSelector| s.matches(labels));
+    let restricted = !object.namespaces.is_empty() || !by_label.is_empty();
+    ferrolb_model::ServiceAllocation {
+        priority: object.priority,
+        namespaces: restricted.then(|| {
+            let matching = namespaces
+                .iter()
+                .filter(|(_, labels)| selected(labels))
+                .map(|(name, _)| name);
+            object
+                .namespaces
+                .iter()
+                .chain(matching)
+                .cloned()
+                .collect::<BTreeSet<_>>()
+        }),
         service_selectors,
     }
 }

@@ -1,103 +1,104 @@
-//! A VirtualIP object, parsed.
+//! VirtualIPs, made by the controller or by hand.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
-use ferrolb_api::{ReclaimPolicy as WirePolicy, VirtualIp as Wire};
+use ferrolb_api as api;
+use ferrolb_api::names::conditions;
 use ferrolb_model::{
     Announcer, Claim, Condition, ConditionType, Placement, ReclaimPolicy, ServiceId, VirtualIp, VirtualIpName,
-    canonical,
 };
-use kube::ResourceExt as _;
-use thiserror::Error;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition as WireCondition;
 
-/// Why a VirtualIP object means nothing. Only one made by hand can be like that.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum BadVirtualIp {
-    /// The address is none.
-    #[error("VirtualIP {name:?}: spec.address: {address:?} is not an IP address")]
-    Address {
-        /// The object's name.
-        name: String,
-        /// What stands in the field.
-        address: String,
-    },
-    /// The name is not the one that the address gives.
-    #[error("VirtualIP {name:?}: metadata.name: a VirtualIP for {address} has to be named {right:?}")]
-    Name {
-        /// The object's name.
-        name: String,
-        /// The address.
-        address: IpAddr,
-        /// The name that would be right.
-        right: String,
-    },
-}
+use crate::error::{ObjectError, Problem};
+use crate::service::parse_address;
 
-/// The view of a VirtualIP.
-///
-/// # Errors
-/// When the address is none, or not the one that the object is named after: then the name would not be the claim.
-pub fn virtual_ip(object: &Wire) -> Result<VirtualIp, BadVirtualIp> {
-    let name = object.name_any();
-    let text = &object.spec.address;
-    let Ok(address) = text.parse().map(canonical) else {
-        return Err(BadVirtualIp::Address {
-            name,
-            address: text.clone(),
-        });
+pub(crate) const KIND: &str = "VirtualIP";
+
+/// What decisions need of a VirtualIP; an error names the first mistake. One that cannot be read claims nothing.
+pub fn virtual_ip(object: &api::VirtualIp) -> Result<VirtualIp, ObjectError> {
+    let name = object.metadata.name.clone().unwrap_or_default();
+    let error = |field: String, value: &str, problem| ObjectError {
+        kind: KIND,
+        name: name.clone(),
+        field,
+        value: value.to_owned(),
+        problem,
+        last_good: false,
     };
+    let text = &object.spec.address;
+    let address =
+        parse_address(text).ok_or_else(|| error("spec.address".to_owned(), text, Problem::Address(text.clone())))?;
     let right = VirtualIpName::of(address).to_string();
     if name != right {
-        return Err(BadVirtualIp::Name { name, address, right });
+        let problem = Problem::VirtualIpName {
+            name: name.clone(),
+            address: address.to_string(),
+            right,
+        };
+        return Err(error("metadata.name".to_owned(), &name, problem));
     }
-    let status = object.status.clone().unwrap_or_default();
+    for (n, claim) in object.spec.claims.iter().enumerate() {
+        for (field, value) in [("namespace", &claim.namespace), ("name", &claim.name)] {
+            if value.is_empty() {
+                let problem = Problem::Empty("name the Service by namespace and name");
+                return Err(error(format!("spec.claims[{n}].{field}"), "", problem));
+            }
+        }
+    }
+    let status = object.status.as_ref();
+    let placement = status
+        .and_then(|s| s.placement.as_ref())
+        .filter(|p| !p.owner.is_empty());
+    let announcer = status.and_then(|s| s.announcer.as_ref()).filter(|a| !a.node.is_empty());
     Ok(VirtualIp {
         address,
-        pool: object.spec.pool.clone(),
+        pool: filled(object.spec.pool.as_ref()),
         claims: object.spec.claims.iter().map(claim).collect(),
-        sharing_key: object.spec.sharing_key.clone(),
+        sharing_key: filled(object.spec.sharing_key.as_ref()),
         reclaim_policy: match object.spec.reclaim_policy {
-            WirePolicy::Delete => ReclaimPolicy::Delete,
-            WirePolicy::Retain => ReclaimPolicy::Retain,
+            api::ReclaimPolicy::Delete => ReclaimPolicy::Delete,
+            api::ReclaimPolicy::Retain => ReclaimPolicy::Retain,
         },
-        placement: status.placement.map(|p| Placement {
-            owner: p.owner,
-            standbys: p.standbys,
+        placement: placement.map(|p| Placement {
+            owner: p.owner.clone(),
+            standbys: p.standbys.clone(),
             epoch: p.epoch,
         }),
-        announcer: status.announcer.map(|a| Announcer {
-            node: a.node,
-            interfaces: a.interfaces.into_iter().collect(),
+        announcer: announcer.map(|a| Announcer {
+            node: a.node.clone(),
+            interfaces: a.interfaces.iter().cloned().collect(),
         }),
-        conditions: conditions(&status.conditions),
-        uid: object.uid().unwrap_or_default(),
-        resource_version: object.resource_version().unwrap_or_default(),
+        conditions: status.map(|s| known_conditions(&s.conditions)).unwrap_or_default(),
+        uid: object.metadata.uid.clone().unwrap_or_default(),
+        resource_version: object.metadata.resource_version.clone().unwrap_or_default(),
     })
 }
 
-fn claim(wire: &ferrolb_api::Claim) -> Claim {
+fn filled(text: Option<&String>) -> Option<String> {
+    text.filter(|t| !t.is_empty()).cloned()
+}
+
+fn claim(claim: &api::Claim) -> Claim {
     Claim {
-        service: ServiceId::new(&wire.namespace, &wire.name),
-        uid: wire.uid.clone(),
+        service: ServiceId::new(&claim.namespace, &claim.name),
+        uid: filled(claim.uid.as_ref()),
     }
 }
 
-/// The controller's own conditions; those of others are not its business.
-fn conditions(
-    wire: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition],
-) -> BTreeMap<ConditionType, Condition> {
-    let kinds = [ConditionType::Allocated, ConditionType::Announced];
-    kinds
-        .into_iter()
-        .filter_map(|kind| {
-            let found = wire.iter().find(|c| c.type_ == kind.as_str())?;
-            let condition = Condition {
-                status: found.status == "True",
-                reason: found.reason.clone(),
-                message: found.message.clone(),
-            };
-            Some((kind, condition))
-        })
-        .collect()
+/// The conditions that the controller writes; others are other people's.
+fn known_conditions(list: &[WireCondition]) -> BTreeMap<ConditionType, Condition> {
+    let known = list.iter().filter_map(|c| {
+        let kind = match c.type_.as_str() {
+            conditions::ALLOCATED => ConditionType::Allocated,
+            conditions::ANNOUNCED => ConditionType::Announced,
+            _ => return None,
+        };
+        let condition = Condition {
+            status: c.status == "True",
+            reason: c.reason.clone(),
+            message: c.message.clone(),
+        };
+        Some((kind, condition))
+    });
+    known.collect()
 }
