@@ -62,8 +62,10 @@ pub async fn run(
     let mut follow = JoinSet::new();
     follow.spawn(follower.follow(publish));
     let engine = Engine::new(settings, counters, interfaces.borrow().clone());
-    engine.run(wanted, interfaces, reports, stop).await;
-    Ok(())
+    tokio::select! {
+        () = engine.run(wanted, interfaces, reports, stop) => Ok(()),
+        _ = follow.join_next() => Err(EngineError::Follower),
+    }
 }
 
 /// Runs the engine on a thread of its own, named `ferrolb-l2`, with a runtime of its own: nothing else the process
@@ -389,7 +391,7 @@ impl Engine {
                 Ok(()) => {}
                 Err(error) => {
                     warn!(interface, family = name, %error, "cannot open a packet socket");
-                    port.taps.remove(&family).map(close);
+                    port.taps.remove(&family).into_iter().for_each(close);
                     served.addresses.retain(|address| Family::of(*address) != family);
                     faults.push(Fault::Socket {
                         interface,
@@ -420,7 +422,7 @@ impl Port {
             .copied()
             .collect();
         if addresses.is_empty() {
-            self.taps.remove(&family).map(close);
+            self.taps.remove(&family).into_iter().for_each(close);
             return Ok(());
         }
         let Some(tap) = self.taps.get_mut(&family) else {

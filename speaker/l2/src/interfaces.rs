@@ -12,6 +12,7 @@ use std::str::FromStr;
 
 use ipnet::IpNet;
 
+use crate::counters::Family;
 use crate::seam::{InterfaceChoice, Mac};
 
 /// One interface as the kernel describes it.
@@ -90,16 +91,22 @@ pub fn suitable(
     exclude: &[NamePattern],
 ) -> Result<(), Unsuitable> {
     match choice {
-        InterfaceChoice::Named(names) if !names.contains(&interface.name) => return Err(Unsuitable::NotNamed),
-        InterfaceChoice::All if exclude.iter().any(|pattern| pattern.matches(&interface.name)) => {
-            return Err(Unsuitable::Excluded);
-        }
-        InterfaceChoice::All | InterfaceChoice::Named(_) => {}
+        InterfaceChoice::Named(names) if !names.contains(&interface.name) => Err(Unsuitable::NotNamed),
+        InterfaceChoice::All if excluded(interface, exclude) => Err(Unsuitable::Excluded),
+        InterfaceChoice::All | InterfaceChoice::Named(_) => capable(interface, Family::of(address)),
     }
-    let reaches_all = if address.is_ipv4() {
-        interface.broadcast
-    } else {
-        interface.multicast
+}
+
+/// Is it left out unless named?
+pub(crate) fn excluded(interface: &InterfaceState, exclude: &[NamePattern]) -> bool {
+    exclude.iter().any(|pattern| pattern.matches(&interface.name))
+}
+
+/// Can addresses of this family be announced on it at all?
+pub(crate) fn capable(interface: &InterfaceState, family: Family) -> Result<(), Unsuitable> {
+    let reaches_all = match family {
+        Family::Arp => interface.broadcast,
+        Family::Ndp => interface.multicast,
     };
     let rules = [
         (interface.loopback, Unsuitable::Loopback),

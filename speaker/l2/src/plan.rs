@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crate::interfaces::{Link, NamePattern, suitable};
-use crate::seam::{Mac, Wanted};
+use crate::counters::Family;
+use crate::interfaces::{Link, NamePattern, capable, excluded};
+use crate::seam::{InterfaceChoice, Mac, Wanted};
 
 /// An interface on which addresses are announced.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,17 +25,30 @@ pub struct Served {
 /// The interfaces that have something to announce, by index.
 pub type Plan = BTreeMap<u32, Served>;
 
-/// Puts every address on every interface that suits it.
+/// Puts every address on every interface that suits it: [`crate::interfaces::suitable`] for each pair, with what depends
+/// on the interface alone asked once, because a node can have hundreds of interfaces of pods.
 pub fn plan<'a>(wanted: &Wanted, links: impl IntoIterator<Item = &'a Link>, exclude: &[NamePattern]) -> Plan {
     let mut plan = Plan::new();
     for link in links {
         let Some(mac) = link.state.mac else { continue };
-        let fits = |address: IpAddr, choice| suitable(&link.state, address, choice, exclude).is_ok();
+        let [arp, ndp] = [Family::Arp, Family::Ndp].map(|family| capable(&link.state, family).is_ok());
+        if !arp && !ndp {
+            continue;
+        }
+        let open_to_all = !excluded(&link.state, exclude);
+        let fits = |address: &IpAddr, choice: &InterfaceChoice| {
+            let capable = if address.is_ipv4() { arp } else { ndp };
+            capable
+                && match choice {
+                    InterfaceChoice::All => open_to_all,
+                    InterfaceChoice::Named(names) => names.contains(&link.state.name),
+                }
+        };
         let addresses: BTreeSet<IpAddr> = wanted
             .addresses
             .iter()
-            .filter(|(a, choice)| fits(**a, choice))
-            .map(|(address, _)| *address)
+            .filter(|(address, choice)| fits(address, choice))
+            .map(|(a, _)| *a)
             .collect();
         if !addresses.is_empty() {
             let (name, incarnation, generation) = (link.state.name.clone(), link.incarnation, link.generation);
@@ -71,8 +85,7 @@ pub fn announcing(wanted: &Wanted, plan: &Plan) -> BTreeMap<IpAddr, BTreeSet<Str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::interfaces::{Event, InterfaceState, Table};
-    use crate::seam::InterfaceChoice;
+    use crate::interfaces::{Event, InterfaceState, Table, suitable};
 
     fn table(names: &[&str]) -> Table {
         let mut table = Table::default();
@@ -129,5 +142,14 @@ mod tests {
                 (nowhere, names(&[]))
             ])
         );
+        for link in table.links() {
+            for (address, choice) in &wanted.addresses {
+                let planned = plan
+                    .get(&link.state.index)
+                    .is_some_and(|served| served.addresses.contains(address));
+                let suits = suitable(&link.state, *address, choice, &NamePattern::defaults()).is_ok();
+                assert_eq!(planned, suits, "{address} on {}", link.state.name);
+            }
+        }
     }
 }

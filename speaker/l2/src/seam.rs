@@ -124,6 +124,9 @@ pub enum EngineError {
     /// The interfaces cannot be read at start.
     #[error("cannot read the interfaces over netlink: {0}")]
     Netlink(#[source] std::io::Error),
+    /// The task that follows the interfaces died; without it the engine would go on with what it knew last.
+    #[error("the task that follows the interfaces died")]
+    Follower,
     /// The engine's own runtime could not be built.
     #[error("cannot build the layer 2 runtime: {0}")]
     Runtime(#[source] std::io::Error),

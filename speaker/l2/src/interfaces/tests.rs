@@ -34,7 +34,8 @@ fn what_suits_an_address() {
         change(&mut state);
         state
     };
-    let table: [(&str, InterfaceState, Result<(), Unsuitable>, Result<(), Unsuitable>); 11] = [
+    type Verdict = Result<(), Unsuitable>;
+    let table: [(&str, InterfaceState, Verdict, Verdict); 11] = [
         ("plain", with(|_| {}), Ok(()), Ok(())),
         ("down", with(|s| s.up = false), Err(Down), Err(Down)),
         ("unplugged", with(|s| s.carrier = false), Err(NoCarrier), Err(NoCarrier)),

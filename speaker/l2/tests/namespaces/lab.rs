@@ -1,0 +1,338 @@
+//! Network namespaces with a link between them, and an engine in one of them. Everything is anonymous and ends with the
+//! threads that hold it. The engine runs as nobody with CAP_NET_RAW alone.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, UdpSocket};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use ferrolb_l2::{Counters, EngineError, InterfaceChoice, Mac, Report, Settings, Snapshot, Wanted, spawn_thread};
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::gettid;
+use socket2::{Domain, Socket, Type};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+/// How long anything here may take.
+const PATIENCE: Duration = Duration::from_secs(8);
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A network namespace: a thread in it that runs what it is given.
+pub(crate) struct Namespace {
+    jobs: Sender<Job>,
+    tid: i32,
+}
+
+impl Namespace {
+    /// `None` if this process may not make namespaces.
+    pub(crate) fn new() -> Option<Namespace> {
+        let (jobs, queue) = channel::<Job>();
+        let (ready, started) = channel();
+        std::thread::spawn(move || {
+            let made = unshare(CloneFlags::CLONE_NEWNET).map(|()| gettid().as_raw());
+            let failed = made.is_err();
+            ready.send(made).unwrap();
+            if !failed {
+                queue.into_iter().for_each(|job| job());
+            }
+        });
+        match started.recv().unwrap() {
+            Ok(tid) => Some(Namespace { jobs, tid }),
+            Err(error) => {
+                eprintln!("skipped: this process may not make a network namespace: {error}");
+                None
+            }
+        }
+    }
+
+    /// Runs in the namespace and returns the result.
+    pub(crate) fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
+        let (done, result) = channel();
+        self.jobs.send(Box::new(move || drop(done.send(job())))).unwrap();
+        result.recv().expect("the job does not panic")
+    }
+
+    /// Runs a command there; its output and whether it succeeded.
+    pub(crate) fn command(&self, line: &str) -> (String, bool) {
+        let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        let output = self.run(move || Command::new(&words[0]).args(&words[1..]).output());
+        let output = output.unwrap_or_else(|error| panic!("{line}: {error}"));
+        let text = [output.stdout, output.stderr].concat();
+        (String::from_utf8_lossy(&text).into_owned(), output.status.success())
+    }
+
+    /// Runs `ip` there, which must succeed.
+    pub(crate) fn ip(&self, arguments: &str) -> String {
+        let (output, success) = self.command(&format!("ip {arguments}"));
+        assert!(success, "ip {arguments}: {output}");
+        output
+    }
+
+    /// The link-layer address its kernel has for a neighbour.
+    pub(crate) fn neighbour(&self, address: IpAddr) -> Option<String> {
+        let line = self.ip(&format!("neigh show to {address}"));
+        line.split_whitespace()
+            .skip_while(|word| *word != "lladdr")
+            .nth(1)
+            .map(str::to_owned)
+    }
+
+    /// Makes its kernel resolve an address, by sending to it.
+    pub(crate) fn send_to(&self, address: IpAddr) {
+        self.run(move || {
+            let any: IpAddr = if address.is_ipv4() {
+                [0; 4].into()
+            } else {
+                [0u16; 8].into()
+            };
+            let socket = UdpSocket::bind((any, 0)).unwrap();
+            socket.send_to(b"x", (address, 9)).unwrap();
+        });
+    }
+
+    /// Sends frames out of an interface.
+    pub(crate) fn send_frames(&self, interface: &str, frames: Vec<Vec<u8>>) {
+        let interface = interface.to_owned();
+        self.run(move || {
+            let socket = Socket::new(Domain::PACKET, Type::RAW, None).unwrap();
+            bind(&socket, &interface);
+            frames
+                .iter()
+                .for_each(|frame| assert_eq!(socket.send(frame).unwrap(), frame.len()));
+        });
+    }
+}
+
+fn bind(socket: &Socket, interface: &str) {
+    let index = nix::net::if_::if_nametoindex(interface).unwrap();
+    // SAFETY: the storage has room for a `sockaddr_ll`, which is written whole before its length is returned.
+    let (_, address) = unsafe {
+        socket2::SockAddr::try_init(|storage, length| {
+            let address = storage.cast::<libc::sockaddr_ll>();
+            (*address).sll_family = libc::AF_PACKET as u16;
+            (*address).sll_ifindex = index as i32;
+            *length = size_of::<libc::sockaddr_ll>() as u32;
+            Ok(())
+        })
+    }
+    .unwrap();
+    socket.bind(&address).unwrap();
+}
+
+/// Makes the calling thread, and those it starts, nobody with CAP_NET_RAW alone. The raw system calls change one thread
+/// only.
+fn drop_privileges() {
+    const NOBODY: libc::uid_t = 65534;
+    const CAP_NET_RAW: u32 = 1 << 13;
+    const VERSION_3: u32 = 0x2008_0522;
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: i32,
+    }
+    let header = Header {
+        version: VERSION_3,
+        pid: 0,
+    };
+    // Effective, permitted, inheritable of the lower 32 capabilities, then of the upper.
+    let sets: [u32; 6] = [CAP_NET_RAW, CAP_NET_RAW, 0, 0, 0, 0];
+    // SAFETY: no pointer but those to `header` and `sets`, which have the layout capset(2) asks for and outlive it.
+    unsafe {
+        assert_eq!(libc::prctl(libc::PR_SET_KEEPCAPS, 1), 0);
+        assert_eq!(libc::syscall(libc::SYS_setresgid, NOBODY, NOBODY, NOBODY), 0);
+        assert_eq!(libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY), 0);
+        assert_eq!(libc::syscall(libc::SYS_capset, &raw const header, &raw const sets), 0);
+    }
+    assert!(
+        unshare(CloneFlags::CLONE_NEWNET).is_err(),
+        "nobody may not make namespaces"
+    );
+}
+
+/// A node and a client on one segment: `eth0` and `c0`.
+pub(crate) struct Lab {
+    pub(crate) node: Namespace,
+    pub(crate) client: Namespace,
+    pub(crate) engine: Engine,
+}
+
+/// An engine in a namespace.
+pub(crate) struct Engine {
+    wanted: watch::Sender<Arc<Wanted>>,
+    reports: Option<mpsc::Receiver<Report>>,
+    pub(crate) seen: Vec<Report>,
+    counters: Arc<Counters>,
+    stop: CancellationToken,
+    thread: Option<JoinHandle<Result<(), EngineError>>>,
+}
+
+/// The node's MAC on `eth0`.
+pub(crate) const NODE: &str = "02:00:00:00:00:01";
+/// The client's MAC on `c0`.
+pub(crate) const CLIENT: &str = "02:00:00:00:00:09";
+/// The same as octets.
+pub(crate) const CLIENT_MAC: Mac = [2, 0, 0, 0, 0, 9];
+
+impl Lab {
+    /// `None` if this process may not make namespaces.
+    pub(crate) fn new() -> Option<Lab> {
+        let (node, client) = (Namespace::new()?, Namespace::new()?);
+        for namespace in [&node, &client] {
+            namespace.run(|| {
+                // Addresses are usable at once; the tests are about other things.
+                for of in ["all", "default"] {
+                    std::fs::write(format!("/proc/sys/net/ipv6/conf/{of}/dad_transmits"), "0").unwrap();
+                }
+            });
+        }
+        let engine = Engine::start(&node, 64);
+        let lab = Lab { node, client, engine };
+        lab.link("eth0", NODE, "c0", CLIENT, 99);
+        Some(lab)
+    }
+
+    /// A link between node and client, up on both sides, with the subnets 10.N.0.0/24 and fdN::/64.
+    pub(crate) fn link(&self, node: &str, node_mac: &str, client: &str, client_mac: &str, subnet: u8) {
+        let to = self.client.tid;
+        self.node.ip(&format!(
+            "link add {node} address {node_mac} type veth peer name {client} address {client_mac} netns {to}"
+        ));
+        for (namespace, name, host) in [(&self.node, node, 1), (&self.client, client, 3)] {
+            namespace.ip(&format!("addr add 10.{subnet}.0.{host}/24 dev {name}"));
+            namespace.ip(&format!("addr add fd{subnet}::{host}/64 dev {name} nodad"));
+            namespace.ip(&format!("link set {name} up"));
+        }
+    }
+}
+
+impl Engine {
+    /// Starts one in the namespace, with a report channel of this capacity.
+    pub(crate) fn start(namespace: &Namespace, capacity: usize) -> Engine {
+        let (wanted, receiver) = watch::channel(Arc::default());
+        let (sender, reports) = mpsc::channel(capacity);
+        let counters = Arc::new(Counters::default());
+        let stop = CancellationToken::new();
+        let settings = Settings {
+            refresh: Duration::ZERO,
+            ..Settings::default()
+        };
+        let (for_engine, cancelled) = (Arc::clone(&counters), stop.clone());
+        let thread = namespace.run(move || {
+            let start = move || {
+                drop_privileges();
+                spawn_thread(settings, receiver, sender, for_engine, cancelled).unwrap()
+            };
+            std::thread::spawn(start).join().unwrap()
+        });
+        Engine {
+            wanted,
+            reports: Some(reports),
+            seen: Vec::new(),
+            counters,
+            stop,
+            thread: Some(thread),
+        }
+    }
+
+    /// Wants these addresses on every interface.
+    pub(crate) fn want(&self, addresses: &[&str]) {
+        let all = addresses
+            .iter()
+            .map(|address| (address.parse().unwrap(), InterfaceChoice::All));
+        self.wanted.send_replace(Arc::new(Wanted {
+            addresses: all.collect(),
+        }));
+    }
+
+    /// Reads reports until one of them satisfies; all are kept in `seen`.
+    pub(crate) fn until(&mut self, what: &str, mut satisfies: impl FnMut(&Report) -> bool) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap();
+        let reports = self.reports.as_mut().unwrap();
+        loop {
+            let report = runtime.block_on(async { tokio::time::timeout(PATIENCE, reports.recv()).await });
+            let report = report.unwrap_or_else(|_| panic!("no report of {what}; there were {:#?}", self.seen));
+            let report = report.expect("the engine runs");
+            let satisfied = satisfies(&report);
+            self.seen.push(report);
+            if satisfied {
+                return;
+            }
+        }
+    }
+
+    /// Waits until an address is announced on exactly these interfaces.
+    pub(crate) fn announcing(&mut self, on: &str, names: &[&str]) {
+        let wanted: IpAddr = on.parse().unwrap();
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        self.until(&format!("{on} on {names:?}"), |report| match report {
+            Report::Announcing { address, interfaces } => *address == wanted && interfaces.iter().eq(&names),
+            _ => false,
+        });
+    }
+
+    pub(crate) fn counts(&self) -> Snapshot {
+        self.counters.snapshot()
+    }
+
+    /// Frames that reached the engine.
+    pub(crate) fn frames(&self) -> u64 {
+        let Snapshot { arp, ndp, drops, .. } = self.counts();
+        arp.requests + arp.conflicts + ndp.requests + ndp.conflicts + drops.values().sum::<u64>()
+    }
+
+    /// How often the engine's thread gave up the processor of its own accord: once per wake-up.
+    pub(crate) fn wakeups(&self, namespace: &Namespace) -> u64 {
+        let net = |tid: &str| std::fs::read_link(format!("/proc/self/task/{tid}/ns/net")).ok();
+        let home = net(&namespace.tid.to_string());
+        let status = std::fs::read_dir("/proc/self/task").unwrap().find_map(|task| {
+            let tid = task.ok()?.file_name().into_string().ok()?;
+            let comm = std::fs::read_to_string(format!("/proc/self/task/{tid}/comm")).ok()?;
+            (comm.trim() == "ferrolb-l2" && net(&tid) == home)
+                .then(|| std::fs::read_to_string(format!("/proc/self/task/{tid}/status")).ok())?
+        });
+        let fields: BTreeMap<String, String> = status
+            .expect("the engine's thread is there")
+            .lines()
+            .filter_map(|line| {
+                line.split_once(':')
+                    .map(|(key, value)| (key.to_owned(), value.trim().to_owned()))
+            })
+            .collect();
+        fields["voluntary_ctxt_switches"].parse().unwrap()
+    }
+
+    /// Stops it; how it ended.
+    pub(crate) fn stop(&mut self) -> Result<(), EngineError> {
+        self.stop.cancel();
+        self.thread
+            .take()
+            .expect("it was not stopped before")
+            .join()
+            .expect("the engine does not panic")
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Asks until the answer is yes; the kernel tells nobody when a neighbour entry changes state.
+pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        std::thread::yield_now();
+    }
+}
