@@ -1,14 +1,14 @@
 //! The objects that configure the installation as they are now, and the configuration that follows from them.
 //!
-//! An object that cannot be used is logged when that begins, changes and ends; events and status about it are the
+//! A mistake in an object is logged when it comes and when it goes; events and status about it are the
 //! controller's. Namespaces are not watched: they only decide which Services a pool admits, which is decided where
 //! addresses are handed out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ferrolb_api::{IpAddressPool, L2Advertisement};
-use ferrolb_config::{ConfigError, Snapshot, parse};
+use ferrolb_config::{Snapshot, parse};
 use ferrolb_model::Config;
 use ferrolb_runtime::watch::{Event, ObjectKey};
 use tracing::{info, warn};
@@ -27,7 +27,8 @@ pub(crate) struct Configuration {
     pools: BTreeMap<ObjectKey, IpAddressPool>,
     advertisements: BTreeMap<ObjectKey, L2Advertisement>,
     config: Arc<Config>,
-    errors: Vec<ConfigError>,
+    /// One line for each mistake.
+    mistakes: BTreeSet<String>,
 }
 
 impl Configuration {
@@ -52,7 +53,7 @@ impl Configuration {
         }
     }
 
-    /// The configuration in force, and how many objects stand there that cannot be used as they are.
+    /// The configuration in force, and how many mistakes keep objects out of it.
     pub(crate) fn read(&mut self) -> (Arc<Config>, u64) {
         let snapshot = Snapshot {
             pools: self.pools.values().collect(),
@@ -60,25 +61,20 @@ impl Configuration {
             namespaces: &BTreeMap::new(),
         };
         let parsed = parse(&snapshot, &self.config);
-        for error in parsed.errors.iter().filter(|error| !self.errors.contains(error)) {
-            warn!("{error}");
+        let mistakes: BTreeSet<String> = parsed.errors.iter().map(ToString::to_string).collect();
+        for new in mistakes.difference(&self.mistakes) {
+            warn!("{new}");
         }
-        let still = |old: &ConfigError| {
-            parsed
-                .errors
-                .iter()
-                .any(|new| (new.kind, &new.name) == (old.kind, &old.name))
-        };
-        for healed in self.errors.iter().filter(|old| !still(old)) {
-            info!("{} {:?} is no longer left out", healed.kind, healed.name);
+        for old in self.mistakes.difference(&mistakes) {
+            info!("no longer so: {old}");
         }
-        self.errors = parsed.errors;
+        self.mistakes = mistakes;
         if *self.config != parsed.config {
             self.config = Arc::new(parsed.config);
         }
         (
             Arc::clone(&self.config),
-            u64::try_from(self.errors.len()).unwrap_or(u64::MAX),
+            u64::try_from(self.mistakes.len()).unwrap_or(u64::MAX),
         )
     }
 }

@@ -26,7 +26,8 @@ pub(crate) struct Published {
     pub(crate) withheld: BTreeMap<NodeRefusal, u64>,
     /// Writes that failed and wait for a retry.
     pub(crate) failed_writes: u64,
-    /// Objects of the configuration that are left out or stand at an older version; `None` before the first reading.
+    /// Mistakes in objects of the configuration, which are left out or stand at an older version; `None` before the first
+    /// reading.
     pub(crate) config_errors: Option<u64>,
 }
 
