@@ -6,8 +6,8 @@
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{IntoRawFd, OwnedFd};
-use std::sync::Once;
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Once, PoisonError, RwLock, RwLockReadGuard};
 
 use anyhow::{Context, Result};
 use nix::fcntl::OFlag;
@@ -15,6 +15,9 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 use nix::unistd::pipe2;
 
 use crate::{process, run_dir};
+
+/// Held for reading by whoever makes something that a clean-up would have to find, for writing by the clean-up.
+static GATE: RwLock<()> = RwLock::new(());
 
 static PIPE: AtomicI32 = AtomicI32::new(-1);
 
@@ -55,12 +58,15 @@ fn wait(read: OwnedFd) {
     }
     let signal = i32::from(byte[0]);
     eprintln!("\nsignal {signal}: taking the lab down");
-    clean_up();
+    // Never let go of: whoever wants to make another process or namespace waits for the end.
+    let _closed = GATE.write().unwrap_or_else(PoisonError::into_inner);
+    process::kill_all();
+    run_dir::remove_all();
     std::process::exit(128 + signal);
 }
 
-/// Ends every process and removes every namespace of this program's labs.
-pub fn clean_up() {
-    process::kill_all();
-    run_dir::remove_all();
+/// Leave to make a process, a namespace or a run directory, as long as the guard is held; not to be asked for twice by
+/// one thread. From an interrupt on, nobody gets it any more.
+pub(crate) fn leave() -> RwLockReadGuard<'static, ()> {
+    GATE.read().unwrap_or_else(PoisonError::into_inner)
 }

@@ -17,7 +17,7 @@ use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::privilege;
+use crate::{interrupt, privilege};
 
 const NAMESPACES: &str = "/run/netns";
 
@@ -36,6 +36,7 @@ impl RunDir {
     /// Sweeps what dead labs have left and takes the lowest free id.
     pub fn create() -> Result<Self> {
         privilege::acquire()?;
+        let _leave = interrupt::leave();
         let root = privilege::run_root();
         let _guard = guard(&root)?;
         sweep_locked(&root)?;

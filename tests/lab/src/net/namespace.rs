@@ -14,6 +14,8 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use nix::sched::{CloneFlags, setns};
 
+use crate::interrupt;
+
 /// A handle on a named network namespace; clones share it.
 #[derive(Debug, Clone)]
 pub struct Namespace {
@@ -26,6 +28,7 @@ impl Namespace {
     ///
     /// DAD would hold every address back for a second; the lab hands addresses out itself and knows they are unique.
     pub fn create_all(names: &[String]) -> Result<Vec<Self>> {
+        let _leave = interrupt::leave();
         let batch: String = names.iter().map(|name| format!("netns add {name}\n")).collect();
         ip_batch(&mut Command::new("ip"), &batch)?;
         names

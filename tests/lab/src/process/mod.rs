@@ -21,6 +21,7 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::interrupt;
 use crate::net::Namespace;
 
 pub(crate) use registry::kill_all;
@@ -188,6 +189,7 @@ impl Process {
     /// # Errors
     /// When it cannot be executed or confined as asked.
     pub fn start(spec: Spec) -> Result<Self> {
+        let _leave = interrupt::leave();
         let child = spawner::spawn(spec.command()?).with_context(|| format!("start {}", spec.name))?;
         let run = Mutex::new(Run { child, exit: None });
         let inner = Arc::new(Inner {
@@ -296,6 +298,8 @@ impl Process {
 
     /// Starts it anew with another specification, for instance other arguments.
     pub fn restart_with(&self, spec: Spec) -> Result<()> {
+        // Before the lock on the run, which a clean-up wants, too.
+        let _leave = interrupt::leave();
         let mut run = self.run();
         kill_and_reap(&mut run);
         let child = spawner::spawn(spec.command()?).with_context(|| format!("restart {}", spec.name))?;
