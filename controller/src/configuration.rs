@@ -1,16 +1,17 @@
 //! The custom resources as they are now, the configuration that follows from them, and what was said about those that
 //! cannot be used: an event on the object and a line in the log when something is wrong with it for the first time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ferrolb_api::names::{METALLB_GROUP, reasons};
 use ferrolb_api::{IpAddressPool, L2Advertisement};
-use ferrolb_config::{ConfigError, Parsed, Snapshot, parse};
+use ferrolb_config::{ObjectError, Parsed, Snapshot, parse};
 use ferrolb_model::{Config, Labels};
 use ferrolb_runtime::events::Note;
 use ferrolb_runtime::watch::ObjectKey;
 use k8s_openapi::api::core::v1::ObjectReference;
+use kube::Resource;
 use tracing::{info, warn};
 
 /// The snapshot and what was made of it last.
@@ -22,7 +23,7 @@ pub(crate) struct Configuration {
     namespaces: BTreeMap<String, Labels>,
     dirty: bool,
     config: Arc<Config>,
-    errors: Vec<ConfigError>,
+    errors: Vec<ObjectError>,
 }
 
 /// What a new parse brought.
@@ -30,9 +31,9 @@ pub(crate) struct Configuration {
 pub(crate) struct Change {
     /// The configuration in force now.
     pub(crate) config: Arc<Config>,
-    /// One line per object that is left out.
+    /// One line per mistake.
     pub(crate) lines: Vec<String>,
-    /// Events about objects that were not left out before, or for another reason.
+    /// Events about mistakes that were not there before.
     pub(crate) notes: Vec<Note>,
 }
 
@@ -88,15 +89,11 @@ impl Configuration {
         let Parsed { config, errors } = parse(&snapshot, &self.config);
         self.config = Arc::new(config);
         let old = std::mem::replace(&mut self.errors, errors);
-        for healed in old
+        let healed = old
             .iter()
-            .filter(|error| !self.errors.iter().any(|e| same_object(e, error)))
-        {
-            info!(
-                kind = healed.kind,
-                name = healed.name,
-                "nothing is wrong with the object any more"
-            );
+            .filter(|error| !self.errors.iter().any(|e| same_object(e, error)));
+        for (kind, name) in healed.map(|error| (error.kind, &error.name)).collect::<BTreeSet<_>>() {
+            info!(kind, name, "nothing is wrong with the object any more");
         }
         let news = self.errors.iter().filter(|error| !old.contains(error));
         Some(Change {
@@ -106,7 +103,7 @@ impl Configuration {
         })
     }
 
-    fn note(&self, error: &ConfigError) -> Note {
+    fn note(&self, error: &ObjectError) -> Note {
         let message = error.to_string();
         warn!(kind = error.kind, name = error.name, "{message}");
         Note {
@@ -115,7 +112,7 @@ impl Configuration {
                 kind: Some(error.kind.to_owned()),
                 namespace: Some(self.namespace.clone()),
                 name: Some(error.name.clone()),
-                uid: Some(error.uid.clone()),
+                uid: self.uid(error.kind, &error.name),
                 ..ObjectReference::default()
             },
             warning: true,
@@ -123,9 +120,24 @@ impl Configuration {
             message,
         }
     }
+
+    fn uid(&self, kind: &str, name: &str) -> Option<String> {
+        let pools = self
+            .pools
+            .values()
+            .map(|object| (IpAddressPool::kind(&()), &object.metadata));
+        let advertisements = self
+            .advertisements
+            .values()
+            .map(|object| (L2Advertisement::kind(&()), &object.metadata));
+        pools
+            .chain(advertisements)
+            .find(|(of, metadata)| of == kind && metadata.name.as_deref() == Some(name))
+            .and_then(|(_, metadata)| metadata.uid.clone())
+    }
 }
 
-fn same_object(one: &ConfigError, other: &ConfigError) -> bool {
+fn same_object(one: &ObjectError, other: &ObjectError) -> bool {
     (one.kind, &one.name) == (other.kind, &other.name)
 }
 

@@ -224,6 +224,7 @@ where
         to_input,
         known: BTreeSet::new(),
         told_synced: false,
+        established: None,
     };
     tokio::select! {
         () = stop.cancelled() => {}
@@ -241,6 +242,8 @@ struct Watcher<K, I, F> {
     /// Every object told and not told gone.
     known: BTreeSet<ObjectKey>,
     told_synced: bool,
+    /// When the watch that runs now was accepted.
+    established: Option<Instant>,
 }
 
 /// Nobody reads the channel.
@@ -269,20 +272,36 @@ where
 {
     async fn run(mut self) -> Result<Infallible, Closed> {
         let mut backoff = Backoff::new(FIRST_DELAY, LAST_DELAY);
+        let mut cached = self.source.cached;
         let mut version = None;
         let mut refusals = 0;
-        let mut cached = self.source.cached;
         loop {
-            let begun = Instant::now();
-            let ended = match &mut version {
-                None => self.list(cached).await.map(|listed| version = Some(listed)),
-                Some(version) => self.watch(version).await,
+            let broken = match &mut version {
+                None => match self.list(cached).await {
+                    Ok(listed) => {
+                        version = Some(listed);
+                        continue;
+                    }
+                    Err(broken) => broken,
+                },
+                Some(version) => {
+                    let ended = self.watch(version).await;
+                    let worked = self.established.take().is_some_and(|at| at.elapsed() >= TOO_SHORT);
+                    if worked {
+                        backoff.reset();
+                        refusals = 0;
+                    }
+                    match ended {
+                        Ok(()) if worked => continue,
+                        Ok(()) => Break::CutOff("ended at once".to_owned()),
+                        Err(broken) => broken,
+                    }
+                }
             };
-            match ended {
-                Ok(()) => refusals = 0,
-                Err(Break::Closed) => return Err(Closed),
-                Err(Break::CutOff(message)) => debug!(resource = self.source.resource, message, "watch cut off"),
-                Err(Break::Expired) => {
+            match broken {
+                Break::Closed => return Err(Closed),
+                Break::CutOff(message) => debug!(resource = self.source.resource, message, "watch cut off"),
+                Break::Expired => {
                     debug!(
                         resource = self.source.resource,
                         "resource version expired, listing again"
@@ -290,24 +309,17 @@ where
                     version = None;
                     cached = false;
                 }
-                Err(Break::Problem(problem)) => {
+                Break::Problem(problem) => {
                     refusals += u32::from(problem.kind != ProblemKind::Unreachable);
                     if refusals >= REFUSALS_BEFORE_RELIST {
                         refusals = 0;
                         version = None;
                     }
                     self.health.trouble(problem);
-                    self.restarts.inc();
-                    tokio::time::sleep(backoff.delay()).await;
-                    continue;
                 }
             }
-            if version.is_some() && begun.elapsed() >= TOO_SHORT {
-                backoff.reset();
-            } else if self.told_synced {
-                self.restarts.inc();
-                tokio::time::sleep(backoff.delay()).await;
-            }
+            self.restarts.inc();
+            tokio::time::sleep(backoff.delay()).await;
         }
     }
 
@@ -363,6 +375,7 @@ where
             .watch(&params, version)
             .await
             .map_err(|error| Break::of("watch", error))?;
+        self.established = Some(Instant::now());
         self.health.established();
         let mut events = pin!(events);
         let deadline = tokio::time::Instant::now() + Duration::from_secs(seconds.into()) + WATCH_MARGIN;
