@@ -11,6 +11,8 @@
 //!
 //! Read first: [`lab`], what scenarios use; then [`net`] and [`process`], the ground that everything stands on.
 
+pub mod capture;
+pub mod client;
 pub mod forward;
 pub mod harness;
 pub mod interactive;

@@ -25,8 +25,11 @@ const LEASES: &str = "kube-node-lease";
 /// Registers the node, then keeps it alive; never returns.
 pub(super) async fn run(context: Arc<Context>) {
     let name = context.config.name.clone();
+    let mut told = false;
     while let Err(error) = register(&context).await {
-        tracing::warn!(node = name, %error, "cannot register yet");
+        if !std::mem::replace(&mut told, true) {
+            tracing::warn!(node = name, %error, "cannot register yet; trying on");
+        }
         sleep(RETRY).await;
     }
     let mut tick = interval(RENEW);
@@ -57,9 +60,10 @@ async fn register(context: &Context) -> Result<(), Error> {
         Err(error) => return Err(error),
     }
     renew(context).await?;
+    // A merge patch, which replaces lists: the strategic one would join addresses by type and double them.
     let status = json!({ "status": status(&context.config, &version) });
     nodes
-        .patch_status(&context.config.name, &PatchParams::default(), &Patch::Strategic(status))
+        .patch_status(&context.config.name, &PatchParams::default(), &Patch::Merge(status))
         .await?;
     Ok(())
 }

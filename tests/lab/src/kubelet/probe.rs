@@ -9,9 +9,14 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::Command;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::environment::Environment;
+
+/// A program gets so long to start before a probe that fails counts: the real kubelet would ask again a period later,
+/// and every scenario would wait for it.
+const STARTING: Duration = Duration::from_secs(1);
+const EAGER: Duration = Duration::from_millis(30);
 
 /// Counts answers in a row; says something exactly when a run of them reaches its threshold.
 #[derive(Debug)]
@@ -68,8 +73,10 @@ pub(super) struct Prober {
     counter: Counter,
     timeout: Duration,
     period: Duration,
-    /// Until the first question.
+    /// Until the next question.
     pause: Duration,
+    /// When the first question was answered or lost.
+    began: Option<Instant>,
 }
 
 impl Prober {
@@ -92,17 +99,25 @@ impl Prober {
             timeout: seconds(probe.timeout_seconds, 1),
             period: seconds(probe.period_seconds, 10),
             pause: seconds(probe.initial_delay_seconds, 0),
+            began: None,
         })
     }
 
     /// Asks until the answers reach a threshold. `process` is the outer half of the container.
+    ///
+    /// Questions that fail while the program starts are asked again at once and do not count.
     pub(super) async fn next(&mut self, process: i32, env: &Environment) -> bool {
         loop {
             sleep(self.pause).await;
-            self.pause = self.period;
             let answer = timeout(self.timeout, self.check.ask(process, env))
                 .await
                 .unwrap_or(false);
+            let starting = self.began.get_or_insert_with(Instant::now).elapsed() < STARTING;
+            if starting && !answer && self.counter.last.is_none() {
+                self.pause = EAGER;
+                continue;
+            }
+            self.pause = self.period;
             if let Some(verdict) = self.counter.observe(answer) {
                 return verdict;
             }

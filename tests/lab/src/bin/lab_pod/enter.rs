@@ -1,8 +1,8 @@
 //! The inside of a container: a root file system of its own over the machine's, its volumes, a hostname, a process
 //! table, and the program as process 1.
 //!
-//! The root is an overlay: the image's files above the machine's `/`, with a tmpfs on top that takes every write, so
-//! two nginx on one machine neither share `/run/nginx.pid` nor leave anything behind. The network namespace is the
+//! The root is an overlay: a tmpfs that begins with the image's files and takes every write, over the machine's `/`.
+//! So two nginx on one machine neither share `/run/nginx.pid` nor leave anything behind. The network namespace is the
 //! caller's business: it is entered before this program starts.
 //!
 //! The outer half passes signals on, waits, and ends as the program ended. The program dies with the outer half.
@@ -37,7 +37,7 @@ struct Bind {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Plan {
     root: PathBuf,
-    layers: Vec<String>,
+    layers: Vec<PathBuf>,
     binds: Vec<Bind>,
     env: Vec<String>,
     hostname: Option<String>,
@@ -57,7 +57,7 @@ impl Plan {
             let value = args.next().ok_or_else(|| format!("{arg} needs a value"))?;
             match arg.as_str() {
                 "--root" => plan.root = value.into(),
-                "--layer" => plan.layers.push(value),
+                "--layer" => plan.layers.push(value.into()),
                 "--bind" => plan.binds.push(parse_bind(&value)?),
                 "--env" => plan.env.push(value),
                 "--hostname" => plan.hostname = Some(value),
@@ -179,13 +179,11 @@ fn make_root(plan: &Plan) -> Result<PathBuf, String> {
     for directory in [&upper, &work, &root] {
         fs::create_dir(directory).map_err(|error| format!("make {}: {error}", directory.display()))?;
     }
-    let lower: Vec<&str> = plan.layers.iter().map(String::as_str).chain(["/"]).collect();
-    let options = format!(
-        "lowerdir={},upperdir={},workdir={}",
-        lower.join(":"),
-        upper.display(),
-        work.display()
-    );
+    for layer in &plan.layers {
+        copy_tree(layer, &upper).map_err(|error| format!("copy {}: {error}", layer.display()))?;
+    }
+    // Not as overlay layers: one that lies below another, as every directory below "/" does, is refused.
+    let options = format!("lowerdir=/,upperdir={},workdir={}", upper.display(), work.display());
     mount(
         Some("overlay"),
         &root,
@@ -214,6 +212,21 @@ fn make_root(plan: &Plan) -> Result<PathBuf, String> {
     )
     .map_err(failed("mount /proc"))?;
     Ok(root)
+}
+
+/// Copies what is in `from` into `to`: directories and plain files.
+fn copy_tree(from: &Path, to: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            fs::create_dir_all(&target)?;
+            copy_tree(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), &target)?;
+        }
+    }
+    Ok(())
 }
 
 /// The mount points that lie directly on the root mount, from the text of mountinfo (proc_pid_mountinfo(5)).
@@ -296,7 +309,7 @@ mod tests {
         ))
         .unwrap();
         assert_eq!(plan.root, Path::new("/pod"));
-        assert_eq!(plan.layers, ["/image"]);
+        assert_eq!(plan.layers, [Path::new("/image")]);
         assert_eq!(
             plan.binds[0],
             Bind {

@@ -38,7 +38,7 @@ impl Options {
             udp: Vec::new(),
             name: None,
             ready_after: Duration::ZERO,
-            lame_duck: Duration::from_secs(1),
+            lame_duck: Duration::from_secs(2),
         };
         while let Some(flag) = args.next() {
             let value = args.next().ok_or_else(|| format!("{flag} needs a value"))?;
