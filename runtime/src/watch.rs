@@ -13,6 +13,8 @@
 //! (<https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes>). It is spelled out
 //! here rather than taken from `kube::runtime::watcher`, which does not tell when a watch is established again.
 
+mod health;
+
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::fmt::{self, Debug};
@@ -31,11 +33,12 @@ use prometheus_client::registry::Registry;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::debug;
 
+use self::health::{Health, Problem, ProblemKind};
 use crate::apply::chain;
 use crate::backoff::{Backoff, random_fraction};
-use crate::readiness::{Check, Readiness};
+use crate::readiness::Readiness;
 
 /// Objects per list request: large enough to be quick, small enough that a page weighs little in memory.
 const PAGE: u32 = 100;
@@ -212,12 +215,7 @@ where
         })
         .clone();
     let watcher = Watcher {
-        health: Health {
-            check: readiness.check(format!("watch {}", source.resource), "not listed yet"),
-            resource: source.resource.clone(),
-            synced: false,
-            problem: None,
-        },
+        health: Health::new(&readiness, source.resource.clone()),
         source,
         restarts,
         inputs,
@@ -427,26 +425,6 @@ where
     }
 }
 
-/// What keeps a watch from working.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Problem {
-    kind: ProblemKind,
-    verb: &'static str,
-    message: String,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ProblemKind {
-    /// A rule is missing.
-    Forbidden,
-    /// The resource itself is missing.
-    Missing,
-    /// The server refuses for another reason.
-    Failing,
-    /// No answer at all.
-    Unreachable,
-}
-
 impl Break {
     fn of(verb: &'static str, error: Error) -> Self {
         let (kind, message) = match &error {
@@ -470,49 +448,26 @@ fn is_expired(status: &Status) -> bool {
     status.code == 410 || status.reason == "Expired" || status.reason == "Gone"
 }
 
-/// What is known to be wrong with one stream, told to the log and to `/readyz`.
-struct Health {
-    check: Check,
-    resource: String,
-    synced: bool,
-    problem: Option<(Problem, Instant)>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Health {
-    fn trouble(&mut self, problem: Problem) {
-        let known = self.problem.as_ref();
-        if known.is_none_or(|(old, _)| (old.kind, old.verb) != (problem.kind, problem.verb)) {
-            warn!(
-                resource = self.resource,
-                verb = problem.verb,
-                reason = ?problem.kind,
-                "cannot {} {}: {}", problem.verb, self.resource, problem.message
-            );
-        }
-        // A program that has synced once goes on with what it knows while the server is away.
-        if !self.synced || problem.kind != ProblemKind::Unreachable {
-            self.check
-                .not_ready(format!("{} {}: {}", problem.verb, self.resource, problem.message));
-        }
-        let since = known.map_or_else(Instant::now, |(_, since)| *since);
-        self.problem = Some((problem, since));
-    }
-
-    fn listed(&mut self) {
-        self.synced = true;
-        if self.problem.as_ref().is_none_or(|(problem, _)| problem.verb == "list") {
-            self.established();
-        }
-    }
-
-    fn established(&mut self) {
-        self.check.ready();
-        if let Some((problem, since)) = self.problem.take() {
-            let outage_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
-            info!(
-                resource = self.resource,
-                outage_ms, "{} {} works again", problem.verb, self.resource
-            );
+    #[test]
+    fn answers_that_break_a_watch() {
+        let answer = |text: &str| {
+            let status = serde_json::from_str::<Status>(text).unwrap();
+            Break::of("list", Error::Api(Box::new(status)))
+        };
+        assert!(matches!(answer(r#"{"code":410,"reason":"Expired"}"#), Break::Expired));
+        for (text, kind) in [
+            (r#"{"code":403,"reason":"Forbidden"}"#, ProblemKind::Forbidden),
+            (r#"{"code":404,"reason":"NotFound"}"#, ProblemKind::Missing),
+            (r#"{"code":504,"reason":"Timeout"}"#, ProblemKind::Failing),
+        ] {
+            let Break::Problem(problem) = answer(text) else {
+                panic!("{text}")
+            };
+            assert_eq!(problem.kind, kind, "{text}");
         }
     }
 }
