@@ -9,11 +9,12 @@
 //! | events on Services | dropped and counted |
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ferrolb_l2::{Fault, InterfaceChoice, NamePattern, Report, Wanted};
+use ferrolb_l2::interfaces::suitable;
+use ferrolb_l2::{Fault, InterfaceChoice, InterfaceState, NamePattern, Report, Wanted};
 use ferrolb_runtime::apply::Failure;
 use ferrolb_runtime::backoff::Backoff;
 use ferrolb_runtime::readiness::{Check, Heartbeat};
@@ -171,15 +172,7 @@ impl Owner {
             Report::Announcing { address, interfaces } => Input::Announcing { address, interfaces },
             Report::Interfaces(states) => {
                 self.ends.engine.ready();
-                let usable = |state: &ferrolb_l2::InterfaceState| {
-                    let any = InterfaceChoice::All;
-                    let v4 = IpAddr::from([0, 0, 0, 0]);
-                    let v6 = IpAddr::from([0_u16; 8]);
-                    [v4, v6]
-                        .iter()
-                        .any(|ip| ferrolb_l2::interfaces::suitable(state, *ip, &any, &self.exclude).is_ok())
-                };
-                Input::Interfaces(states.into_iter().filter(usable).map(|state| state.name).collect())
+                self.interfaces(&states)
             }
             Report::Conflict {
                 address,
@@ -193,6 +186,22 @@ impl Owner {
             Report::Fault(fault) => return self.fault(fault),
         };
         effects.extend(self.speaker.handle(input));
+    }
+
+    /// The interfaces that are fit for at least one family.
+    fn interfaces(&self, states: &[InterfaceState]) -> Input {
+        const FAMILIES: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+        let fit = |exclude: &[NamePattern]| -> BTreeSet<String> {
+            let fits = |state: &&InterfaceState| {
+                FAMILIES
+                    .iter()
+                    .any(|family| suitable(state, *family, &InterfaceChoice::All, exclude).is_ok())
+            };
+            states.iter().filter(fits).map(|state| state.name.clone()).collect()
+        };
+        let usable = fit(&self.exclude);
+        let excluded = fit(&[]).difference(&usable).cloned().collect();
+        Input::Interfaces { usable, excluded }
     }
 
     /// Logs a fault when it is new, and now and then while it stays.

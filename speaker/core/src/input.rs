@@ -37,8 +37,13 @@ pub enum Input {
         /// Names of interfaces.
         interfaces: BTreeSet<String>,
     },
-    /// The layer-2 engine runs, and could use these interfaces now, wanted or not.
-    Interfaces(BTreeSet<String>),
+    /// The layer-2 engine runs, and these interfaces are fit to announce on now, wanted or not.
+    Interfaces {
+        /// Those that an advertisement without interfaces uses.
+        usable: BTreeSet<String>,
+        /// Those that are used only where an advertisement names them.
+        excluded: BTreeSet<String>,
+    },
     /// The layer-2 engine does not run, for this reason: nothing is answered.
     EngineDown(String),
     /// Somebody else on the segment claims an address that is announced here.

@@ -5,6 +5,7 @@
 //! Kept in memory is only what concerns this node: VirtualIPs that name it, and the labels of LoadBalancer Services.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -20,6 +21,41 @@ const STRANGERS: usize = 8;
 
 /// Services that have an event about something, each with its uid.
 type Told = BTreeMap<ServiceId, String>;
+
+/// The interfaces of the node that are fit to announce on.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Interfaces {
+    usable: BTreeSet<String>,
+    excluded: BTreeSet<String>,
+}
+
+impl Interfaces {
+    /// Whether something can be announced on the interfaces `wanted`, as far as one can tell by their names.
+    fn allow(&self, wanted: Option<&BTreeSet<String>>) -> bool {
+        match wanted {
+            None => !self.usable.is_empty(),
+            Some(names) => names
+                .iter()
+                .any(|n| self.usable.contains(n) || self.excluded.contains(n)),
+        }
+    }
+}
+
+impl fmt::Display for Interfaces {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.usable.is_empty(), self.excluded.is_empty()) {
+            (true, true) => f.write_str("there is none"),
+            (false, true) => write!(f, "there is {}", join(&self.usable)),
+            (true, false) => write!(f, "there is none but {}, which is left out", join(&self.excluded)),
+            (false, false) => write!(
+                f,
+                "there is {}, and {}, which is left out unless named",
+                join(&self.usable),
+                join(&self.excluded)
+            ),
+        }
+    }
+}
 
 /// What the operator chose at start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,7 +81,7 @@ pub struct Speaker {
     /// What the engine last said it answers; an address it has said nothing about is absent.
     answering: BTreeMap<IpAddr, BTreeSet<String>>,
     /// The interfaces that the engine could use, or why it does not run.
-    engine: Result<BTreeSet<String>, String>,
+    engine: Result<Interfaces, String>,
     /// Why an address that is placed here is not announced.
     withheld: BTreeMap<IpAddr, NodeRefusal>,
     writes: Writes,
@@ -70,7 +106,7 @@ impl Speaker {
             claimed_by: BTreeMap::new(),
             wanted: BTreeMap::new(),
             answering: BTreeMap::new(),
-            engine: Ok(BTreeSet::new()),
+            engine: Ok(Interfaces::default()),
             withheld: BTreeMap::new(),
             writes: Writes::default(),
             assigned: BTreeMap::new(),
@@ -112,7 +148,7 @@ impl Speaker {
                 }
                 self.settle(address, &mut effects);
             }
-            Input::Interfaces(usable) => self.engine = Ok(usable),
+            Input::Interfaces { usable, excluded } => self.engine = Ok(Interfaces { usable, excluded }),
             Input::EngineDown(why) => self.engine_down(why, &mut effects),
             Input::Conflict {
                 address,
@@ -300,8 +336,8 @@ impl Speaker {
                 Ok(announcement) => {
                     self.withheld.remove(&address);
                     if self.wanted.get(&address) != Some(&announcement) {
-                        self.wanted.insert(address, announcement);
                         changed = true;
+                        self.want(address, announcement);
                     }
                 }
                 Err(why) => {
@@ -326,6 +362,17 @@ impl Speaker {
         for address in addresses {
             self.settle(address, effects);
         }
+    }
+
+    /// Wants `address` announced so. Where the engine had no interface and may have one now, its next word is awaited
+    /// before anybody is told.
+    fn want(&mut self, address: IpAddr, announcement: Announcement) {
+        let wanted = announcement.interfaces.as_ref();
+        let hopeful = self.engine.as_ref().is_ok_and(|interfaces| interfaces.allow(wanted));
+        if hopeful && self.answering.get(&address).is_some_and(BTreeSet::is_empty) {
+            self.answering.remove(&address);
+        }
+        self.wanted.insert(address, announcement);
     }
 
     /// Makes `status.announcer` and the events on Services follow what is wanted and what the engine does about it.
@@ -379,10 +426,9 @@ impl Speaker {
     /// Why nothing answers, and what would help.
     fn failure(&self, address: IpAddr, announcement: &Announcement) -> String {
         let node = &self.node;
-        let usable = match &self.engine {
+        let interfaces = match &self.engine {
             Err(why) => return format!("node {node:?} does not announce {address}: {why}"),
-            Ok(usable) if usable.is_empty() => "it has none that is".to_owned(),
-            Ok(usable) => format!("usable there: {}", join(usable)),
+            Ok(interfaces) => interfaces,
         };
         match (&announcement.interfaces, self.ips.get(&address)) {
             (Some(wanted), Some(ip)) => {
@@ -390,15 +436,15 @@ impl Speaker {
                 let ads: BTreeSet<String> = ads.into_iter().flatten().map(|ad| ad.name.clone()).collect();
                 format!(
                     "node {node:?} does not announce {address}: spec.interfaces of L2Advertisement {} is {}, and no \
-                     such interface is up with carrier on the node ({usable}); name an interface of the node, or \
-                     leave spec.interfaces out to use all",
+                     such interface of the node is up with carrier; name another ({interfaces}), or leave \
+                     spec.interfaces out to use all",
                     join(&ads),
                     join(wanted),
                 )
             }
             _ => format!(
                 "node {node:?} does not announce {address}: it needs an interface that is up with carrier, no port of \
-                 a bridge or bond, and not left out by --exclude-interfaces ({usable})"
+                 a bridge or bond, and not left out by --exclude-interfaces ({interfaces})"
             ),
         }
     }

@@ -54,6 +54,13 @@ fn assigned(name: &str) -> Effect {
     }
 }
 
+fn interfaces(usable: &[&str], excluded: &[&str]) -> Input {
+    Input::Interfaces {
+        usable: set(usable),
+        excluded: set(excluded),
+    }
+}
+
 /// The VirtualIP as the API server has it once `node` wrote its announcer.
 fn with_announcer(node: &str, interfaces: &[&str], version: &str) -> Input {
     let mut object = virtual_ip(ip("192.0.2.7"), Some((ME, 1)), &["web"]);
@@ -431,7 +438,7 @@ fn a_missing_interface_is_said_once_and_says_what_would_be_right() {
     let mut ad = advertisement("lan-only");
     ad.interfaces = Some(set(&["eth9"]));
     let (mut speaker, _) = owning(vec![config(vec![pool("lan", "192.0.2.0/24")], vec![ad])]);
-    speaker.handle(Input::Interfaces(set(&["eth0", "wlan0"])));
+    speaker.handle(interfaces(&["eth0", "wlan0"], &["docker0"]));
     let effects = speaker.handle(answering(address, &[]));
     let [Effect::AnnounceFailed { service, uid, message }] = effects.as_slice() else {
         panic!("{effects:?}");
@@ -444,6 +451,7 @@ fn a_missing_interface_is_said_once_and_says_what_would_be_right() {
         "spec.interfaces",
         "eth9",
         "eth0, wlan0",
+        "docker0",
     ] {
         assert!(message.contains(part), "{part}: {message}");
     }
@@ -462,6 +470,29 @@ fn a_missing_interface_is_said_once_and_says_what_would_be_right() {
         [Effect::AnnounceFailed { .. }]
     ));
     assert_eq!(speaker.handle(answering(address, &["eth9"])), [assigned("web")]);
+}
+
+#[test]
+fn a_corrected_advertisement_is_no_second_failure() {
+    let address = ip("192.0.2.7");
+    let named = |interface: &str| {
+        let mut ad = advertisement("a");
+        ad.interfaces = Some(set(&[interface]));
+        config(vec![pool("lan", "192.0.2.0/24")], vec![ad])
+    };
+    for (corrected, failures) in [
+        (named("eth0"), 0),
+        (named("docker0"), 0),
+        (plain_config(), 0),
+        (named("eth8"), 1),
+    ] {
+        let (mut speaker, _) = owning(vec![named("eth9")]);
+        speaker.handle(interfaces(&["eth0"], &["docker0"]));
+        assert_eq!(speaker.handle(answering(address, &[])).len(), 1);
+        let effects = speaker.handle(corrected);
+        assert!(matches!(effects[0], Effect::Announce(_)));
+        assert_eq!(effects.len() - 1, failures, "{effects:?}");
+    }
 }
 
 #[test]
@@ -538,6 +569,6 @@ fn an_engine_that_does_not_run_is_said_with_its_reason() {
         speaker.withheld().collect::<Vec<_>>(),
         [(address, NodeRefusal::NoLayer2)]
     );
-    assert_eq!(speaker.handle(Input::Interfaces(set(&["eth0"]))), []);
+    assert_eq!(speaker.handle(interfaces(&["eth0"], &[])), []);
     assert_eq!(speaker.handle(answering(address, &["eth0"])), [assigned("web")]);
 }
