@@ -271,33 +271,27 @@ impl Allocator {
 
     /// Replaces a node's own addresses; gives those that no node has any more.
     pub(crate) fn set_node_addresses(&mut self, old: Option<&NodeView>, new: Option<&NodeView>) -> Vec<IpAddr> {
-        for node in new {
+        if let Some(node) = new {
             for address in &node.addresses {
-                self.node_addresses
-                    .entry(*address)
-                    .or_default()
-                    .insert(node.name.clone());
+                let nodes = self.node_addresses.entry(*address).or_default();
+                nodes.insert(node.name.clone());
                 self.taken.insert(*address);
             }
         }
         let mut freed = Vec::new();
-        for node in old {
-            for address in node
-                .addresses
-                .iter()
-                .filter(|a| new.is_none_or(|n| !n.addresses.contains(*a)))
-            {
-                let Some(nodes) = self.node_addresses.get_mut(address) else {
-                    continue;
-                };
-                nodes.remove(&node.name);
-                if nodes.is_empty() {
-                    self.node_addresses.remove(address);
-                    if !self.records.contains_key(address) {
-                        self.taken.remove(*address);
-                    }
-                    freed.push(*address);
+        let Some(old) = old else { return freed };
+        let kept = |a: &IpAddr| new.is_some_and(|n| n.addresses.contains(a));
+        for address in old.addresses.iter().filter(|a| !kept(a)) {
+            let Some(nodes) = self.node_addresses.get_mut(address) else {
+                continue;
+            };
+            nodes.remove(&old.name);
+            if nodes.is_empty() {
+                self.node_addresses.remove(address);
+                if !self.records.contains_key(address) {
+                    self.taken.remove(*address);
                 }
+                freed.push(*address);
             }
         }
         freed

@@ -50,7 +50,7 @@ impl Chooser<'_> {
         let chosen = if !request.addresses.is_empty() {
             self.requested(request, wanted).map(|addresses| (addresses, None))
         } else if let Some(pool) = &request.pool {
-            self.from_pool(pool, wanted)
+            self.in_pool(pool, wanted)
         } else {
             self.automatic(wanted)
         };
@@ -133,7 +133,7 @@ impl Chooser<'_> {
     }
 
     /// Addresses of the one pool asked for. What is held elsewhere is given up only for a full replacement.
-    fn from_pool(&self, name: &str, wanted: FamilySet) -> Result<(Vec<IpAddr>, Option<Reason>), Reason> {
+    fn in_pool(&self, name: &str, wanted: FamilySet) -> Result<(Vec<IpAddr>, Option<Reason>), Reason> {
         let mut found = self.kept(wanted);
         found.retain(|a| self.pool_name(*a) == Some(name));
         if found.len() == wanted.len() {

@@ -31,6 +31,14 @@ impl Controller {
                 self.allocator.hold(address, view);
             }
         }
+        self.adopt_shown(effects);
+        self.look_at_everything();
+        let everybody = self.world.services().map(|v| v.id.clone());
+        self.dirty.statuses.extend(everybody);
+    }
+
+    /// Takes over the addresses in the status of Services, oldest first; one that another has already is refused.
+    fn adopt_shown(&mut self, effects: &mut Vec<Effect>) {
         let mut order = self
             .world
             .services()
@@ -39,22 +47,19 @@ impl Controller {
         order.sort_by_key(|v| (v.created, &v.id));
         let mut refused = Vec::new();
         for view in order {
-            for address in &view.ingress {
-                match may_adopt(&self.allocator, view, *address) {
-                    true => match self.allocator.may_hold(&self.world, *address, view) {
-                        Ok(()) => self.allocator.hold(*address, view),
-                        Err(reason) => refused.push((view.id.clone(), *address, reason)),
-                    },
-                    false => {}
+            for address in view.ingress.iter().copied() {
+                if !may_adopt(&self.allocator, view, address) {
+                    continue;
+                }
+                match self.allocator.may_hold(&self.world, address, view) {
+                    Ok(()) => self.allocator.hold(address, view),
+                    Err(reason) => refused.push((view.id.clone(), address, reason)),
                 }
             }
         }
         for (id, address, reason) in refused {
             self.report_cleared(&id, address, &reason, effects);
         }
-        self.look_at_everything();
-        let everybody = self.world.services().map(|v| v.id.clone());
-        self.dirty.statuses.extend(everybody);
     }
 
     /// Whether this claim is the one to go by, should a Service have several of one family: what its status shows

@@ -1,13 +1,49 @@
 //! What Services get, seen from the API server's side.
 
-use ferrolb_controller_core::EventKind;
+use std::time::Duration;
+
+use ferrolb_controller_core::{EventKind, Input, PoolUsage, Usage};
+use ferrolb_model::{
+    ConditionType, FamilyPolicy, FamilySet, LabelSelector, Labels, Operator, Pool, RequestError, Requirement,
+    ServiceAllocation, ServiceType, TrafficPolicy,
+};
 
 use crate::lab::*;
+
+fn pinned(mut pool: Pool, priority: i32, namespaces: Option<&[&str]>) -> Pool {
+    pool.allocation = Some(ServiceAllocation {
+        priority,
+        namespaces: namespaces.map(|n| n.iter().map(|n| (*n).to_owned()).collect()),
+        service_selectors: Vec::new(),
+    });
+    pool
+}
+
+fn manual(mut pool: Pool) -> Pool {
+    pool.auto_assign = false;
+    pool
+}
+
+/// The address that one Service gets from these pools, or why not.
+fn outcome(pools: Vec<Pool>, view: ferrolb_model::ServiceView) -> Result<Vec<String>, String> {
+    let name = view.id.name.clone();
+    let mut lab = Lab::started(pools);
+    lab.apply(view);
+    lab.settle();
+    lab.assert_quiet();
+    let shown = lab.shown(&name);
+    let pending = lab.controller.pending_by_reason();
+    match pending.keys().next() {
+        Some(reason) => Err((*reason).to_owned()),
+        None => Ok(shown),
+    }
+}
 
 #[test]
 fn a_service_gets_the_lowest_address_in_three_writes() {
     let mut lab = Lab::started([pool("a", &["192.0.2.10-192.0.2.20"])]);
     lab.set_endpoints(endpoints("web", &["n2"]));
+    lab.settle();
     lab.apply(service("web", 1));
     lab.settle();
     assert_eq!(lab.shown("web"), ["192.0.2.10"]);
@@ -20,4 +56,547 @@ fn a_service_gets_the_lowest_address_in_three_writes() {
     );
     assert_eq!(lab.writes.len(), 3, "{:#?}", lab.writes);
     lab.assert_quiet();
+}
+
+#[test]
+fn the_status_follows_the_claim_without_waiting_for_the_watch() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.10/32"])]);
+    lab.apply(service("web", 1));
+    assert!(lab.step_watch() && lab.step_write());
+    assert_eq!(lab.writes.len(), 2, "claim, then status");
+    lab.settle();
+    lab.assert_quiet();
+}
+
+#[test]
+fn pools_are_tried_in_a_fixed_order() {
+    let small = |name: &str, n: u8| pool(name, &[&format!("192.0.2.{n}/32")]);
+    let pools = vec![
+        small("z-plain", 1),
+        small("a-plain", 2),
+        pinned(small("late", 3), 0, None),
+        pinned(small("second", 4), 20, None),
+        pinned(small("first-b", 5), 10, None),
+        pinned(small("first-a", 6), 10, None),
+        pinned(small("others", 7), 1, Some(&["elsewhere"])),
+        manual(small("asked-only", 8)),
+    ];
+    let mut lab = Lab::started(pools);
+    for n in 0..7 {
+        lab.apply(service(&format!("s{n}"), n));
+    }
+    lab.settle();
+    let got = (0..6).flat_map(|n| lab.shown(&format!("s{n}"))).collect::<Vec<_>>();
+    assert_eq!(
+        got,
+        [
+            "192.0.2.6",
+            "192.0.2.5",
+            "192.0.2.4",
+            "192.0.2.3",
+            "192.0.2.2",
+            "192.0.2.1"
+        ]
+    );
+    assert_eq!(lab.kinds("s6"), [EventKind::AllocationFailed]);
+    assert!(
+        lab.last_message("s6").starts_with("PoolExhausted: "),
+        "{}",
+        lab.last_message("s6")
+    );
+    lab.assert_quiet();
+}
+
+#[test]
+fn requests_are_met_or_refused_with_the_reason() {
+    let mut avoiding = pool("careful", &["198.51.100.0/24"]);
+    avoiding.avoid_buggy_ips = true;
+    let mut labelled = pool("labelled", &["203.0.113.0/28"]);
+    labelled.allocation = Some(ServiceAllocation {
+        priority: 0,
+        namespaces: None,
+        service_selectors: vec![LabelSelector {
+            requirements: vec![Requirement {
+                key: "tier".to_owned(),
+                operator: Operator::Exists,
+            }],
+        }],
+    });
+    let pools = vec![
+        pool("plain", &["192.0.2.0/30"]),
+        manual(pool("asked", &["192.0.2.128/30"])),
+        avoiding,
+        pinned(pool("foreign", &["192.0.2.64/30"]), 0, Some(&["elsewhere"])),
+        labelled,
+        pool("six", &["2001:db8::/120"]),
+    ];
+    let cases: Vec<(Option<&str>, &[&str], Result<&str, &str>)> = vec![
+        (None, &[], Ok("198.51.100.1")),
+        (None, &["192.0.2.2"], Ok("192.0.2.2")),
+        (Some("plain"), &["192.0.2.2"], Ok("192.0.2.2")),
+        (Some("asked"), &[], Ok("192.0.2.128")),
+        (None, &["192.0.2.130"], Ok("192.0.2.130")),
+        (Some("careful"), &[], Ok("198.51.100.1")),
+        (None, &["198.51.100.255"], Err("AddressAvoided")),
+        (None, &["192.0.2.200"], Err("AddressOutsidePools")),
+        (Some("asked"), &["192.0.2.2"], Err("AddressOutsidePool")),
+        (Some("nowhere"), &[], Err("PoolNotFound")),
+        (Some("nowhere"), &["192.0.2.2"], Err("PoolNotFound")),
+        (Some("foreign"), &[], Err("PoolExcludesService")),
+        (None, &["192.0.2.65"], Err("PoolExcludesService")),
+        (Some("labelled"), &[], Err("PoolExcludesService")),
+        (Some("six"), &[], Err("NoAddressOfFamily")),
+        (None, &["2001:db8::1"], Err("RequestFamilies")),
+        (None, &["192.0.2.1", "2001:db8::1"], Err("RequestFamilies")),
+    ];
+    for (pool, addresses, expected) in cases {
+        let got = outcome(pools.clone(), asking(service("web", 1), pool, addresses));
+        let expected = expected.map(|a| vec![a.to_owned()]).map_err(str::to_owned);
+        assert_eq!(got, expected, "pool {pool:?}, addresses {addresses:?}");
+    }
+    let mut with_label = asking(service("web", 1), Some("labelled"), &[]);
+    with_label.labels = Labels::from([("tier".to_owned(), "front".to_owned())]);
+    assert_eq!(outcome(pools, with_label), Ok(vec!["203.0.113.0".to_owned()]));
+}
+
+#[test]
+fn without_a_pool_the_reason_says_so_and_a_pool_heals_it() {
+    let mut lab = Lab::started([]);
+    lab.apply(service("web", 1));
+    lab.settle();
+    assert!(lab.last_message("web").starts_with("NoPools: "));
+    lab.set_config(config([manual(pool("a", &["192.0.2.1/32"]))]));
+    lab.settle();
+    assert!(
+        lab.last_message("web").starts_with("NoPoolForService: "),
+        "{}",
+        lab.last_message("web")
+    );
+    lab.set_config(config([pool("a", &["192.0.2.1/32"])]));
+    lab.settle();
+    assert_eq!(lab.shown("web"), ["192.0.2.1"]);
+    assert_eq!(
+        lab.kinds("web"),
+        [
+            EventKind::AllocationFailed,
+            EventKind::AllocationFailed,
+            EventKind::Allocated
+        ]
+    );
+}
+
+#[test]
+fn both_families_follow_the_policy() {
+    use FamilyPolicy::{PreferDualStack, RequireDualStack, SingleStack};
+    let four = || pool("four", &["192.0.2.1-192.0.2.9"]);
+    let six = || pool("six", &["2001:db8::1-2001:db8::9"]);
+    let both = || pool("zboth", &["198.51.100.1-198.51.100.9", "2001:db8:1::1-2001:db8:1::9"]);
+    let (v4, v6, w4, w6) = ("192.0.2.1", "2001:db8::1", "198.51.100.1", "2001:db8:1::1");
+    let cases: Vec<(Vec<Pool>, FamilyPolicy, Result<Vec<&str>, &str>)> = vec![
+        (vec![both()], RequireDualStack, Ok(vec![w4, w6])),
+        (vec![both()], PreferDualStack, Ok(vec![w4, w6])),
+        (vec![four(), six()], RequireDualStack, Ok(vec![v4, v6])),
+        (vec![four(), six()], PreferDualStack, Ok(vec![v4, v6])),
+        (vec![four(), six(), both()], PreferDualStack, Ok(vec![w4, w6])),
+        (vec![pinned(four(), 5, None), both()], PreferDualStack, Ok(vec![v4, w6])),
+        (vec![four()], PreferDualStack, Ok(vec![v4])),
+        (vec![six()], PreferDualStack, Ok(vec![v6])),
+        (vec![four()], RequireDualStack, Err("NoAddressOfFamily")),
+        (vec![both()], SingleStack, Ok(vec![w4])),
+    ];
+    for (pools, policy, expected) in cases {
+        let names = pools.iter().map(|p| p.name.clone()).collect::<Vec<_>>();
+        let got = outcome(pools, dual(service("web", 1), policy));
+        let expected = expected
+            .map(|a| a.into_iter().map(str::to_owned).collect::<Vec<_>>())
+            .map_err(str::to_owned);
+        assert_eq!(got, expected, "{names:?} {policy:?}");
+    }
+    let mut single = service("web", 1);
+    single.family_policy = RequireDualStack;
+    assert_eq!(outcome(vec![both()], single), Err("NotDualStack".to_owned()));
+    let pair = asking(
+        dual(service("web", 1), RequireDualStack),
+        None,
+        &["2001:db8::5", "192.0.2.5"],
+    );
+    let expected = ["192.0.2.5", "2001:db8::5"].map(str::to_owned).to_vec();
+    assert_eq!(outcome(vec![four(), six()], pair), Ok(expected));
+}
+
+#[test]
+fn a_second_family_is_taken_when_it_comes_and_left_when_it_goes() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1/32"])]);
+    lab.apply(dual(service("web", 1), FamilyPolicy::PreferDualStack));
+    lab.settle();
+    assert_eq!(lab.shown("web"), ["192.0.2.1"]);
+    assert_eq!(lab.kinds("web"), [EventKind::Allocated], "one family is no failure");
+    lab.set_config(config([pool("a", &["192.0.2.1/32"]), pool("b", &["2001:db8::/127"])]));
+    lab.settle();
+    assert_eq!(lab.shown("web"), ["192.0.2.1", "2001:db8::"]);
+    let mut six = service("web", 1);
+    six.families = FamilySet { v4: false, v6: true };
+    lab.apply(six);
+    lab.settle();
+    assert_eq!(lab.shown("web"), ["2001:db8::"]);
+    assert!(lab.kinds("web").contains(&EventKind::Cleared));
+    // A policy that cannot be met takes nothing away.
+    lab.set_config(config([pool("a", &["198.51.100.0/32"])]));
+    lab.settle();
+    lab.apply(dual(service("other", 2), FamilyPolicy::PreferDualStack));
+    lab.settle();
+    lab.apply(dual(service("other", 2), FamilyPolicy::RequireDualStack));
+    lab.settle();
+    assert_eq!(lab.shown("other"), ["198.51.100.0"]);
+    assert!(lab.last_message("other").starts_with("NoAddressOfFamily: "));
+}
+
+#[test]
+fn a_request_that_cannot_be_met_leaves_the_address_alone_until_it_can() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1-192.0.2.3"])]);
+    lab.apply(service("web", 1));
+    lab.apply(service("other", 2));
+    lab.settle();
+    lab.apply(asking(service("web", 1), None, &["192.0.2.2"]));
+    lab.settle();
+    assert_eq!(lab.shown("web"), ["192.0.2.1"]);
+    assert_eq!(
+        lab.last_message("web"),
+        "AddressInUse: address 192.0.2.2 is in use by default/other"
+    );
+    let allocated = &lab.virtual_ips[&ip("192.0.2.1")].conditions[&ConditionType::Allocated];
+    assert_eq!((allocated.status, allocated.reason.as_str()), (true, "AddressInUse"));
+    lab.delete("other");
+    lab.settle();
+    assert_eq!(lab.shown("web"), ["192.0.2.1"], "other's address cools down first");
+    lab.pass(Duration::from_secs(61));
+    assert_eq!(lab.shown("web"), ["192.0.2.2"]);
+    lab.pass(Duration::from_secs(61));
+    assert!(
+        !lab.virtual_ips.contains_key(&ip("192.0.2.1")),
+        "the old address is free again"
+    );
+    let mut bad = service("web", 1);
+    bad.request = Err(RequestError::NotAnAddress {
+        field: "metallb.io/loadBalancerIPs".to_owned(),
+        value: "x".to_owned(),
+    });
+    lab.apply(bad);
+    lab.settle();
+    assert_eq!(lab.shown("web"), ["192.0.2.2"]);
+    assert_eq!(lab.kinds("web").last(), Some(&EventKind::LoadBalancerFailed));
+    lab.assert_quiet();
+}
+
+#[test]
+fn a_released_address_waits_for_its_name() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1-192.0.2.2"])]);
+    lab.apply(service("web", 1));
+    lab.settle();
+    lab.delete("web");
+    lab.apply(service("new", 2));
+    lab.settle();
+    assert_eq!(lab.shown("new"), ["192.0.2.2"]);
+    lab.apply(service("third", 3));
+    lab.pass(Duration::from_secs(30));
+    assert_eq!(lab.shown("third"), [""; 0]);
+    lab.apply(service("web", 4));
+    lab.settle();
+    assert_eq!(lab.shown("web"), ["192.0.2.1"], "the same name gets it back");
+    lab.delete("web");
+    lab.pass(Duration::from_secs(59));
+    assert_eq!(lab.shown("third"), [""; 0]);
+    lab.restart();
+    lab.pass(Duration::from_secs(59));
+    assert_eq!(lab.shown("third"), [""; 0], "a restart never shortens the time");
+    lab.pass(Duration::from_secs(2));
+    assert_eq!(lab.shown("third"), ["192.0.2.1"]);
+    lab.assert_quiet();
+}
+
+#[test]
+fn types_take_and_free_the_address() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1/32"])]);
+    let of = |kind| {
+        let mut view = service("web", 1);
+        view.kind = kind;
+        if kind == ServiceType::ExternalName {
+            view.families = FamilySet::default();
+        }
+        view
+    };
+    lab.apply(of(ServiceType::ClusterIp));
+    lab.apply(of(ServiceType::NodePort));
+    lab.settle();
+    assert_eq!((lab.writes.len(), lab.events.len()), (0, 0), "nothing is ours yet");
+    for _ in 0..2 {
+        lab.apply(of(ServiceType::LoadBalancer));
+        lab.settle();
+        assert_eq!(lab.shown("web"), ["192.0.2.1"]);
+        lab.apply(of(ServiceType::ExternalName));
+        lab.settle();
+        assert_eq!(lab.shown("web"), [""; 0]);
+        assert_eq!(lab.services[&id("web")].pool_annotation, None);
+    }
+    lab.pass(Duration::from_secs(61));
+    assert!(lab.virtual_ips.is_empty());
+    lab.assert_quiet();
+}
+
+#[test]
+fn only_the_class_of_the_installation_is_served() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1/32"])]);
+    let mut foreign = service("web", 1);
+    foreign.class = Some("example.com/other".to_owned());
+    foreign.ingress = vec![ip("192.0.2.77")];
+    lab.put(foreign);
+    lab.settle();
+    lab.restart();
+    lab.settle();
+    assert_eq!((lab.writes.len(), lab.events.len()), (0, 0));
+    assert_eq!(lab.shown("web"), ["192.0.2.77"]);
+}
+
+#[test]
+fn sharing_joins_the_address_that_carries_the_key() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1-192.0.2.9"])]);
+    lab.apply(service("plain", 1));
+    lab.apply(service("gap", 2));
+    lab.apply(sharing(service("one", 3), "k", 80));
+    lab.settle();
+    lab.delete("gap");
+    lab.pass(Duration::from_secs(61));
+    lab.apply(sharing(service("two", 4), "k", 443));
+    lab.apply(sharing(service("clash", 5), "k", 443));
+    lab.apply(sharing(service("stranger", 6), "other", 8080));
+    let mut local = sharing(service("local", 7), "k", 9000);
+    local.traffic_policy = TrafficPolicy::Local;
+    lab.apply(asking(local, None, &["192.0.2.3"]));
+    lab.settle();
+    assert_eq!(lab.shown("one"), ["192.0.2.3"]);
+    assert_eq!(lab.shown("two"), ["192.0.2.3"], "not the lower free 192.0.2.2");
+    assert_eq!(lab.shown("clash"), ["192.0.2.2"]);
+    assert_eq!(lab.shown("stranger"), ["192.0.2.4"]);
+    assert!(
+        lab.last_message("local").starts_with("CannotShare: "),
+        "{}",
+        lab.last_message("local")
+    );
+    let object = &lab.virtual_ips[&ip("192.0.2.3")];
+    assert_eq!((object.claims.len(), object.sharing_key.as_deref()), (2, Some("k")));
+    lab.delete("one");
+    lab.settle();
+    assert_eq!(lab.virtual_ips[&ip("192.0.2.3")].claims.len(), 1);
+    assert_eq!(lab.shown("two"), ["192.0.2.3"]);
+    lab.assert_quiet();
+}
+
+#[test]
+fn sharing_that_becomes_illegal_costs_the_edited_service() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1/32"])]);
+    lab.apply(sharing(service("one", 1), "k", 80));
+    lab.apply(sharing(service("two", 2), "k", 443));
+    lab.settle();
+    lab.apply(sharing(service("one", 1), "k", 443));
+    lab.settle();
+    assert_eq!(
+        (lab.shown("one").len(), lab.shown("two")),
+        (0, vec!["192.0.2.1".to_owned()])
+    );
+    let kinds = lab.kinds("one");
+    assert!(
+        kinds.contains(&EventKind::Cleared) && kinds.contains(&EventKind::AllocationFailed),
+        "{kinds:?}"
+    );
+    lab.apply(sharing(service("two", 2), "k", 444));
+    lab.settle();
+    assert_eq!(
+        lab.shown("one"),
+        ["192.0.2.1"],
+        "a port that comes free wakes who waits for it"
+    );
+    lab.assert_quiet();
+}
+
+#[test]
+fn a_pool_that_changes_keeps_its_holders() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1-192.0.2.2"])]);
+    lab.set_endpoints(endpoints("web", &["n1"]));
+    lab.apply(service("web", 1));
+    lab.settle();
+    let owner = lab.owner("192.0.2.1").map(str::to_owned);
+    lab.set_config(config([pool("a", &["192.0.2.2/32"])]));
+    lab.settle();
+    assert_eq!(lab.shown("web"), ["192.0.2.1"]);
+    let reason = |lab: &Lab| {
+        lab.virtual_ips[&ip("192.0.2.1")].conditions[&ConditionType::Allocated]
+            .reason
+            .clone()
+    };
+    assert_eq!(reason(&lab), "PoolChanged");
+    assert_eq!(lab.kinds("web"), [EventKind::Allocated, EventKind::PoolChanged]);
+    lab.set_config(config([]));
+    lab.settle();
+    assert_eq!(lab.shown("web"), ["192.0.2.1"]);
+    assert_eq!(lab.owner("192.0.2.1").map(str::to_owned), owner, "still announced");
+    lab.restart();
+    lab.settle();
+    assert_eq!(lab.shown("web"), ["192.0.2.1"]);
+    lab.set_config(config([pool("renamed", &["192.0.2.0/24"])]));
+    lab.settle();
+    assert_eq!(reason(&lab), "Allocated");
+    assert_eq!(lab.services[&id("web")].pool_annotation.as_deref(), Some("renamed"));
+    assert_eq!(lab.virtual_ips[&ip("192.0.2.1")].pool.as_deref(), Some("renamed"));
+    lab.assert_quiet();
+}
+
+#[test]
+fn virtual_ips_made_by_hand_block_and_reserve() {
+    let mut lab = Lab::new(config([pool("a", &["192.0.2.1-192.0.2.4"])]));
+    lab.put_virtual_ip(virtual_ip("192.0.2.1", &[]));
+    lab.put_virtual_ip(virtual_ip("192.0.2.2", &[("later", None)]));
+    lab.put_virtual_ip(virtual_ip("198.51.100.9", &[("outside", None)]));
+    lab.restart();
+    lab.settle();
+    lab.apply(service("web", 1));
+    lab.apply(asking(service("blocked", 2), None, &["192.0.2.1"]));
+    lab.apply(asking(service("reserved", 3), None, &["192.0.2.2"]));
+    lab.apply(service("outside", 4));
+    lab.apply(service("later", 5));
+    lab.settle();
+    assert_eq!(lab.shown("web"), ["192.0.2.3"]);
+    assert!(lab.last_message("blocked").starts_with("AddressBlocked: "));
+    assert!(lab.last_message("reserved").starts_with("AddressInUse: "));
+    assert_eq!(lab.shown("later"), ["192.0.2.2"]);
+    assert_eq!(lab.shown("outside"), ["198.51.100.9"]);
+    lab.delete("later");
+    lab.pass(Duration::from_secs(300));
+    assert_eq!(
+        lab.virtual_ips[&ip("192.0.2.2")].claims,
+        virtual_ip("192.0.2.2", &[("later", None)]).claims
+    );
+    lab.delete_virtual_ip("192.0.2.1");
+    lab.settle();
+    assert_eq!(lab.shown("blocked"), ["192.0.2.1"]);
+    // Whoever deletes the VirtualIP of a Service in use gets it back.
+    lab.delete_virtual_ip("192.0.2.3");
+    lab.settle();
+    assert_eq!(lab.virtual_ips[&ip("192.0.2.3")].claims[0].service, id("web"));
+    lab.assert_quiet();
+}
+
+#[test]
+fn node_addresses_are_never_handed_out() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1-192.0.2.2"])]);
+    let mut view = node("n1");
+    view.addresses.insert(ip("192.0.2.1"));
+    lab.set_node(view);
+    lab.settle();
+    lab.apply(service("web", 1));
+    lab.apply(asking(service("thief", 2), None, &["192.0.2.1"]));
+    lab.settle();
+    assert_eq!(lab.shown("web"), ["192.0.2.2"]);
+    assert!(lab.last_message("thief").starts_with("AddressOfNode: "));
+    lab.delete_node("n1");
+    lab.settle();
+    assert_eq!(lab.shown("thief"), ["192.0.2.1"]);
+}
+
+#[test]
+fn the_first_pass_keeps_what_works() {
+    let mut lab = Lab::new(config([pool("a", &["192.0.2.1-192.0.2.9"])]));
+    let shows = |name: &str, created, address: &str| {
+        let mut view = service(name, created);
+        view.ingress = vec![ip(address)];
+        view
+    };
+    lab.put(service("new", 0));
+    lab.put(shows("claimed", 9, "192.0.2.4"));
+    let uid = lab.services[&id("claimed")].uid.clone();
+    lab.put_virtual_ip(virtual_ip("192.0.2.4", &[("claimed", Some(&uid))]));
+    lab.put(shows("duplicate", 1, "192.0.2.4"));
+    lab.put(shows("old", 2, "192.0.2.1"));
+    lab.put(shows("younger", 3, "192.0.2.1"));
+    lab.put(shows("outside", 4, "203.0.113.7"));
+    lab.put(shows("wrong-family", 5, "2001:db8::7"));
+    lab.restart();
+    lab.settle();
+    assert_eq!(lab.shown("claimed"), ["192.0.2.4"]);
+    assert_eq!(lab.shown("old"), ["192.0.2.1"]);
+    assert_eq!(lab.shown("outside"), ["203.0.113.7"]);
+    assert_eq!(lab.virtual_ips[&ip("203.0.113.7")].pool, None);
+    assert_eq!(lab.kinds("outside"), [EventKind::PoolChanged]);
+    assert_eq!(lab.shown("new"), ["192.0.2.2"]);
+    assert_eq!(lab.shown("duplicate"), ["192.0.2.3"]);
+    assert_eq!(lab.shown("younger"), ["192.0.2.5"]);
+    assert_eq!(lab.shown("wrong-family"), ["192.0.2.6"]);
+    assert_eq!(lab.kinds("younger")[0], EventKind::Cleared);
+    lab.assert_quiet();
+    lab.restart();
+    let before = lab.writes.len();
+    lab.settle();
+    assert_eq!(lab.writes.len(), before, "a second start finds nothing to do");
+}
+
+#[test]
+fn old_annotations_are_answered_once() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1/32"])]);
+    let mut view = service("web", 1);
+    view.deprecated_annotations
+        .insert("metallb.universe.tf/address-pool".to_owned());
+    lab.apply(view);
+    lab.settle();
+    assert_eq!(
+        lab.kinds("web"),
+        [EventKind::DeprecatedAnnotation, EventKind::Allocated]
+    );
+    lab.assert_quiet();
+}
+
+#[test]
+fn the_figures_add_up() {
+    let mut lab = Lab::started([
+        pool("a", &["192.0.2.0/30", "2001:db8::/64"]),
+        pool("b", &["198.51.100.0/31"]),
+    ]);
+    lab.apply(dual(service("web", 1), FamilyPolicy::RequireDualStack));
+    lab.apply(service("gone", 2));
+    lab.apply(asking(service("bad", 3), Some("c"), &[]));
+    lab.settle();
+    lab.delete("gone");
+    lab.settle();
+    let usage = lab.controller.pool_usage();
+    let expected = PoolUsage {
+        v4: Usage { total: 4, in_use: 2 },
+        v6: Usage {
+            total: 1 << 64,
+            in_use: 1,
+        },
+    };
+    assert_eq!(usage["a"], expected);
+    assert_eq!(lab.controller.services_allocated(), 1);
+    assert_eq!(
+        lab.controller.pending_by_reason().into_iter().collect::<Vec<_>>(),
+        [("PoolNotFound", 1)]
+    );
+}
+
+#[test]
+fn a_large_pool_is_searched_fast() {
+    let mut lab = Lab::new(config([pool("a", &["10.0.0.0/16", "2001:db8::/32"])]));
+    let mut inputs = lab.lists();
+    for n in 0..60_000u32 {
+        let address = format!("10.0.{}.{}", n >> 8, n & 255);
+        let mut object = virtual_ip(&address, &[("elsewhere", None)]);
+        object.resource_version = n.to_string();
+        inputs.push(Input::VirtualIp(object));
+    }
+    lab.restart_with(inputs);
+    let start = std::time::Instant::now();
+    for n in 0..500 {
+        lab.apply(dual(service(&format!("s{n}"), n), FamilyPolicy::RequireDualStack));
+    }
+    while lab.step_watch() || lab.step_write() {}
+    assert_eq!(lab.shown("s0"), ["10.0.234.96", "2001:db8::"]);
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
 }

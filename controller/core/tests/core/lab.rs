@@ -174,8 +174,24 @@ pub(crate) struct Lab {
     pub(crate) faults: VecDeque<Fault>,
     settings: Settings,
     version: u64,
-    watch: VecDeque<Input>,
+    /// One stream per kind: order holds inside a kind only.
+    watch: [VecDeque<Input>; STREAMS],
     in_flight: VecDeque<Write>,
+    keys_in_flight: BTreeSet<WriteKey>,
+    /// Writes of a controller that is dead; they may still arrive.
+    zombies: VecDeque<Write>,
+}
+
+pub(crate) const STREAMS: usize = 5;
+
+fn stream(input: &Input) -> usize {
+    match input {
+        Input::VirtualIp(_) | Input::VirtualIpGone(_) => 0,
+        Input::Service(_) | Input::ServiceGone(_) => 1,
+        Input::Node(_) | Input::NodeGone(_) => 2,
+        Input::Endpoints(_) | Input::EndpointsGone(_) => 3,
+        _ => 4,
+    }
 }
 
 impl Lab {
@@ -196,8 +212,10 @@ impl Lab {
             faults: VecDeque::new(),
             settings,
             version: 0,
-            watch: VecDeque::new(),
+            watch: Default::default(),
             in_flight: VecDeque::new(),
+            keys_in_flight: BTreeSet::new(),
+            zombies: VecDeque::new(),
         }
     }
 
@@ -215,7 +233,7 @@ impl Lab {
     }
 
     fn watched(&mut self, input: Input) {
-        self.watch.push_back(input);
+        self.watch[stream(&input)].push_back(input);
     }
 
     // --- what users do
@@ -285,7 +303,8 @@ impl Lab {
 
     // --- running
 
-    /// A new controller process: everything in memory is gone, writes under way included, and all lists come anew.
+    /// A new controller process: everything in memory is gone and all lists come anew. Writes that were under way are
+    /// lost, unless [`Lab::zombie_writes`] lets them arrive.
     pub(crate) fn restart(&mut self) {
         let lists = self.lists();
         self.restart_with(lists);
@@ -304,8 +323,9 @@ impl Lab {
     /// Restarts with the lists in a given order.
     pub(crate) fn restart_with(&mut self, lists: Vec<Input>) {
         self.controller = Controller::new(self.settings.clone());
-        self.watch.clear();
-        self.in_flight.clear();
+        self.watch = Default::default();
+        self.zombies.append(&mut self.in_flight);
+        self.keys_in_flight.clear();
         for input in lists {
             assert_eq!(
                 self.controller.handle(input, self.now),
@@ -326,8 +346,8 @@ impl Lab {
             match effect {
                 Effect::Event(event) => self.events.push(event),
                 Effect::Write(write) => {
-                    let same_key = self.in_flight.iter().any(|w| w.key() == write.key());
-                    assert!(!same_key, "two writes under way for {:?}", write.key());
+                    let new = self.keys_in_flight.insert(write.key());
+                    assert!(new, "two writes under way for {:?}", write.key());
                     self.writes.push(write.clone());
                     self.in_flight.push_back(write);
                 }
@@ -337,11 +357,23 @@ impl Lab {
 
     /// Delivers one watch event; whether there was one.
     pub(crate) fn step_watch(&mut self) -> bool {
-        let Some(input) = self.watch.pop_front() else {
+        (0..STREAMS).any(|n| self.step_stream(n))
+    }
+
+    /// Delivers one watch event of one kind; whether there was one.
+    pub(crate) fn step_stream(&mut self, stream: usize) -> bool {
+        let Some(input) = self.watch[stream].pop_front() else {
             return false;
         };
         self.feed(input);
         true
+    }
+
+    /// Lets the last writes of a controller that is gone arrive after all.
+    pub(crate) fn zombie_writes(&mut self, count: usize) {
+        for write in self.zombies.drain(..count.min(self.zombies.len())).collect::<Vec<_>>() {
+            let _ = self.serve(write);
+        }
     }
 
     /// Ends one write; whether there was one.
@@ -350,6 +382,7 @@ impl Lab {
             return false;
         };
         let key = write.key();
+        self.keys_in_flight.remove(&key);
         let result = match self.faults.pop_front() {
             Some(Fault::Error(error)) => Err(error),
             Some(Fault::AnswerLost) => {
@@ -360,13 +393,6 @@ impl Lab {
         };
         self.feed(Input::Written { key, result });
         true
-    }
-
-    /// Ends one write of the server, of which the controller never hears: it died meanwhile.
-    pub(crate) fn serve_silently(&mut self) {
-        while let Some(write) = self.in_flight.pop_front() {
-            let _ = self.serve(write);
-        }
     }
 
     /// Runs until nothing is left to deliver. Panics when that does not come.
@@ -580,9 +606,4 @@ impl Lab {
             }
         }
     }
-}
-
-/// The key of the status write of a Service.
-pub(crate) fn status_key(name: &str) -> WriteKey {
-    WriteKey::ServiceStatus(id(name))
 }

@@ -1,4 +1,7 @@
 //! The core against a small API server in memory: every outcome is judged by what stands in the objects.
 
 mod allocation;
+mod faults;
 mod lab;
+mod placement;
+mod properties;

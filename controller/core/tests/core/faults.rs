@@ -1,0 +1,189 @@
+//! Writes that fail, answers that are lost, other people's hands in the same objects.
+
+use std::time::Duration;
+
+use ferrolb_controller_core::{EventKind, Write, WriteError};
+use ferrolb_model::Claim;
+
+use crate::lab::*;
+
+fn creates(lab: &Lab) -> usize {
+    lab.writes
+        .iter()
+        .filter(|w| matches!(w, Write::CreateVirtualIp { .. }))
+        .count()
+}
+
+#[test]
+fn an_unreachable_server_is_asked_ever_less_often() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1/32"])]);
+    lab.faults = (0..20)
+        .map(|_| Fault::Error(WriteError::Unavailable("connection refused".to_owned())))
+        .collect();
+    lab.apply(service("web", 1));
+    lab.pass(Duration::from_secs(30));
+    let tries = creates(&lab);
+    assert!(
+        (9..=12).contains(&tries),
+        "100 ms doubling up to 5 s gives about 10 tries in 30 s, not {tries}"
+    );
+    assert_eq!(lab.events, [], "nobody can do anything about it");
+    lab.pass(Duration::from_secs(60));
+    assert_eq!(lab.shown("web"), ["192.0.2.1"]);
+    lab.assert_quiet();
+}
+
+#[test]
+fn an_answer_that_is_lost_is_found_in_the_watch() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1-192.0.2.9"])]);
+    lab.faults = [Fault::AnswerLost, Fault::AnswerLost, Fault::AnswerLost].into();
+    lab.apply(service("web", 1));
+    lab.pass(Duration::from_secs(1));
+    assert_eq!(lab.shown("web"), ["192.0.2.1"]);
+    assert_eq!(creates(&lab), 1);
+    lab.assert_quiet();
+}
+
+#[test]
+fn somebody_faster_makes_it_choose_again() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1-192.0.2.2"])]);
+    lab.apply(service("web", 1));
+    assert!(lab.step_watch());
+    lab.put_virtual_ip(virtual_ip("192.0.2.1", &[("other", None)]));
+    lab.settle();
+    assert_eq!(lab.shown("web"), ["192.0.2.2"]);
+    lab.apply(asking(service("fixed", 2), None, &["192.0.2.1"]));
+    lab.settle();
+    assert_eq!(
+        lab.last_message("fixed"),
+        "AddressInUse: address 192.0.2.1 is in use by default/other"
+    );
+    lab.assert_quiet();
+}
+
+#[test]
+fn a_conflict_without_news_is_tried_again() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1/32"])]);
+    lab.faults = [Fault::Error(WriteError::Conflict)].into();
+    lab.apply(service("web", 1));
+    lab.settle();
+    assert_eq!(lab.shown("web"), [""; 0]);
+    lab.pass(Duration::from_secs(1));
+    assert_eq!(lab.shown("web"), ["192.0.2.1"]);
+}
+
+#[test]
+fn a_refusal_is_said_once_and_looked_at_each_minute() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1/32"])]);
+    let refused = || Fault::Error(WriteError::Refused("denied by policy".to_owned()));
+    lab.faults = [refused(), refused()].into();
+    lab.apply(service("web", 1));
+    lab.pass(Duration::from_secs(90));
+    assert_eq!(creates(&lab), 2);
+    assert_eq!(lab.kinds("web"), [EventKind::LoadBalancerFailed]);
+    assert!(lab.last_message("web").contains("denied by policy"));
+    lab.pass(Duration::from_secs(60));
+    assert_eq!(lab.shown("web"), ["192.0.2.1"]);
+    assert!(lab.controller.pending_by_reason().is_empty());
+}
+
+#[test]
+fn a_status_changed_by_hand_is_restored_once_and_then_left() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1/32"])]);
+    lab.apply(service("web", 1));
+    lab.settle();
+    let overwrite = |lab: &mut Lab| {
+        let mut view = lab.services[&id("web")].clone();
+        view.ingress = vec![ip("198.51.100.1")];
+        lab.put(view);
+        lab.settle();
+    };
+    overwrite(&mut lab);
+    assert_eq!(lab.shown("web"), ["192.0.2.1"]);
+    overwrite(&mut lab);
+    assert_eq!(lab.shown("web"), ["198.51.100.1"], "no war");
+    assert_eq!(lab.kinds("web"), [EventKind::Allocated, EventKind::LoadBalancerFailed]);
+    assert!(lab.last_message("web").starts_with("ForeignWriter: "));
+    lab.pass(Duration::from_secs(59));
+    assert_eq!(lab.shown("web"), ["198.51.100.1"]);
+    lab.pass(Duration::from_secs(2));
+    assert_eq!(lab.shown("web"), ["192.0.2.1"], "looked at again");
+    lab.pass(Duration::from_secs(120));
+    overwrite(&mut lab);
+    assert_eq!(
+        lab.shown("web"),
+        ["192.0.2.1"],
+        "a single change later is restored again"
+    );
+    lab.assert_quiet();
+}
+
+#[test]
+fn a_manager_that_owns_the_field_is_named() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1/32"])]);
+    lab.apply(service("web", 1));
+    lab.step_watch();
+    lab.step_write();
+    lab.faults = [Fault::Error(WriteError::ForeignManager("other-lb".to_owned()))].into();
+    lab.settle();
+    assert!(
+        lab.last_message("web").contains("\"other-lb\""),
+        "{}",
+        lab.last_message("web")
+    );
+    lab.pass(Duration::from_secs(61));
+    assert_eq!(lab.shown("web"), ["192.0.2.1"]);
+}
+
+#[test]
+fn a_claim_edited_away_by_hand_comes_back() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1-192.0.2.2"])]);
+    lab.apply(service("web", 1));
+    lab.settle();
+    let mut object = lab.virtual_ips[&ip("192.0.2.1")].clone();
+    object.claims = vec![Claim {
+        service: id("nobody"),
+        uid: Some("x".to_owned()),
+    }];
+    lab.put_virtual_ip(object);
+    lab.settle();
+    let claims = &lab.virtual_ips[&ip("192.0.2.1")].claims;
+    assert_eq!(
+        claims.iter().map(|c| c.service.clone()).collect::<Vec<_>>(),
+        [id("web")]
+    );
+    assert_eq!(lab.shown("web"), ["192.0.2.1"]);
+    lab.assert_quiet();
+}
+
+#[test]
+fn a_kill_in_the_middle_of_many_creations_costs_no_address() {
+    for cut in [1, 7, 50, 123, 300] {
+        let mut lab = Lab::started([pool("a", &["10.0.0.0/24"])]);
+        for n in 0..200 {
+            lab.apply(service(&format!("s{n:03}"), n));
+        }
+        for step in 0..cut {
+            if step % 3 == 0 {
+                lab.step_watch()
+            } else {
+                lab.step_write()
+            };
+        }
+        let before = (0..200).map(|n| lab.shown(&format!("s{n:03}"))).collect::<Vec<_>>();
+        lab.restart();
+        lab.zombie_writes(cut / 2);
+        lab.pass(Duration::from_secs(1));
+        for (n, before) in before.iter().enumerate() {
+            let after = lab.shown(&format!("s{n:03}"));
+            assert_eq!(after.len(), 1, "s{n:03}");
+            assert!(
+                before.is_empty() || *before == after,
+                "s{n:03}: {before:?} became {after:?}"
+            );
+        }
+        lab.pass(Duration::from_secs(120));
+        assert_eq!(lab.virtual_ips.len(), 200);
+        lab.assert_quiet();
+    }
+}

@@ -1,0 +1,298 @@
+//! Who announces, and who does not and why.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use ferrolb_controller_core::EventKind;
+use ferrolb_model::{
+    Announcer, Condition, ConditionType, Config, FamilyPolicy, LabelSelector, NodeView, Operator, Placement,
+    PoolSelection, PreferredNode, Requirement, TrafficPolicy,
+};
+
+use crate::lab::*;
+
+const ADDRESS: &str = "192.0.2.1";
+
+/// One Service `web` with endpoints on the nodes given.
+fn one(nodes: &[&str]) -> Lab {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1-192.0.2.99"])]);
+    lab.set_endpoints(endpoints("web", nodes));
+    lab.apply(service("web", 1));
+    lab.settle();
+    lab
+}
+
+fn placement(lab: &Lab) -> Option<Placement> {
+    lab.virtual_ips[&ip(ADDRESS)].placement.clone()
+}
+
+fn announced(lab: &Lab) -> Condition {
+    lab.virtual_ips[&ip(ADDRESS)].conditions[&ConditionType::Announced].clone()
+}
+
+fn on(hostname: &str) -> LabelSelector {
+    LabelSelector {
+        requirements: vec![Requirement {
+            key: "kubernetes.io/hostname".to_owned(),
+            operator: Operator::In(BTreeSet::from([hostname.to_owned()])),
+        }],
+    }
+}
+
+fn edit(lab: &mut Lab, change: impl FnOnce(&mut Config)) {
+    let mut config = (*lab.config).clone();
+    change(&mut config);
+    lab.set_config(Arc::new(config));
+    lab.settle();
+}
+
+#[test]
+fn addresses_spread_and_stay() {
+    let mut lab = one(&["n1"]);
+    for n in 2..=6 {
+        lab.set_endpoints(endpoints(&format!("s{n}"), &["n1"]));
+        lab.apply(service(&format!("s{n}"), n));
+    }
+    lab.settle();
+    let counts = lab
+        .controller
+        .addresses_per_node()
+        .values()
+        .copied()
+        .collect::<Vec<_>>();
+    assert_eq!(counts, [2, 2, 2]);
+    let before = lab.virtual_ips.clone();
+    lab.set_node(node("n4"));
+    lab.settle();
+    for (address, object) in &lab.virtual_ips {
+        let (old, new) = (
+            before[address].placement.as_ref().unwrap(),
+            object.placement.as_ref().unwrap(),
+        );
+        assert_eq!(
+            (&old.owner, old.epoch),
+            (&new.owner, new.epoch),
+            "a new node takes nothing"
+        );
+        assert_eq!(new.standbys.len(), 3);
+    }
+    lab.assert_quiet();
+}
+
+#[test]
+fn every_fault_of_the_owner_moves_the_address_once() {
+    type Fault = fn(&mut NodeView);
+    let faults: [Fault; 3] = [
+        |n| n.ready = false,
+        |n| n.excluded = true,
+        |n| n.network_unavailable = true,
+    ];
+    for fault in faults {
+        let mut lab = one(&["n1", "n2", "n3"]);
+        let first = placement(&lab).unwrap();
+        assert_eq!((first.epoch, first.standbys.len()), (1, 2));
+        let mut view = node(&first.owner);
+        fault(&mut view);
+        lab.set_node(view);
+        lab.settle();
+        let second = placement(&lab).unwrap();
+        assert_ne!(second.owner, first.owner);
+        assert_eq!((second.epoch, second.standbys.len()), (2, 1));
+        lab.set_node(node(&first.owner));
+        lab.settle();
+        let third = placement(&lab).unwrap();
+        assert_eq!(
+            (third.owner, third.epoch),
+            (second.owner.clone(), 2),
+            "nothing goes back by itself"
+        );
+        assert_eq!(third.standbys.last(), Some(&first.owner));
+        lab.delete_node(&second.owner);
+        lab.settle();
+        assert_ne!(placement(&lab).unwrap().owner, second.owner);
+        lab.assert_quiet();
+    }
+}
+
+#[test]
+fn local_needs_an_endpoint_on_the_node() {
+    let mut lab = one(&["n2"]);
+    let mut local = service("web", 1);
+    local.traffic_policy = TrafficPolicy::Local;
+    lab.apply(local);
+    lab.settle();
+    assert_eq!(lab.owner(ADDRESS), Some("n2"));
+    assert_eq!(placement(&lab).unwrap().standbys, [""; 0]);
+    lab.set_endpoints(endpoints("web", &["n3"]));
+    lab.settle();
+    assert_eq!(lab.owner(ADDRESS), Some("n3"));
+    lab.set_endpoints(endpoints("web", &[]));
+    lab.settle();
+    assert_eq!(placement(&lab), None);
+    assert_eq!(announced(&lab).reason, "NoEndpoint");
+    assert_eq!(lab.kinds("web").last(), Some(&EventKind::AnnounceFailed));
+    let epoch = 3.max(lab.virtual_ips.len() as u64);
+    lab.set_endpoints(endpoints("web", &["n1"]));
+    lab.settle();
+    let again = placement(&lab).unwrap();
+    assert_eq!(again.owner, "n1");
+    assert!(again.epoch >= epoch, "the epoch grows over a time without an owner");
+    lab.assert_quiet();
+}
+
+#[test]
+fn a_local_service_without_endpoints_takes_nothing_from_its_sharer() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1/32"])]);
+    let local = |name: &str, port| {
+        let mut view = sharing(service(name, 1), "k", port);
+        view.traffic_policy = TrafficPolicy::Local;
+        view.selector = "app=same".to_owned();
+        view
+    };
+    lab.apply(local("one", 80));
+    lab.apply(local("two", 81));
+    lab.set_endpoints(endpoints("one", &["n2"]));
+    lab.settle();
+    assert_eq!(lab.owner(ADDRESS), Some("n2"));
+    lab.set_endpoints(endpoints("two", &["n1", "n3"]));
+    lab.settle();
+    assert_eq!(placement(&lab), None, "no node serves both");
+    assert_eq!(announced(&lab).reason, "NoEligibleNode");
+    lab.set_endpoints(endpoints("one", &["n1", "n2"]));
+    lab.settle();
+    assert_eq!(lab.owner(ADDRESS), Some("n1"));
+}
+
+#[test]
+fn losing_sight_of_every_node_moves_nothing() {
+    let mut lab = one(&["n1"]);
+    let before = placement(&lab);
+    for name in ["n1", "n2", "n3"] {
+        let mut view = node(name);
+        view.ready = false;
+        lab.set_node(view);
+    }
+    let mut lost = endpoints("web", &["n1"]);
+    lost.endpoints[0].ready = false;
+    lost.endpoints[0].serving = false;
+    lab.set_endpoints(lost);
+    // All at once, as after a partition: one by one the address would follow the nodes that are left.
+    let lists = lab.lists();
+    lab.restart_with(lists);
+    lab.settle();
+    assert_eq!(placement(&lab), before);
+    let owner = before.unwrap().owner;
+    let mut view = node(&owner);
+    view.ready = false;
+    view.excluded = true;
+    lab.set_node(view);
+    lab.settle();
+    assert_eq!(placement(&lab), None, "an excluded node is no last candidate");
+}
+
+#[test]
+fn advertisements_say_which_nodes_and_prefer_some() {
+    let mut lab = one(&["n1"]);
+    edit(&mut lab, |c| {
+        c.l2_advertisements.get_mut("all").unwrap().node_selectors = vec![on("n3")]
+    });
+    assert_eq!(lab.owner(ADDRESS), Some("n3"));
+    edit(&mut lab, |c| {
+        c.l2_advertisements.get_mut("all").unwrap().node_selectors = vec![on("n9")]
+    });
+    assert_eq!(placement(&lab), None);
+    assert_eq!(announced(&lab).reason, "NoEligibleNode");
+    assert!(
+        lab.last_message("web").contains("n1: NotSelected"),
+        "{}",
+        lab.last_message("web")
+    );
+    edit(&mut lab, |c| c.l2_advertisements.clear());
+    assert_eq!(announced(&lab).reason, "NoAdvertisement");
+    let mut ad = config([]).l2_advertisements["all"].clone();
+    ad.preferred_nodes = vec![PreferredNode {
+        weight: 10,
+        selector: on("n2"),
+    }];
+    edit(&mut lab, |c| {
+        c.l2_advertisements.insert(ad.name.clone(), ad.clone());
+    });
+    assert_eq!(lab.owner(ADDRESS), Some("n2"));
+    ad.pools = PoolSelection::Some {
+        names: BTreeSet::from(["other".to_owned()]),
+        selectors: Vec::new(),
+    };
+    edit(&mut lab, |c| {
+        c.l2_advertisements.insert(ad.name.clone(), ad);
+    });
+    assert_eq!(announced(&lab).reason, "NoAdvertisement");
+    lab.assert_quiet();
+}
+
+#[test]
+fn both_families_prefer_one_node_among_equals() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1-192.0.2.99", "2001:db8::/120"])]);
+    lab.set_endpoints(endpoints("web", &["n1"]));
+    edit(&mut lab, |c| {
+        c.l2_advertisements.get_mut("all").unwrap().node_selectors = vec![on("n1")]
+    });
+    lab.apply(dual(service("web", 1), FamilyPolicy::RequireDualStack));
+    lab.settle();
+    assert_eq!((lab.owner(ADDRESS), lab.owner("2001:db8::")), (Some("n1"), Some("n1")));
+}
+
+#[test]
+fn a_takeover_recorded_by_a_standby_stands() {
+    let mut lab = one(&["n1"]);
+    let mut object = lab.virtual_ips[&ip(ADDRESS)].clone();
+    let old = object.placement.clone().unwrap();
+    object.placement = Some(Placement {
+        owner: old.standbys[0].clone(),
+        standbys: vec![old.standbys[1].clone()],
+        epoch: old.epoch + 1,
+    });
+    let taken = object.placement.clone();
+    lab.put_virtual_ip(object);
+    lab.settle();
+    let now = placement(&lab).unwrap();
+    assert_eq!(
+        (Some(&now.owner), now.epoch),
+        (taken.as_ref().map(|p| &p.owner), old.epoch + 1)
+    );
+    assert_eq!(now.standbys.len(), 2, "the old owner lives, so it is a standby again");
+    lab.assert_quiet();
+}
+
+#[test]
+fn announced_means_the_owner_says_so() {
+    let mut lab = one(&["n1"]);
+    assert_eq!(
+        (announced(&lab).status, announced(&lab).reason.as_str()),
+        (false, "Pending")
+    );
+    let mut object = lab.virtual_ips[&ip(ADDRESS)].clone();
+    let owner = object.placement.as_ref().unwrap().owner.clone();
+    object.announcer = Some(Announcer {
+        node: owner,
+        interfaces: BTreeSet::from(["eth0".to_owned()]),
+    });
+    lab.put_virtual_ip(object);
+    lab.settle();
+    assert_eq!(
+        (announced(&lab).status, announced(&lab).reason.as_str()),
+        (true, "Announced")
+    );
+    lab.assert_quiet();
+}
+
+#[test]
+fn a_released_address_is_not_announced() {
+    let mut lab = one(&["n1"]);
+    lab.delete("web");
+    lab.settle();
+    let object = &lab.virtual_ips[&ip(ADDRESS)];
+    assert_eq!(object.placement, None);
+    assert_eq!(object.conditions[&ConditionType::Allocated].reason, "CoolingDown");
+    assert!(!object.conditions.contains_key(&ConditionType::Announced));
+    assert!(lab.controller.addresses_per_node().is_empty());
+}

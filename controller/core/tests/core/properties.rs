@@ -1,0 +1,320 @@
+//! Random histories with faults and crashes, and random orders of one list: what must hold whatever happens.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ferrolb_controller_core::{Input, WriteError};
+use ferrolb_model::{
+    Claim, Config, Family, FamilyPolicy, FamilySet, Placement, ServiceAllocation, ServiceType, ServiceView,
+    TrafficPolicy,
+};
+use proptest::prelude::*;
+
+use crate::lab::*;
+
+/// One thing that happens.
+#[derive(Clone, Debug)]
+enum Op {
+    Apply(u8, Shape),
+    Delete(u8),
+    Config(u8),
+    NodeReady(u8, bool),
+    Endpoints(u8, Vec<u8>),
+    DeleteVirtualIp(u8),
+    Fault(u8),
+    Pass(u8),
+    Stream(u8),
+    Write,
+    Settle,
+    Crash(u8),
+    Zombies,
+}
+
+/// What a user makes of a Service.
+#[derive(Clone, Debug)]
+struct Shape {
+    kind: u8,
+    families: u8,
+    policy: u8,
+    request: u8,
+    key: u8,
+    port: u8,
+    local: bool,
+}
+
+fn shape() -> impl Strategy<Value = Shape> {
+    (0..8u8, 0..4u8, 0..3u8, 0..12u8, 0..4u8, 0..3u8, any::<bool>()).prop_map(
+        |(kind, families, policy, request, key, port, local)| Shape {
+            kind,
+            families,
+            policy,
+            request,
+            key,
+            port,
+            local,
+        },
+    )
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        6 => (0..6u8, shape()).prop_map(|(n, s)| Op::Apply(n, s)),
+        2 => (0..6u8).prop_map(Op::Delete),
+        2 => (0..5u8).prop_map(Op::Config),
+        2 => (0..3u8, any::<bool>()).prop_map(|(n, r)| Op::NodeReady(n, r)),
+        2 => (0..6u8, prop::collection::vec(0..3u8, 0..3)).prop_map(|(s, n)| Op::Endpoints(s, n)),
+        1 => (0..6u8).prop_map(Op::DeleteVirtualIp),
+        2 => (0..4u8).prop_map(Op::Fault),
+        2 => (0..4u8).prop_map(Op::Pass),
+        8 => (0..STREAMS as u8).prop_map(Op::Stream),
+        8 => Just(Op::Write),
+        2 => Just(Op::Settle),
+        1 => (0..4u8).prop_map(Op::Crash),
+        1 => Just(Op::Zombies),
+    ]
+}
+
+fn view(n: u8, shape: &Shape) -> ServiceView {
+    let mut view = service(&format!("s{n}"), i64::from(n));
+    view.kind = match shape.kind {
+        0 => ServiceType::ClusterIp,
+        1 => ServiceType::ExternalName,
+        _ => ServiceType::LoadBalancer,
+    };
+    view.families = FamilySet {
+        v4: shape.families != 1,
+        v6: matches!(shape.families, 1 | 2),
+    };
+    view.family_policy = match shape.policy {
+        0 => FamilyPolicy::SingleStack,
+        1 => FamilyPolicy::PreferDualStack,
+        _ => FamilyPolicy::RequireDualStack,
+    };
+    if shape.key > 0 {
+        view = sharing(view, &format!("k{}", shape.key), 80 + u16::from(shape.port));
+    }
+    if shape.local {
+        view.traffic_policy = TrafficPolicy::Local;
+        view.selector = "app=all".to_owned();
+    }
+    match shape.request {
+        0 => asking(view, None, &["192.0.2.1"]),
+        1 => asking(view, None, &["192.0.2.2", "2001:db8::1"]),
+        2 => asking(view, None, &["203.0.113.1"]),
+        3 => asking(view, Some("b"), &[]),
+        4 => asking(view, Some("nowhere"), &[]),
+        _ => view,
+    }
+}
+
+fn pools(n: u8) -> Arc<Config> {
+    let a = || pool("a", &["192.0.2.1-192.0.2.3"]);
+    let mut b = pool("b", &["198.51.100.1-198.51.100.2", "2001:db8::1-2001:db8::2"]);
+    match n {
+        0 => config([a(), b]),
+        1 => config([a()]),
+        2 => {
+            b.allocation = Some(ServiceAllocation {
+                priority: 1,
+                ..ServiceAllocation::default()
+            });
+            config([a(), b])
+        }
+        3 => {
+            b.auto_assign = false;
+            config([pool("a", &["192.0.2.2-192.0.2.3"]), b])
+        }
+        _ => config([]),
+    }
+}
+
+fn run(lab: &mut Lab, op: &Op) {
+    match op {
+        Op::Apply(n, shape) => lab.apply(view(*n, shape)),
+        Op::Delete(n) => lab.delete(&format!("s{n}")),
+        Op::Config(n) => lab.set_config(pools(*n)),
+        Op::NodeReady(n, ready) => {
+            let mut view = node(&format!("n{}", n + 1));
+            view.ready = *ready;
+            lab.set_node(view);
+        }
+        Op::Endpoints(n, nodes) => {
+            let nodes = nodes.iter().map(|n| format!("n{}", n + 1)).collect::<Vec<_>>();
+            let nodes = nodes.iter().map(String::as_str).collect::<Vec<_>>();
+            lab.set_endpoints(endpoints(&format!("s{n}"), &nodes));
+        }
+        Op::DeleteVirtualIp(n) => {
+            let address = lab.virtual_ips.keys().nth(usize::from(*n)).map(ToString::to_string);
+            address.iter().for_each(|a| lab.delete_virtual_ip(a));
+        }
+        Op::Fault(n) => lab.faults.push_back(match n {
+            0 => Fault::AnswerLost,
+            1 => Fault::Error(WriteError::Conflict),
+            2 => Fault::Error(WriteError::Refused("no".to_owned())),
+            _ => Fault::Error(WriteError::Unavailable("down".to_owned())),
+        }),
+        Op::Pass(n) => lab.pass(Duration::from_secs([1, 10, 61, 130][usize::from(*n)])),
+        Op::Stream(n) => {
+            lab.step_stream(usize::from(*n));
+        }
+        Op::Write => {
+            lab.step_write();
+        }
+        Op::Settle => lab.settle(),
+        Op::Crash(served) => {
+            lab.restart();
+            lab.zombie_writes(usize::from(*served));
+        }
+        Op::Zombies => lab.zombie_writes(9),
+    }
+}
+
+fn shown(lab: &Lab) -> BTreeMap<String, Vec<IpAddr>> {
+    let ours = lab.services.values().filter(|v| v.kind == ServiceType::LoadBalancer);
+    ours.map(|v| (v.id.name.clone(), v.ingress.clone())).collect()
+}
+
+/// What must hold when everything has come to rest.
+fn check_rest(lab: &Lab) {
+    lab.check_invariants();
+    let mut claims = BTreeSet::new();
+    for object in lab.virtual_ips.values() {
+        for claim in &object.claims {
+            let view = lab
+                .services
+                .get(&claim.service)
+                .expect("a claim without a Service, long after the cool-down");
+            assert!(
+                view.ingress.contains(&object.address),
+                "{} is claimed, but not shown by {}",
+                object.address,
+                view.id
+            );
+            claims.insert((view.id.clone(), object.address));
+        }
+    }
+    let exhausted = |family: Family| {
+        let auto = lab.config.pools.values().filter(|p| p.auto_assign);
+        let mut ranges = auto.flat_map(|p| p.ranges_of(family));
+        ranges.all(|r| {
+            let mut address = Some(r.first());
+            while let Some(a) = address {
+                if !lab.virtual_ips.contains_key(&a) {
+                    return false;
+                }
+                address = r.after(a);
+            }
+            true
+        })
+    };
+    for view in lab.services.values() {
+        if view.kind != ServiceType::LoadBalancer {
+            assert_eq!(view.ingress, [] as [IpAddr; 0]);
+            continue;
+        }
+        for address in &view.ingress {
+            assert!(
+                claims.contains(&(view.id.clone(), *address)),
+                "{} shows {address} without a claim",
+                view.id
+            );
+            assert!(view.families.contains(Family::of(*address)));
+        }
+        let plain = view
+            .request
+            .as_ref()
+            .is_ok_and(|r| r.addresses.is_empty() && r.pool.is_none());
+        if plain && view.families.len() == 1 && view.family_policy != FamilyPolicy::RequireDualStack {
+            let family = view.families.iter().next().unwrap();
+            assert!(
+                !view.ingress.is_empty() || exhausted(family),
+                "{} could be served",
+                view.id
+            );
+        }
+        if plain && view.families.len() == 2 && view.family_policy == FamilyPolicy::PreferDualStack {
+            for family in view.families.iter() {
+                let has = view.ingress.iter().any(|a| Family::of(*a) == family);
+                assert!(has || exhausted(family), "{} could have an {family} address", view.id);
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_history_ends_well(ops in prop::collection::vec(op(), 1..80)) {
+        let mut lab = Lab::started(pools(0).pools.values().cloned());
+        for op in &ops {
+            run(&mut lab, op);
+        }
+        lab.faults.clear();
+        lab.pass(Duration::from_secs(400));
+        check_rest(&lab);
+        lab.assert_quiet();
+        let before = (shown(&lab), lab.virtual_ips.clone(), lab.writes.len());
+        lab.restart();
+        lab.settle();
+        lab.pass(Duration::from_secs(400));
+        prop_assert_eq!(before.0, shown(&lab), "addresses after a restart");
+        let conditionless = |all: &BTreeMap<IpAddr, ferrolb_model::VirtualIp>| {
+            all.values().map(|v| (v.address, v.claims.clone(), v.placement.clone())).collect::<Vec<_>>()
+        };
+        prop_assert_eq!(conditionless(&before.1), conditionless(&lab.virtual_ips), "claims and owners after a restart");
+        prop_assert_eq!(before.2, lab.writes.len(), "writes after a restart");
+    }
+
+    #[test]
+    fn the_order_of_the_lists_does_not_matter(
+        shapes in prop::collection::vec((shape(), 0..10u8, 0..10u8), 1..7),
+        seed in any::<u64>(),
+    ) {
+        let mut lab = Lab::new(pools(0));
+        for (n, (shape, ingress, claim)) in shapes.iter().enumerate() {
+            let n = n as u8;
+            let mut view = view(n, shape);
+            let uid = view.uid.clone();
+            view.ingress = match ingress {
+                0..=2 => vec![ip(&format!("192.0.2.{}", ingress + 1))],
+                3 => vec![ip("2001:db8::2")],
+                4 => vec![ip("203.0.113.9")],
+                _ => Vec::new(),
+            };
+            lab.put(view);
+            lab.set_endpoints(endpoints(&format!("s{n}"), &["n1", "n2"]));
+            if *claim < 3 {
+                let address = format!("192.0.2.{}", claim + 1);
+                let mut object = virtual_ip(&address, &[]);
+                if let Some(old) = lab.virtual_ips.get(&ip(&address)) {
+                    object = old.clone();
+                }
+                object.claims.push(Claim { service: id(&format!("s{n}")), uid: (claim % 2 == 0).then_some(uid) });
+                lab.put_virtual_ip(object);
+            }
+        }
+        let outcome = |mut lists: Vec<Input>, shuffle: bool| {
+            if shuffle {
+                let mut state = seed | 1;
+                for n in (1..lists.len()).rev() {
+                    state ^= state << 13;
+                    state ^= state >> 7;
+                    state ^= state << 17;
+                    lists.swap(n, (state % (n as u64 + 1)) as usize);
+                }
+            }
+            let mut copy = Lab::new(Arc::clone(&lab.config));
+            copy.services.clone_from(&lab.services);
+            copy.virtual_ips.clone_from(&lab.virtual_ips);
+            copy.restart_with(lists);
+            copy.settle();
+            let objects = copy.virtual_ips.values();
+            let objects = objects.map(|v| (v.address, v.claims.clone(), v.placement.clone()));
+            (objects.collect::<Vec<(IpAddr, Vec<Claim>, Option<Placement>)>>(), shown(&copy))
+        };
+        prop_assert_eq!(outcome(lab.lists(), false), outcome(lab.lists(), true));
+    }
+}
