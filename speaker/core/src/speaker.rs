@@ -394,7 +394,7 @@ impl Speaker {
             return;
         };
         // The engine has not come to it yet, so what stands in the object may still be true.
-        let (Some(interfaces), Some(ip)) = (self.answering.get(&address), self.ips.get(&address)) else {
+        let (Some(interfaces), Some(ip)) = (self.answers(address), self.ips.get(&address)) else {
             return;
         };
         let answering = Some(interfaces).filter(|i| !i.is_empty());
@@ -449,12 +449,19 @@ impl Speaker {
         }
     }
 
+    /// Where the engine answers for an address, once it has come to it; an engine that does not run answers nowhere.
+    fn answers(&self, address: IpAddr) -> Option<&BTreeSet<String>> {
+        static NOWHERE: BTreeSet<String> = BTreeSet::new();
+        let down = self.engine.is_err().then_some(&NOWHERE);
+        self.answering.get(&address).or(down)
+    }
+
     fn engine_down(&mut self, why: String, effects: &mut Vec<Effect>) {
         if self.engine.as_ref() == Err(&why) {
             return;
         }
         self.engine = Err(why);
-        self.answering = self.wanted.keys().map(|address| (*address, BTreeSet::new())).collect();
+        self.answering.clear();
         for address in self.wanted.keys().copied().collect::<Vec<_>>() {
             self.settle(address, effects);
         }

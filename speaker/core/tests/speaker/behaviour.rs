@@ -565,6 +565,14 @@ fn an_engine_that_does_not_run_is_said_with_its_reason() {
     assert_eq!(*removal, set_announcer(None, "2"));
     assert!(message.ends_with("CAP_NET_RAW is missing"), "{message}");
     assert_eq!(speaker.handle(down()), []);
+    // An address that comes while it is down is said, too.
+    let later = virtual_ip(ip("192.0.2.8"), Some((ME, 1)), &["web"]);
+    let effects = speaker.handle(Input::VirtualIp(later));
+    assert!(
+        matches!(effects[..], [Effect::Announce(_), Effect::AnnounceFailed { .. }]),
+        "{effects:?}"
+    );
+    speaker.handle(Input::VirtualIpGone(ip("192.0.2.8")));
     assert_eq!(
         speaker.withheld().collect::<Vec<_>>(),
         [(address, NodeRefusal::NoLayer2)]
