@@ -252,7 +252,8 @@ impl Stage {
         let outcome = played.unwrap_or_else(|panic| Err(anyhow!("panicked: {}", panic_text(panic.as_ref()))));
         match outcome {
             Ok(()) => {
-                eprintln!("{}::{name}: {:.1} s", setup.name, start.elapsed().as_secs_f32());
+                // Between the name and the verdict, which libtest-mimic writes to the same line.
+                print!("{:.1} s ", start.elapsed().as_secs_f32());
                 Ok(())
             }
             Err(error) => {
@@ -288,7 +289,7 @@ impl Stage {
                 .collect();
             let seconds = start.elapsed().as_secs_f32();
             eprintln!(
-                "cluster {}: up in {seconds:.1} s ({}); logs in {}",
+                "\n  cluster {}: up in {seconds:.1} s ({}); logs in {}",
                 setup.name,
                 laps.join(", "),
                 lab.log_dir().display()

@@ -40,6 +40,7 @@ impl Kubectl {
             .args(args)
             .env("KUBECONFIG", &self.kubeconfig)
             .env("HOME", &self.home)
+            .env("KUBERC", "off")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -63,7 +64,7 @@ impl Kubectl {
     pub(super) fn script(&self, prefix: &str) -> String {
         let leading = self.leading.join(" ");
         format!(
-            "#!/bin/sh\nexport KUBECONFIG='{}'\nexec {prefix}'{}' {leading} \"$@\"\n",
+            "#!/bin/sh\nexport KUBERC=off KUBECONFIG='{}'\nexec {prefix}'{}' {leading} \"$@\"\n",
             self.kubeconfig.display(),
             self.executable.display()
         )

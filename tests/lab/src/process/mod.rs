@@ -11,6 +11,7 @@ use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -100,8 +101,9 @@ impl Spec {
         let mut log = open_log(&self.log)?;
         let words: Vec<_> = self.args.iter().map(|arg| arg.to_string_lossy()).collect();
         writeln!(log, "# {} {}", self.program.display(), words.join(" ")).context("write log")?;
-        // By descriptor: user 65534 need not be allowed to walk the path that leads to the program.
-        let executable = (self.capabilities != Capabilities::All)
+        // By descriptor where user 65534 may not walk the path to the program, at the price of a number in its place in
+        // process lists.
+        let executable = (self.capabilities != Capabilities::All && !open_to_all(&self.program))
             .then(|| File::open(&self.program))
             .transpose()
             .with_context(|| format!("open {}", self.program.display()))?;
@@ -128,6 +130,13 @@ impl Spec {
         }
         Ok(command)
     }
+}
+
+/// Whether everybody may enter every directory on the way to `path`.
+fn open_to_all(path: &Path) -> bool {
+    let searchable = |directory: &Path| directory.metadata().is_ok_and(|metadata| metadata.mode() & 0o001 != 0);
+    path.canonicalize()
+        .is_ok_and(|path| path.ancestors().skip(1).all(searchable))
 }
 
 fn open_log(path: &Path) -> Result<File> {
