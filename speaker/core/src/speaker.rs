@@ -394,7 +394,11 @@ impl Speaker {
             return;
         };
         // The engine has not come to it yet, so what stands in the object may still be true.
-        let (Some(interfaces), Some(ip)) = (self.answers(address), self.ips.get(&address)) else {
+        // An engine that does not run answers nowhere.
+        let nowhere = BTreeSet::new();
+        let down = self.engine.is_err().then_some(&nowhere);
+        let answers = self.answering.get(&address).or(down);
+        let (Some(interfaces), Some(ip)) = (answers, self.ips.get(&address)) else {
             return;
         };
         let answering = Some(interfaces).filter(|i| !i.is_empty());
@@ -447,13 +451,6 @@ impl Speaker {
                  a bridge or bond, and not left out by --exclude-interfaces ({interfaces})"
             ),
         }
-    }
-
-    /// Where the engine answers for an address, once it has come to it; an engine that does not run answers nowhere.
-    fn answers(&self, address: IpAddr) -> Option<&BTreeSet<String>> {
-        static NOWHERE: BTreeSet<String> = BTreeSet::new();
-        let down = self.engine.is_err().then_some(&NOWHERE);
-        self.answering.get(&address).or(down)
     }
 
     fn engine_down(&mut self, why: String, effects: &mut Vec<Effect>) {
