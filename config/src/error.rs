@@ -17,7 +17,7 @@ pub struct ObjectError {
     /// The text that stands there; empty when nothing does.
     pub value: String,
     /// What is wrong with it.
-    pub problem: Problem,
+    pub problem: Box<Problem>,
     /// The last version without mistakes stays in force; otherwise the object is left out.
     pub last_good: bool,
 }
@@ -134,7 +134,7 @@ impl Report {
             name: self.name.clone(),
             field: field.into(),
             value: value.into(),
-            problem,
+            problem: Box::new(problem),
             last_good: false,
         });
     }

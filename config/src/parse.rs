@@ -104,11 +104,11 @@ fn overlaps(config: &Config, object: &IpAddressPool, pool: &Pool) -> Vec<ObjectE
                 name: pool.name.clone(),
                 field: format!("spec.addresses[{n}]"),
                 value: text.clone(),
-                problem: Problem::OverlapWith {
+                problem: Box::new(Problem::OverlapWith {
                     value: text.clone(),
                     other: other.to_string(),
                     pool: older.name.clone(),
-                },
+                }),
                 last_good: false,
             })
         })

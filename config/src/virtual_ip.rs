@@ -22,7 +22,7 @@ pub fn virtual_ip(object: &api::VirtualIp) -> Result<VirtualIp, ObjectError> {
         name: name.clone(),
         field,
         value: value.to_owned(),
-        problem,
+        problem: Box::new(problem),
         last_good: false,
     };
     let text = &object.spec.address;

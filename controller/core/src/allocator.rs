@@ -48,6 +48,7 @@ pub(crate) enum Echo {
 pub(crate) struct Record {
     /// The VirtualIP, with the effect of writes that went through already applied.
     pub(crate) object: Option<VirtualIp>,
+    pool: Option<String>,
     /// What the watch still owes.
     pub(crate) echo: Echo,
     /// When the watch has owed it for too long.
@@ -84,9 +85,9 @@ impl Record {
                 .is_some_and(|o| o.reclaim_policy == ReclaimPolicy::Retain)
     }
 
-    /// The pool the object names.
+    /// The pool that the object names, or named before somebody deleted it.
     pub(crate) fn recorded_pool(&self) -> Option<&str> {
-        self.object.as_ref()?.pool.as_deref()
+        self.pool.as_deref()
     }
 
     /// The sharing key of the holders.
@@ -168,7 +169,11 @@ impl Allocator {
 
     /// Notes what the object is now, and which Services it names.
     pub(crate) fn set_object(&mut self, address: IpAddr, object: Option<VirtualIp>) {
-        let old = std::mem::replace(&mut self.entry(address).object, object);
+        let record = self.entry(address);
+        if let Some(object) = &object {
+            record.pool.clone_from(&object.pool);
+        }
+        let old = std::mem::replace(&mut record.object, object);
         for claim in old.iter().flat_map(|o| &o.claims) {
             if let Some(named) = self.named.get_mut(&claim.service) {
                 named.remove(&address);

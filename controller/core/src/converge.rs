@@ -45,7 +45,7 @@ impl Controller {
             None if record.holders.is_empty() => return,
             None => Write::CreateVirtualIp {
                 address,
-                pool: self.world.pool_of(address).map(|p| p.name.clone()),
+                pool: self.pool_name(address, record),
                 claims: new_claims(record),
                 sharing_key: record.sharing_key(),
             },
@@ -55,7 +55,7 @@ impl Controller {
                 let (uid, resource_version) = (object.uid.clone(), object.resource_version.clone());
                 let (mut pool, mut sharing_key) = (object.pool.clone(), object.sharing_key.clone());
                 if !record.holders.is_empty() {
-                    pool = self.world.pool_of(address).map(|p| p.name.clone()).or(pool);
+                    pool = self.pool_name(address, record);
                     sharing_key = record.sharing_key();
                 }
                 let same = (&claims, &pool, &sharing_key) == (&object.claims, &object.pool, &object.sharing_key);
@@ -87,6 +87,12 @@ impl Controller {
             }
         };
         self.start(address, write, effects);
+    }
+
+    /// The pool that the address counts to: the one it lies in, else the one it was taken from.
+    fn pool_name(&self, address: IpAddr, record: &Record) -> Option<String> {
+        let lies_in = self.world.pool_of(address).map(|p| p.name.as_str());
+        lies_in.or(record.recorded_pool()).map(str::to_owned)
     }
 
     fn start(&mut self, address: IpAddr, write: Write, effects: &mut Vec<Effect>) {
@@ -205,24 +211,25 @@ impl Controller {
         if !self.world.is_ours(view) {
             return self.is_leftover(view).then(|| (Vec::new(), None));
         }
-        let confirmed = |a: &IpAddr| {
+        let claimed = |a: &IpAddr| {
             let record = self.allocator.record(*a);
-            record
-                .and_then(|r| r.holders.get(&view.id))
-                .is_some_and(|h| h.confirmed)
+            record.is_some_and(|r| r.claims(&view.id, &view.uid))
         };
-        let waits_for_claim = |a: &IpAddr| !self.must_wait(&WriteKey::Claim(*a));
-        if held.iter().any(|a| !confirmed(a) && waits_for_claim(a)) {
+        // A claim that is on its way, or that somebody removed and that comes back, is worth waiting for; one that
+        // cannot be written does not keep the other family from being shown.
+        let worth_waiting = |a: &IpAddr| {
+            let holder = self.allocator.record(*a).and_then(|r| r.holders.get(&view.id));
+            holder.is_some_and(|h| h.confirmed) || !self.must_wait(&WriteKey::Claim(*a))
+        };
+        if held.iter().any(|a| !claimed(a) && worth_waiting(a)) {
             return None;
         }
-        let ingress = held.iter().copied().filter(confirmed).collect::<Vec<_>>();
+        let ingress = held.iter().copied().filter(claimed).collect::<Vec<_>>();
         if ingress.is_empty() && !held.is_empty() {
             return None;
         }
-        let pool = ingress.first().and_then(|a| match self.world.pool_of(*a) {
-            Some(pool) => Some(pool.name.clone()),
-            None => self.allocator.record(*a)?.recorded_pool().map(str::to_owned),
-        });
+        let first = ingress.first().copied();
+        let pool = first.and_then(|a| self.pool_name(a, self.allocator.record(a)?));
         Some((ingress, pool))
     }
 

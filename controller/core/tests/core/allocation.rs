@@ -130,7 +130,12 @@ fn requests_are_met_or_refused_with_the_reason() {
         labelled,
         pool("six", &["2001:db8::/120"]),
     ];
-    let cases: Vec<(Option<&str>, &[&str], Result<&str, &str>)> = vec![
+    type Case = (
+        Option<&'static str>,
+        &'static [&'static str],
+        Result<&'static str, &'static str>,
+    );
+    let cases: Vec<Case> = vec![
         (None, &[], Ok("198.51.100.1")),
         (None, &["192.0.2.2"], Ok("192.0.2.2")),
         (Some("plain"), &["192.0.2.2"], Ok("192.0.2.2")),
@@ -192,7 +197,8 @@ fn both_families_follow_the_policy() {
     let six = || pool("six", &["2001:db8::1-2001:db8::9"]);
     let both = || pool("zboth", &["198.51.100.1-198.51.100.9", "2001:db8:1::1-2001:db8:1::9"]);
     let (v4, v6, w4, w6) = ("192.0.2.1", "2001:db8::1", "198.51.100.1", "2001:db8:1::1");
-    let cases: Vec<(Vec<Pool>, FamilyPolicy, Result<Vec<&str>, &str>)> = vec![
+    type Case = (Vec<Pool>, FamilyPolicy, Result<Vec<&'static str>, &'static str>);
+    let cases: Vec<Case> = vec![
         (vec![both()], RequireDualStack, Ok(vec![w4, w6])),
         (vec![both()], PreferDualStack, Ok(vec![w4, w6])),
         (vec![four(), six()], RequireDualStack, Ok(vec![v4, v6])),

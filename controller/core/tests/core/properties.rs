@@ -244,7 +244,7 @@ fn check_rest(lab: &Lab) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn every_history_ends_well(ops in prop::collection::vec(op(), 1..80)) {
