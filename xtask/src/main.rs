@@ -3,6 +3,7 @@
 //! One module per command, each with its arguments (`Args`) and `run`. A command that fails says why on standard error
 //! and exits with 1; a command line that cannot be read exits with 2.
 
+mod controlplane;
 mod generate;
 mod lab;
 mod licenses;
@@ -21,6 +22,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Build Kubernetes for the lab, unless it is built.
+    Controlplane(controlplane::Args),
     /// Write deploy/crds and deploy/manifests from the Rust types and deploy/base.
     Gen(generate::Args),
     /// A cluster that stays: up, down, list.
@@ -31,6 +34,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Controlplane(args) => controlplane::run(&args),
         Command::Gen(args) => generate::run(&args),
         Command::Lab(args) => lab::run(&args),
         Command::Licenses(args) => licenses::run(&args),
