@@ -380,21 +380,28 @@ impl Speaker {
         if self.facts().is_none() {
             return;
         }
-        let Some(announcement) = self.wanted.get(&address).cloned() else {
-            self.assigned.remove(&address);
-            self.failing.remove(&address);
-            self.strangers.retain(|(of, _), _| *of != address);
-            if self.answering.get(&address).is_some_and(BTreeSet::is_empty) {
-                self.answering.remove(&address);
-            }
-            match self.ips.get(&address) {
-                Some(ip) => self.writes.converge(&self.node, address, ip, None, effects),
-                None => self.writes.forget(address),
-            }
-            return;
-        };
-        // The engine has not come to it yet, so what stands in the object may still be true.
-        // An engine that does not run answers nowhere.
+        match self.wanted.get(&address).cloned() {
+            Some(announcement) => self.settle_wanted(address, announcement, effects),
+            None => self.settle_unwanted(address, effects),
+        }
+    }
+
+    fn settle_unwanted(&mut self, address: IpAddr, effects: &mut Vec<Effect>) {
+        self.assigned.remove(&address);
+        self.failing.remove(&address);
+        self.strangers.retain(|(of, _), _| *of != address);
+        if self.answering.get(&address).is_some_and(BTreeSet::is_empty) {
+            self.answering.remove(&address);
+        }
+        match self.ips.get(&address) {
+            Some(ip) => self.writes.converge(&self.node, address, ip, None, effects),
+            None => self.writes.forget(address),
+        }
+    }
+
+    fn settle_wanted(&mut self, address: IpAddr, announcement: Announcement, effects: &mut Vec<Effect>) {
+        // An engine that does not run answers nowhere. One that has not come to the address yet says nothing, and what
+        // stands in the object may still be true.
         let nowhere = BTreeSet::new();
         let down = self.engine.is_err().then_some(&nowhere);
         let answers = self.answering.get(&address).or(down);
@@ -412,18 +419,18 @@ impl Speaker {
             for (service, uid) in untold(holders, &told) {
                 effects.push(Effect::NodeAssigned { service, uid, address });
             }
-        } else {
-            self.assigned.remove(&address);
-            let told = match self.failing.remove(&address) {
-                Some((about, told)) if about == announcement.interfaces => told,
-                _ => Told::new(),
-            };
-            let message = self.failure(address, &announcement);
-            self.failing.insert(address, (announcement.interfaces, holders.clone()));
-            for (service, uid) in untold(holders, &told) {
-                let message = message.clone();
-                effects.push(Effect::AnnounceFailed { service, uid, message });
-            }
+            return;
+        }
+        self.assigned.remove(&address);
+        let told = match self.failing.remove(&address) {
+            Some((about, told)) if about == announcement.interfaces => told,
+            _ => Told::new(),
+        };
+        let message = self.failure(address, &announcement);
+        self.failing.insert(address, (announcement.interfaces, holders.clone()));
+        for (service, uid) in untold(holders, &told) {
+            let message = message.clone();
+            effects.push(Effect::AnnounceFailed { service, uid, message });
         }
     }
 
