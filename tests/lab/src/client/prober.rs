@@ -203,7 +203,7 @@ fn ask_by_udp(target: SocketAddr, period: Duration, count: &Mutex<Count>, stop: 
                 continue;
             }
             let number = lock(count).ask();
-            if number % PER_SOCKET == 0 {
+            if number.is_multiple_of(PER_SOCKET) {
                 let fresh = udp_socket(target, period).and_then(|socket| {
                     socket.set_nonblocking(true)?;
                     Ok(socket)

@@ -71,10 +71,13 @@ impl Steady {
     }
 
     /// Stops after the request that is under way and says what was seen.
-    pub fn stop(mut self) -> SteadyResult {
+    ///
+    /// # Errors
+    /// When the client's thread has panicked.
+    pub fn stop(mut self) -> Result<SteadyResult> {
         self.stop.store(true, Ordering::Relaxed);
         let result = self.thread.take().and_then(|thread| thread.join().ok());
-        result.expect("a steady client does not panic")
+        result.context("the steady client has panicked")
     }
 }
 

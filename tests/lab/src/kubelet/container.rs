@@ -95,14 +95,13 @@ impl Runner {
             .ok_or_else(|| config_error("the pod has no address".into()))?;
         let spec = spec(container, image, &env, &mounts, around)
             .map_err(|error| ("CreateContainerError", error.to_string()))?;
-        for probe in [
+        let probes = [
             &container.startup_probe,
             &container.readiness_probe,
             &container.liveness_probe,
-        ] {
-            if let Some(probe) = probe {
-                Prober::new(probe, container, address).map_err(config_error)?;
-            }
+        ];
+        for probe in probes.into_iter().flatten() {
+            Prober::new(probe, container, address).map_err(config_error)?;
         }
         Ok(Self {
             view,
