@@ -1,9 +1,8 @@
 //! The inside of a container: a root file system of its own over the machine's, its volumes, a hostname, a process
 //! table, and the program as process 1.
 //!
-//! The root is an overlay: a tmpfs that begins with the image's files and takes every write, over the machine's `/`.
-//! So two nginx on one machine neither share `/run/nginx.pid` nor leave anything behind. The network namespace is the
-//! caller's business: it is entered before this program starts.
+//! The root file system is made by [`root`](crate::root). The network namespace is the caller's business: it is entered
+//! before this program starts.
 //!
 //! The outer half passes signals on, waits, and ends as the program ended. The program dies with the outer half.
 
@@ -20,10 +19,10 @@ use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, chdir, chroot, execvpe, fork, setsid};
 
+use crate::root;
+
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// What a container has for itself even where these are mounts of their own on the machine.
-const OWN_DIRECTORIES: [&str; 3] = ["/run", "/tmp", "/var/tmp"];
-const NONE: Option<&str> = None;
+pub(crate) const NONE: Option<&str> = None;
 
 /// One volume: what is seen where.
 #[derive(Debug, PartialEq, Eq)]
@@ -140,7 +139,7 @@ fn become_program(plan: &Plan) -> Result<(), String> {
         let result = unsafe { libc::sethostname(hostname.as_ptr().cast(), hostname.len()) };
         Errno::result(result).map_err(failed("set the host name"))?;
     }
-    let root = make_root(plan)?;
+    let root = root::make(&plan.root, &plan.layers)?;
     for bind in &plan.binds {
         bind_volume(&root, bind)?;
     }
@@ -166,96 +165,6 @@ fn become_program(plan: &Plan) -> Result<(), String> {
         .collect::<Result<Vec<_>, _>>()?;
     execvpe(&command[0], &command, &env).map_err(failed(&format!("execute {}", plan.command[0])))?;
     Ok(())
-}
-
-/// The overlay over the machine's root, with the machine's other mounts in it and a process table of its own.
-fn make_root(plan: &Plan) -> Result<PathBuf, String> {
-    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).map_err(failed("make mounts private"))?;
-    let mut beneath = mounts_on_root(&fs::read_to_string("/proc/self/mountinfo").map_err(|error| error.to_string())?);
-    beneath.retain(|point| !OWN_DIRECTORIES.contains(&point.as_str()));
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    mount(Some("tmpfs"), &plan.root, Some("tmpfs"), flags, NONE).map_err(failed("mount the upper layer"))?;
-    let [upper, work, root] = ["upper", "work", "root"].map(|name| plan.root.join(name));
-    for directory in [&upper, &work, &root] {
-        fs::create_dir(directory).map_err(|error| format!("make {}: {error}", directory.display()))?;
-    }
-    for layer in &plan.layers {
-        copy_tree(layer, &upper).map_err(|error| format!("copy {}: {error}", layer.display()))?;
-    }
-    // Not as overlay layers: one that lies below another, as every directory below "/" does, is refused.
-    let options = format!("lowerdir=/,upperdir={},workdir={}", upper.display(), work.display());
-    mount(
-        Some("overlay"),
-        &root,
-        Some("overlay"),
-        MsFlags::empty(),
-        Some(options.as_str()),
-    )
-    .map_err(failed("mount the root overlay"))?;
-    for point in beneath {
-        let target = root.join(point.trim_start_matches('/'));
-        mount(
-            Some(point.as_str()),
-            &target,
-            NONE,
-            MsFlags::MS_BIND | MsFlags::MS_REC,
-            NONE,
-        )
-        .map_err(failed(&format!("bind {point}")))?;
-    }
-    mount(
-        Some("proc"),
-        &root.join("proc"),
-        Some("proc"),
-        flags | MsFlags::MS_NOEXEC,
-        NONE,
-    )
-    .map_err(failed("mount /proc"))?;
-    Ok(root)
-}
-
-/// Copies what is in `from` into `to`: directories and plain files.
-fn copy_tree(from: &Path, to: &Path) -> std::io::Result<()> {
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let target = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            fs::create_dir_all(&target)?;
-            copy_tree(&entry.path(), &target)?;
-        } else {
-            fs::copy(entry.path(), &target)?;
-        }
-    }
-    Ok(())
-}
-
-/// The mount points that lie directly on the root mount, from the text of mountinfo (proc_pid_mountinfo(5)).
-fn mounts_on_root(mountinfo: &str) -> Vec<String> {
-    let mounts: Vec<(&str, &str, &str)> = mountinfo
-        .lines()
-        .filter_map(|line| {
-            let mut fields = line.split(' ');
-            let (id, parent) = (fields.next()?, fields.next()?);
-            Some((id, parent, fields.nth(2)?))
-        })
-        .collect();
-    // The last one mounted on "/" is the one that is seen.
-    let root = mounts
-        .iter()
-        .rev()
-        .find(|(_, _, point)| *point == "/")
-        .map_or("", |(id, _, _)| *id);
-    let on_root = mounts
-        .iter()
-        .filter(|(id, parent, point)| *parent == root && *id != root && *point != "/");
-    on_root.map(|(_, _, point)| unescape(point)).collect()
-}
-
-/// Undoes the octal escapes of mountinfo for space, tab, newline and backslash.
-fn unescape(point: &str) -> String {
-    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
-        .iter()
-        .fold(point.to_owned(), |text, (from, to)| text.replace(from, to))
 }
 
 fn bind_volume(root: &Path, bind: &Bind) -> Result<(), String> {
@@ -289,7 +198,7 @@ fn c_string(text: &str) -> Result<CString, String> {
     CString::new(text).map_err(|_| format!("{text:?} contains a zero byte"))
 }
 
-fn failed(what: &str) -> impl FnOnce(Errno) -> String {
+pub(crate) fn failed(what: &str) -> impl FnOnce(Errno) -> String {
     let what = what.to_owned();
     move |error| format!("{what}: {error}")
 }
@@ -339,14 +248,5 @@ mod tests {
                 .unwrap_err()
                 .contains("--colour")
         );
-    }
-
-    #[test]
-    fn only_mounts_on_the_visible_root_are_taken() {
-        let info = "1 0 8:1 / / rw - ext4 a rw\n\
-                    2 1 0:2 / /proc rw - proc proc rw\n\
-                    3 2 0:3 / /proc/x rw - proc proc rw\n\
-                    4 1 0:4 / /with\\040space rw - tmpfs t rw\n";
-        assert_eq!(mounts_on_root(info), ["/proc", "/with space"]);
     }
 }

@@ -9,6 +9,7 @@
 
 mod enter;
 mod http;
+mod root;
 mod serve;
 mod udp;
 

@@ -31,7 +31,7 @@ pub(crate) fn echo(socket: &UdpSocket, name: &str) -> ! {
     }
 }
 
-fn echo_one(socket: &UdpSocket, prefix: &str, buffer: &mut [u8], control: &mut Vec<u8>) -> nix::Result<()> {
+fn echo_one(socket: &UdpSocket, prefix: &str, buffer: &mut [u8], control: &mut [u8]) -> nix::Result<()> {
     let fd = socket.as_raw_fd();
     let (length, client, asked) = {
         let mut parts = [IoSliceMut::new(buffer)];
