@@ -70,6 +70,11 @@ pub(crate) fn run_root() -> PathBuf {
     ROOT.get_or_init(choose).clone()
 }
 
+/// Whether the namespaces named in `/run/netns` are the lab's own or, for root, everybody's.
+pub(crate) fn rules_namespaces() -> bool {
+    in_user_namespace() || is_able_root()
+}
+
 fn is_able_root() -> bool {
     geteuid().is_root() && has_sys_admin()
 }
