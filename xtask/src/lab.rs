@@ -4,7 +4,7 @@
 //! up; `down` ends that process, which takes the cluster with it.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
@@ -115,7 +115,8 @@ fn up() -> Result<()> {
     let ready = BufReader::new(output).lines().map_while(Result::ok).any(|line| {
         let ready = line == interactive::READY;
         if !ready {
-            println!("{line}");
+            // Whoever reads this may have seen enough; the cluster comes up all the same.
+            let _ = writeln!(std::io::stdout(), "{line}");
         }
         ready
     });
