@@ -92,17 +92,17 @@ impl Lab {
                 if found.len() == count {
                     return Ok(found);
                 }
-                let events = self.events(namespace, service).await?;
+                let events = self.events(namespace, "Service", service).await?;
                 Err(anyhow::anyhow!("it has {found:?}; events: {events:?}"))
             },
         )
         .await
     }
 
-    /// The events about the object of that name, oldest first.
-    pub async fn events(&self, namespace: &str, name: &str) -> Result<Vec<EventLine>> {
+    /// The events about the object of that kind and name, oldest first.
+    pub async fn events(&self, namespace: &str, kind: &str, name: &str) -> Result<Vec<EventLine>> {
         let events: Api<Event> = Api::namespaced(self.client(), namespace);
-        let selector = ListParams::default().fields(&format!("involvedObject.name={name}"));
+        let selector = ListParams::default().fields(&format!("involvedObject.kind={kind},involvedObject.name={name}"));
         let mut found = events.list(&selector).await?.items;
         found.sort_by_key(|event| event.metadata.creation_timestamp.clone());
         Ok(found

@@ -1,24 +1,130 @@
 //! The scenarios: each a short story about a real cluster, told from outside.
+//!
+//! Read `scene.rs` for the words they are told in. A group shares a cluster; what breaks a cluster's programs stands in
+//! a group of its own, so that the others need not mend it.
 
-use anyhow::{Result, ensure};
-use ferrolb_lab::{Group, Harness, Setup, Story};
+mod bad_input;
+mod contract;
+mod families;
+mod ground;
+mod manifests;
+mod nodes;
+mod outages;
+mod scene;
+mod services;
+mod traffic;
+
+use std::future::Future;
+
+use anyhow::Result;
+use ferrolb_lab::{Families, Group, Harness, ProxyMode, Setup, Story};
+
+use scene::Scene;
 
 fn main() -> std::process::ExitCode {
     let bare = Setup {
         ferrolb: false,
         ..Setup::named("bare")
     };
+    let iptables = Setup {
+        nodes: 2,
+        proxy: ProxyMode::Iptables,
+        ..Setup::named("iptables")
+    };
+    let ipv6 = Setup {
+        nodes: 2,
+        families: Families::V6,
+        ..Setup::named("ipv6")
+    };
     Harness::new()
-        .group(Group::new(bare).scenario("three_nodes_are_ready", three_nodes_are_ready))
+        .group(
+            Group::new(bare)
+                .scenario("three_nodes_are_ready", ground::three_nodes_are_ready)
+                .scenario("confined_program", ground::confined_program)
+                .scenario("node_without_api_server", ground::node_without_api_server)
+                .scenario("node_without_link", ground::node_without_link)
+                .scenario("node_without_kubelet_or_power", ground::node_without_kubelet_or_power)
+                .scenario("killed_lab_is_swept", ground::killed_lab_is_swept),
+        )
+        .group(
+            Group::new(Setup::named("nftables"))
+                .scenario("cluster_ip", with_pool(services::cluster_ip))
+                .scenario("node_port", with_pool(services::node_port))
+                .scenario("load_balancer", with_pool(services::load_balancer))
+                .scenario("type_changes", with_pool(services::type_changes))
+                .scenario("never_addressed", with_pool(services::never_addressed))
+                .scenario("without_selector", with_pool(services::without_selector))
+                .scenario("foreign_class", with_pool(services::foreign_class))
+                .scenario("several_ports", with_pool(traffic::several_ports))
+                .scenario("session_affinity", with_pool(traffic::session_affinity))
+                .scenario("local_traffic_policy", with_pool(traffic::local_traffic_policy))
+                .scenario("rolling_update", with_pool(traffic::rolling_update))
+                .scenario("proxy_for_two_hosts", with_pool(traffic::proxy_for_two_hosts))
+                .scenario("ipv6_only", with_pool(families::ipv6_only))
+                .scenario("dual_stack", with_pool(families::dual_stack))
+                .scenario("second_family_later", with_pool(families::second_family_later))
+                .scenario("bad_flags", without_pool(contract::bad_flags))
+                .scenario("admin_endpoints", with_pool(contract::admin_endpoints))
+                .scenario("capabilities", without_pool(contract::capabilities)),
+        )
+        .group(
+            Group::new(Setup::named("bad-input"))
+                .scenario("no_pool", without_pool(bad_input::no_pool))
+                .scenario("exhausted_pool", without_pool(bad_input::exhausted_pool))
+                .scenario("malformed_pools", with_pool(bad_input::malformed_pools))
+                .scenario("malformed_requests", with_pool(bad_input::malformed_requests))
+                .scenario("requests", with_pool(bad_input::requests))
+                .scenario("reserved_and_blocked", with_pool(bad_input::reserved_and_blocked)),
+        )
+        .group(
+            Group::new(Setup::named("nodes"))
+                .scenario("excluded_node", with_pool(nodes::excluded_node))
+                .scenario("no_endpoint", with_pool(nodes::no_endpoint))
+                .scenario("last_local_endpoint", with_pool(nodes::last_local_endpoint))
+                .scenario("drained_node", with_pool(nodes::drained_node))
+                .scenario("lost_node", with_pool(nodes::lost_node)),
+        )
+        .group(
+            Group::new(Setup::named("outages"))
+                .scenario("clean_end", with_pool(contract::clean_end))
+                .scenario("controller_killed", without_pool(outages::controller_killed))
+                .scenario(
+                    "speaker_restarts_without_api",
+                    with_pool(outages::speaker_restarts_without_api),
+                )
+                .scenario("missing_rbac_rule", with_pool(outages::missing_rbac_rule))
+                .scenario("missing_crd", with_pool(outages::missing_crd))
+                .scenario("api_server_gone", with_pool(outages::api_server_gone)),
+        )
+        .group(
+            Group::new(iptables)
+                .scenario("load_balancer", with_pool(services::load_balancer))
+                .scenario("several_ports", with_pool(traffic::several_ports))
+                .scenario("dual_stack", with_pool(families::dual_stack)),
+        )
+        .group(Group::new(ipv6).scenario("ipv6_only", with_pool(families::ipv6_only)))
         .run()
 }
 
-/// The ground under every other scenario: the cluster is up without FerroLB in it.
-async fn three_nodes_are_ready(story: Story) -> Result<()> {
-    let nodes = story.kubectl(&["get", "nodes", "--no-headers"]).await?;
-    ensure!(
-        nodes.lines().filter(|line| line.contains(" Ready ")).count() == 3,
-        "{nodes}"
-    );
-    Ok(())
+/// The scenario gets a pool and an advertisement of its own before it begins.
+fn with_pool<F, Told>(tell: F) -> impl Fn(Story) -> std::pin::Pin<Box<dyn Future<Output = Result<()>>>> + Send + Sync
+where
+    F: Fn(Scene) -> Told + Copy + Send + Sync + 'static,
+    Told: Future<Output = Result<()>>,
+{
+    move |story| {
+        Box::pin(async move {
+            story.apply_pool().await?;
+            tell(Scene(story)).await
+        })
+    }
+}
+
+/// The scenario makes its own pools, if any.
+fn without_pool<F, Told>(tell: F) -> impl Fn(Story) -> Told + Send + Sync
+where
+    F: Fn(Scene) -> Told + Copy + Send + Sync + 'static,
+    Told: Future<Output = Result<()>>,
+{
+    move |story| tell(Scene(story))
 }

@@ -1,0 +1,84 @@
+//! Manifests as a user would write them; only the image is the lab's.
+
+/// A Deployment of the lab's web server, called `name`, with `replicas` pods that listen on 8080 (HTTP, a port named
+/// `http`), 9000 (TCP echo) and 5353 (UDP echo).
+pub(crate) fn deployment(name: &str, replicas: u32) -> String {
+    format!(
+        r#"
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: {name}
+  labels: {{ app: {name} }}
+spec:
+  replicas: {replicas}
+  selector: {{ matchLabels: {{ app: {name} }} }}
+  template:
+    metadata:
+      labels: {{ app: {name} }}
+    spec:
+      containers:
+        - name: web
+          image: ferrolb.lab/web:1
+          args: ["--http", "8080", "--tcp", "9000", "--udp", "5353"]
+          ports:
+            - {{ name: http, containerPort: 8080 }}
+          readinessProbe:
+            httpGet: {{ path: /healthz, port: http }}
+            periodSeconds: 1
+"#
+    )
+}
+
+/// A Service called `name` for the pods of the Deployment `app`, port 80 to 8080, with further lines of its spec.
+pub(crate) fn service(name: &str, app: &str, spec: &str) -> String {
+    let more = spec
+        .trim()
+        .lines()
+        .map(|line| format!("  {line}\n"))
+        .collect::<String>();
+    format!(
+        r#"
+apiVersion: v1
+kind: Service
+metadata:
+  name: {name}
+spec:
+  selector: {{ app: {app} }}
+  ports:
+    - {{ name: http, port: 80, targetPort: 8080 }}
+{more}"#
+    )
+}
+
+/// A Service as [`service`] makes it, with annotations (`key: value` lines).
+pub(crate) fn annotated(name: &str, app: &str, annotations: &str, spec: &str) -> String {
+    let lines = annotations
+        .trim()
+        .lines()
+        .map(|line| format!("    {}\n", line.trim()))
+        .collect::<String>();
+    service(name, app, spec).replacen("spec:\n", &format!("  annotations:\n{lines}spec:\n"), 1)
+}
+
+/// A pool in FerroLB's namespace that only the Services of `namespace` may use.
+pub(crate) fn pool(name: &str, namespace: &str, addresses: &[&str]) -> String {
+    let list = addresses
+        .iter()
+        .map(|a| format!("{a:?}"))
+        .collect::<Vec<_>>()
+        .join(", ");
+    format!(
+        r#"
+apiVersion: metallb.io/v1beta1
+kind: IPAddressPool
+metadata:
+  name: {name}
+  namespace: ferrolb-system
+spec:
+  addresses: [{list}]
+  serviceAllocation:
+    namespaces: [{namespace}]
+"#
+    )
+}

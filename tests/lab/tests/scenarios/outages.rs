@@ -1,0 +1,186 @@
+//! Programs that die and an API server that is gone: nothing that works stops, and everything catches up by itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use ferrolb_lab::{Program, wait_until};
+
+use crate::manifests::{deployment, pool, service};
+use crate::scene::{PATIENCE, Scene};
+
+/// How long the API server is gone: longer than a watch's patience.
+const OUTAGE: Duration = Duration::from_secs(30);
+
+/// How soon after an outage both programs must have caught up.
+const CATCH_UP: Duration = Duration::from_secs(5);
+
+/// API server gone for 30 s: announcements stay; both programs reconnect without a restart and catch up.
+pub(crate) async fn api_server_gone(s: Scene) -> Result<()> {
+    s.apply(&deployment("web", 2)).await?;
+    s.apply(&service(
+        "web",
+        "web",
+        "type: LoadBalancer\nipFamilyPolicy: PreferDualStack",
+    ))
+    .await?;
+    s.ready("web", 2).await?;
+    let addresses = s.addresses("web", 2).await?;
+    let owner = s.owner(addresses[0]).await?;
+    for address in &addresses {
+        s.page(*address, 80).await?;
+    }
+    let before = (s.controller().pid(), s.node(&owner)?.program(Program::Speaker)?.pid());
+
+    s.api_server().kill();
+    let begin = Instant::now();
+    while begin.elapsed() < OUTAGE {
+        for address in &addresses {
+            s.forget_neighbours()?;
+            s.page(*address, 80).await.context("while the API server is gone")?;
+        }
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+    s.api_server().restart()?;
+    s.wait_api_ready().await?;
+    let back = Instant::now();
+    s.apply(&service("after", "web", "type: LoadBalancer")).await?;
+    let late = s.addresses("after", 1).await?[0];
+    let caught_up = back.elapsed();
+    ensure!(caught_up < CATCH_UP, "the controller took {caught_up:?} to catch up");
+    s.page(late, 80).await?;
+    ensure!(
+        s.addresses("web", 2).await? == addresses,
+        "addresses changed over the outage"
+    );
+    let after = (s.controller().pid(), s.node(&owner)?.program(Program::Speaker)?.pid());
+    ensure!(before == after, "a program was restarted");
+    Ok(())
+}
+
+/// A speaker that is killed and started again while the API server is gone announces from its snapshot.
+pub(crate) async fn speaker_restarts_without_api(s: Scene) -> Result<()> {
+    s.apply(&deployment("web", 2)).await?;
+    s.apply(&service("web", "web", "type: LoadBalancer")).await?;
+    s.ready("web", 2).await?;
+    let address = s.addresses("web", 1).await?[0];
+    let owner = s.owner(address).await?;
+    s.answered_by(address, &owner).await?;
+    s.api_server().kill();
+    let answered = async {
+        s.node(&owner)?.kill(Program::Speaker)?;
+        s.unanswered(address).await?;
+        s.node(&owner)?.restart(Program::Speaker)?;
+        s.answered_by(address, &owner).await
+    }
+    .await;
+    s.api_server().restart()?;
+    s.wait_api_ready().await?;
+    answered
+}
+
+/// The controller killed with SIGKILL in the middle of 200 creations, several times: every Service ends with the
+/// address it was first seen with, and no address has two holders.
+pub(crate) async fn controller_killed(s: Scene) -> Result<()> {
+    const SERVICES: usize = 200;
+    const KILLS: usize = 5;
+    s.apply(&pool(
+        &format!("{}-many", s.namespace()),
+        s.namespace(),
+        &["10.77.0.0/23"],
+    ))
+    .await?;
+    let all = (0..SERVICES).map(|n| service(&format!("svc-{n:03}"), "web", "type: LoadBalancer"));
+    let all = all.collect::<Vec<_>>().join("---\n");
+    let creating = tokio::spawn({
+        let s = s.clone();
+        async move { s.apply(&all).await }
+    });
+    let mut first_seen = BTreeMap::new();
+    for round in 1..=KILLS {
+        let least = round * SERVICES / (KILLS + 1);
+        wait_until(&format!("{least} Services with an address"), PATIENCE, async || {
+            let held = s.all_addresses().await?;
+            for (name, address) in &held {
+                first_seen.entry(name.clone()).or_insert(*address);
+            }
+            ensure!(held.len() >= least, "{} have one", held.len());
+            Ok(())
+        })
+        .await?;
+        s.controller().restart()?;
+    }
+    creating.await??;
+    let held = wait_until("all Services to have an address", PATIENCE, async || {
+        let held = s.all_addresses().await?;
+        ensure!(held.len() == SERVICES, "{} have one", held.len());
+        Ok(held)
+    })
+    .await?;
+    for (name, address) in &first_seen {
+        ensure!(
+            held[name] == *address,
+            "{name} had {address} and now has {}",
+            held[name]
+        );
+    }
+    let distinct = held.values().collect::<BTreeSet<_>>();
+    ensure!(
+        distinct.len() == SERVICES,
+        "{} addresses for {SERVICES} Services: {held:?}",
+        distinct.len()
+    );
+    Ok(())
+}
+
+/// A missing RBAC rule: the log and `/readyz` say which, Services that work keep working, and it heals.
+pub(crate) async fn missing_rbac_rule(s: Scene) -> Result<()> {
+    s.apply(&deployment("web", 1)).await?;
+    s.apply(&service("web", "web", "type: LoadBalancer")).await?;
+    s.ready("web", 1).await?;
+    let address = s.addresses("web", 1).await?[0];
+    s.page(address, 80).await?;
+
+    let binding = s.json("clusterrolebinding/ferrolb-controller").await?;
+    s.kubectl(&["delete", "clusterrolebinding", "ferrolb-controller"])
+        .await?;
+    s.controller().restart()?;
+    let said = s.controller_not_ready("services").await;
+    s.page(address, 80).await?;
+    let restored = serde_json::json!({
+        "apiVersion": binding["apiVersion"], "kind": binding["kind"],
+        "metadata": { "name": "ferrolb-controller", "labels": binding["metadata"]["labels"] },
+        "roleRef": binding["roleRef"], "subjects": binding["subjects"],
+    });
+    s.apply(&restored.to_string()).await?;
+    let said = said?;
+    ensure!(
+        said.contains("list") && said.to_lowercase().contains("forbidden"),
+        "/readyz says: {said}"
+    );
+    let log = std::fs::read_to_string(s.controller().log())?;
+    ensure!(
+        log.lines()
+            .any(|l| l.contains("services") && l.to_lowercase().contains("forbidden")),
+        "the log says:\n{log}"
+    );
+    s.controller_ready().await?;
+    ensure!(s.addresses("web", 1).await? == [address], "the address changed");
+    s.fence().await
+}
+
+/// A missing CRD: the log and `/readyz` say which, and it heals when the CRD is there.
+pub(crate) async fn missing_crd(s: Scene) -> Result<()> {
+    let name = "l2advertisements.metallb.io";
+    let crd = s.json(&format!("crd/{name}")).await?;
+    s.kubectl(&["delete", "crd", name]).await?;
+    s.controller().restart()?;
+    let said = s.controller_not_ready("l2advertisements").await;
+    let restored = serde_json::json!({
+        "apiVersion": crd["apiVersion"], "kind": crd["kind"], "metadata": { "name": name }, "spec": crd["spec"],
+    });
+    s.apply(&restored.to_string()).await?;
+    said?;
+    s.controller_ready().await?;
+    s.fence().await
+}
