@@ -35,6 +35,9 @@ use crate::store::Announcements;
 /// News taken from the channel in one go: a burst becomes one new set for the engine, not one per object.
 const BATCH: usize = 256;
 
+/// Writes under way at once.
+const WRITES: usize = 8;
+
 /// Delays between attempts to repeat writes that failed.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(2));
 
@@ -311,9 +314,6 @@ impl Owner {
     }
 }
 
-/// Writes under way at once.
-const WRITES: usize = 8;
-
 /// What the engine is asked to answer for.
 pub(crate) fn wanted(all: &BTreeMap<IpAddr, Announcement>) -> Wanted {
     let choice = |how: &Announcement| match &how.interfaces {
@@ -331,3 +331,6 @@ async fn sleep_until(deadline: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;
