@@ -178,7 +178,7 @@ fn shown(lab: &Lab) -> BTreeMap<String, Vec<IpAddr>> {
 
 /// What must hold when everything has come to rest.
 fn check_rest(lab: &Lab) {
-    lab.check_invariants();
+    lab.check_sharing();
     let mut claims = BTreeSet::new();
     for object in lab.virtual_ips.values() {
         for claim in &object.claims {
