@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, Probe};
@@ -41,7 +41,7 @@ pub(super) struct Surroundings<'a> {
     pub(super) volumes: &'a Volumes,
     /// The pod's directory.
     pub(super) directory: &'a Path,
-    pub(super) log: PathBuf,
+    pub(super) log_dir: &'a Path,
     pub(super) restart_policy: &'a str,
     pub(super) grace: Duration,
 }
@@ -350,25 +350,20 @@ fn spec(
         args.extend(["--env".into(), format!("{name}={value}")]);
     }
     if around.sandbox.addresses != around.facts.node_addresses {
-        args.extend(["--hostname".into(), env_hostname(around)]);
+        args.extend(["--hostname".into(), hostname(around)]);
     }
     if let Some(directory) = &container.working_dir {
         args.extend(["--workdir".into(), directory.clone()]);
     }
     args.push("--".into());
     args.extend(env.command(container, image));
-    let name = format!(
-        "{}/{}",
-        around.facts.pod.metadata.name.as_deref().unwrap_or_default(),
-        container.name
-    );
-    Ok(Spec::new(
-        name,
-        lab_pod,
-        around.log.with_extension(format!("{}.log", container.name)),
-    )
-    .args(args)
-    .namespace(&around.sandbox.namespace))
+    let meta = &around.facts.pod.metadata;
+    let pod = meta.name.as_deref().unwrap_or_default();
+    let namespace = meta.namespace.as_deref().unwrap_or_default();
+    let log = around.log_dir.join(format!("{namespace}_{pod}.{}.log", container.name));
+    Ok(Spec::new(format!("{pod}/{}", container.name), lab_pod, log)
+        .args(args)
+        .namespace(&around.sandbox.namespace))
 }
 
 fn text(path: &Path) -> String {
@@ -376,7 +371,7 @@ fn text(path: &Path) -> String {
 }
 
 /// The host name of the pod: its own name, at most 63 characters of it.
-fn env_hostname(around: &Surroundings<'_>) -> String {
+fn hostname(around: &Surroundings<'_>) -> String {
     let pod = around.facts.pod;
     let name = pod
         .spec

@@ -254,7 +254,6 @@ impl Task {
                 .as_ref()
                 .and_then(|spec| spec.termination_grace_period_seconds)
                 .unwrap_or(30);
-            let log = format!("{}_{}.x", pod.namespace().unwrap_or_default(), pod.name_any());
             let around = Surroundings {
                 facts: Facts {
                     pod: &pod,
@@ -267,7 +266,7 @@ impl Task {
                 sandbox: &ground.sandbox,
                 volumes: &ground.volumes,
                 directory: &self.directory,
-                log: config.log_dir.join(log),
+                log_dir: &config.log_dir,
                 restart_policy: policy,
                 grace: Duration::from_secs(u64::try_from(grace).unwrap_or(0)),
             };
