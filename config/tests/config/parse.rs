@@ -261,7 +261,10 @@ fn an_advertisement_is_read_as_written() {
     );
 }
 
-fn some_pool() -> impl Strategy<Value = (u8, u32, Vec<(u8, u8)>)> {
+/// Number, day of creation, ranges by first address and length.
+type Made = (u8, u32, Vec<(u8, u8)>);
+
+fn some_pool() -> impl Strategy<Value = Made> {
     (0..6u8, 1..4u32, prop::collection::vec((0..40u8, 0..12u8), 0..3))
 }
 
@@ -272,7 +275,7 @@ proptest! {
         older in prop::collection::vec(some_pool(), 0..4),
         turn in 0..5usize,
     ) {
-        let build = |made: &[(u8, u32, Vec<(u8, u8)>)]| {
+        let build = |made: &[Made]| {
             let mut by_name = BTreeMap::new();
             for (n, day, ranges) in made {
                 // Length 11 runs backwards: a mistake.

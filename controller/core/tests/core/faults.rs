@@ -5,6 +5,7 @@ use std::time::Duration;
 use ferrolb_controller_core::{EventKind, Write, WriteError};
 use ferrolb_model::Claim;
 
+use crate::fixtures::*;
 use crate::lab::*;
 
 fn creates(lab: &Lab) -> usize {

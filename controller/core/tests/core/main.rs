@@ -2,6 +2,8 @@
 
 mod allocation;
 mod faults;
+mod fixtures;
 mod lab;
+mod lifecycle;
 mod placement;
 mod properties;

@@ -9,6 +9,7 @@ use ferrolb_model::{
     PoolSelection, PreferredNode, Requirement, TrafficPolicy,
 };
 
+use crate::fixtures::*;
 use crate::lab::*;
 
 const ADDRESS: &str = "192.0.2.1";

@@ -12,6 +12,7 @@ use ferrolb_model::{
 };
 use proptest::prelude::*;
 
+use crate::fixtures::*;
 use crate::lab::*;
 
 /// One thing that happens.

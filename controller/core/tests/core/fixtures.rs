@@ -1,0 +1,146 @@
+//! Objects to build scenarios from.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ferrolb_model::{
+    AddressRequest, Claim, Config, Endpoint, EndpointsView, Family, FamilyPolicy, FamilySet, L2Advertisement, Labels,
+    NodeView, Pool, PoolSelection, Port, Protocol, ReclaimPolicy, ServiceId, ServiceType, ServiceView, TrafficPolicy,
+    VirtualIp,
+};
+
+pub(crate) fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+pub(crate) fn id(name: &str) -> ServiceId {
+    ServiceId::new("default", name)
+}
+
+/// An IPv4 Service of type LoadBalancer with one port; older with a lower `created`.
+pub(crate) fn service(name: &str, created: i64) -> ServiceView {
+    ServiceView {
+        id: id(name),
+        uid: format!("uid-{name}-{created}"),
+        created,
+        kind: ServiceType::LoadBalancer,
+        class: None,
+        families: FamilySet { v4: true, v6: false },
+        primary_family: Family::V4,
+        family_policy: FamilyPolicy::SingleStack,
+        traffic_policy: TrafficPolicy::Cluster,
+        selector: format!("app={name}"),
+        ports: BTreeSet::from([Port {
+            protocol: Protocol::Tcp,
+            port: 80,
+        }]),
+        labels: Labels::new(),
+        request: Ok(AddressRequest::default()),
+        sharing_key: None,
+        pool_annotation: None,
+        deprecated_annotations: BTreeSet::new(),
+        ingress: Vec::new(),
+        ingress_foreign: false,
+        resource_version: String::new(),
+    }
+}
+
+pub(crate) fn dual(mut view: ServiceView, policy: FamilyPolicy) -> ServiceView {
+    view.families = FamilySet { v4: true, v6: true };
+    view.family_policy = policy;
+    view
+}
+
+pub(crate) fn asking(mut view: ServiceView, pool: Option<&str>, addresses: &[&str]) -> ServiceView {
+    view.request = Ok(AddressRequest {
+        pool: pool.map(str::to_owned),
+        addresses: addresses.iter().map(|a| ip(a)).collect(),
+    });
+    view
+}
+
+pub(crate) fn sharing(mut view: ServiceView, key: &str, port: u16) -> ServiceView {
+    view.sharing_key = Some(key.to_owned());
+    view.ports = BTreeSet::from([Port {
+        protocol: Protocol::Tcp,
+        port,
+    }]);
+    view
+}
+
+pub(crate) fn pool(name: &str, ranges: &[&str]) -> Pool {
+    Pool {
+        name: name.to_owned(),
+        labels: Labels::new(),
+        ranges: ranges.iter().map(|r| r.parse().unwrap()).collect(),
+        auto_assign: true,
+        avoid_buggy_ips: false,
+        allocation: None,
+    }
+}
+
+/// A configuration with these pools, all announced everywhere.
+pub(crate) fn config(pools: impl IntoIterator<Item = Pool>) -> Arc<Config> {
+    let ad = L2Advertisement {
+        name: "all".to_owned(),
+        pools: PoolSelection::All,
+        node_selectors: Vec::new(),
+        service_selectors: Vec::new(),
+        interfaces: None,
+        preferred_nodes: Vec::new(),
+    };
+    Arc::new(Config {
+        pools: pools.into_iter().map(|p| (p.name.clone(), p)).collect(),
+        l2_advertisements: BTreeMap::from([(ad.name.clone(), ad)]),
+    })
+}
+
+pub(crate) fn node(name: &str) -> NodeView {
+    NodeView {
+        name: name.to_owned(),
+        labels: Labels::from([("kubernetes.io/hostname".to_owned(), name.to_owned())]),
+        ready: true,
+        network_unavailable: false,
+        excluded: false,
+        cordoned: false,
+        addresses: BTreeSet::new(),
+    }
+}
+
+pub(crate) fn endpoints(service: &str, nodes: &[&str]) -> EndpointsView {
+    EndpointsView {
+        slice: ("default".to_owned(), format!("{service}-slice")),
+        service: id(service),
+        endpoints: nodes
+            .iter()
+            .map(|n| Endpoint {
+                node: Some((*n).to_owned()),
+                ready: true,
+                serving: true,
+            })
+            .collect(),
+    }
+}
+
+/// An object made by hand or by an earlier controller.
+pub(crate) fn virtual_ip(address: &str, claims: &[(&str, Option<&str>)]) -> VirtualIp {
+    VirtualIp {
+        address: ip(address),
+        pool: None,
+        claims: claims
+            .iter()
+            .map(|(name, uid)| Claim {
+                service: id(name),
+                uid: uid.map(str::to_owned),
+            })
+            .collect(),
+        sharing_key: None,
+        reclaim_policy: ReclaimPolicy::Delete,
+        placement: None,
+        announcer: None,
+        conditions: BTreeMap::new(),
+        uid: String::new(),
+        resource_version: String::new(),
+    }
+}
