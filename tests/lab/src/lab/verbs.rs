@@ -25,6 +25,8 @@ pub struct EventLine {
     pub message: String,
     /// How often it was seen.
     pub count: i32,
+    /// Who reported it.
+    pub source: String,
 }
 
 impl Lab {
@@ -116,6 +118,11 @@ impl Lab {
                     .and_then(|series| series.count)
                     .or(event.count)
                     .unwrap_or(1),
+                source: event
+                    .reporting_component
+                    .filter(|name| !name.is_empty())
+                    .or(event.source.and_then(|source| source.component))
+                    .unwrap_or_default(),
             })
             .collect())
     }

@@ -26,7 +26,7 @@ pub(crate) async fn no_pool(s: Scene) -> Result<()> {
 /// address is added.
 pub(crate) async fn exhausted_pool(s: Scene) -> Result<()> {
     let (tiny, [first, second, third]) = (format!("{}-tiny", s.namespace()), [170, 171, 172].map(|n| s.v4(n)));
-    s.apply(&pool(&tiny, s.namespace(), &[&format!("{first}-{second}")]))
+    s.apply_config(&pool(&tiny, s.namespace(), &[&format!("{first}-{second}")]))
         .await?;
     for name in ["one", "two"] {
         s.apply(&service(name, "web", "type: LoadBalancer")).await?;
@@ -39,7 +39,7 @@ pub(crate) async fn exhausted_pool(s: Scene) -> Result<()> {
     s.apply(&service("three", "web", "type: LoadBalancer")).await?;
     s.event("three", "AllocationFailed", "PoolExhausted").await?;
     s.event("three", "AllocationFailed", &tiny).await?;
-    s.apply(&pool(&tiny, s.namespace(), &[&format!("{first}-{third}")]))
+    s.apply_config(&pool(&tiny, s.namespace(), &[&format!("{first}-{third}")]))
         .await?;
     let late = s.addresses("three", 1).await?[0];
     ensure!(late == third, "got {late}");
@@ -79,7 +79,7 @@ pub(crate) async fn malformed_pools(s: Scene) -> Result<()> {
         "{works} was disturbed"
     );
 
-    s.apply(&pool(&overlapping, s.namespace(), &[&format!("{low}-{high}")]))
+    s.apply_config(&pool(&overlapping, s.namespace(), &[&format!("{low}-{high}")]))
         .await?;
     let asked = annotated(
         "healed",
@@ -138,7 +138,7 @@ pub(crate) async fn malformed_requests(s: Scene) -> Result<()> {
 pub(crate) async fn requests(s: Scene) -> Result<()> {
     let chosen = format!("{}-chosen", s.namespace());
     let [by_field, new, old, both, other] = [146, 147, 148, 149, 190].map(|n| s.v4(n));
-    s.apply(&pool(&chosen, s.namespace(), &[&format!("{other}/32")]))
+    s.apply_config(&pool(&chosen, s.namespace(), &[&format!("{other}/32")]))
         .await?;
     let v6: IpAddr = s.range_v6().split('-').next_back().expect("a range").parse()?;
     for (name, annotations, spec, wanted) in [

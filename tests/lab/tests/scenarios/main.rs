@@ -53,7 +53,7 @@ fn main() -> std::process::ExitCode {
                 .scenario("load_balancer", with_pool(services::load_balancer))
                 .scenario("type_changes", with_pool(services::type_changes))
                 .scenario("never_addressed", with_pool(services::never_addressed))
-                .scenario("without_selector", with_pool(services::without_selector))
+                .scenario("selectorless", with_pool(services::selectorless))
                 .scenario("foreign_class", with_pool(services::foreign_class))
                 .scenario("several_ports", with_pool(traffic::several_ports))
                 .scenario("session_affinity", with_pool(traffic::session_affinity))

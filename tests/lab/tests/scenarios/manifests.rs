@@ -1,5 +1,7 @@
 //! Manifests as a user would write them; only the image is the lab's.
 
+use std::net::IpAddr;
+
 /// A Deployment of the lab's web server, called `name`, with `replicas` pods that listen on 8080 (HTTP, a port named
 /// `http`), 9000 (TCP echo) and 5353 (UDP echo).
 pub(crate) fn deployment(name: &str, replicas: u32) -> String {
@@ -59,6 +61,41 @@ pub(crate) fn annotated(name: &str, app: &str, annotations: &str, spec: &str) ->
         .map(|line| format!("    {}\n", line.trim()))
         .collect::<String>();
     service(name, app, spec).replacen("spec:\n", &format!("  annotations:\n{lines}spec:\n"), 1)
+}
+
+/// A LoadBalancer Service without a selector, port 80, called `name`.
+pub(crate) fn without_selector(name: &str) -> String {
+    format!(
+        r#"
+apiVersion: v1
+kind: Service
+metadata:
+  name: {name}
+spec:
+  type: LoadBalancer
+  ports:
+    - {{ name: http, port: 80, targetPort: 8080 }}
+"#
+    )
+}
+
+/// The one endpoint, on port 8080, of the Service of that name.
+pub(crate) fn endpoint_slice(service: &str, pod: IpAddr) -> String {
+    let family = if pod.is_ipv4() { "IPv4" } else { "IPv6" };
+    format!(
+        r#"
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata:
+  name: {service}-1
+  labels: {{ kubernetes.io/service-name: {service} }}
+addressType: {family}
+ports:
+  - {{ name: http, port: 8080, protocol: TCP }}
+endpoints:
+  - addresses: ["{pod}"]
+"#
+    )
 }
 
 /// A pool in FerroLB's namespace that only the Services of `namespace` may use.

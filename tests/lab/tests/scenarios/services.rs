@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use crate::manifests::{deployment, service};
+use crate::manifests::{deployment, endpoint_slice, service, without_selector};
 use crate::scene::Scene;
 
 /// A ClusterIP Service is reachable inside, has no EXTERNAL-IP, and FerroLB writes nothing to it.
@@ -117,7 +117,7 @@ pub(crate) async fn never_addressed(s: Scene) -> Result<()> {
 }
 
 /// A Service without a selector, served by an EndpointSlice made by hand, and one by the old Endpoints object.
-pub(crate) async fn without_selector(s: Scene) -> Result<()> {
+pub(crate) async fn selectorless(s: Scene) -> Result<()> {
     s.apply(&deployment("web", 1)).await?;
     s.ready("web", 1).await?;
     let pod = s
@@ -126,20 +126,9 @@ pub(crate) async fn without_selector(s: Scene) -> Result<()> {
         .into_iter()
         .find(|a| a.is_ipv4())
         .expect("pods have IPv4");
-    let bare = |name: &str| {
-        format!(
-            "apiVersion: v1\nkind: Service\nmetadata: {{ name: {name} }}\nspec:\n  type: LoadBalancer\n  ports:\n    \
-             - {{ name: http, port: 80, targetPort: 8080 }}\n"
-        )
-    };
-    s.apply(&bare("by-slice")).await?;
-    s.apply(&format!(
-        "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: by-slice-1\n  labels: \
-         {{ kubernetes.io/service-name: by-slice }}\naddressType: IPv4\nports: [{{ name: http, port: 8080, protocol: TCP }}]\n\
-         endpoints: [{{ addresses: [\"{pod}\"] }}]\n"
-    ))
-    .await?;
-    s.apply(&bare("by-endpoints")).await?;
+    s.apply(&without_selector("by-slice")).await?;
+    s.apply(&endpoint_slice("by-slice", pod)).await?;
+    s.apply(&without_selector("by-endpoints")).await?;
     s.apply(&format!(
         "apiVersion: v1\nkind: Endpoints\nmetadata: {{ name: by-endpoints }}\nsubsets:\n  - addresses: [{{ ip: {pod} }}]\n    \
          ports: [{{ name: http, port: 8080, protocol: TCP }}]\n"
