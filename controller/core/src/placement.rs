@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ferrolb_model::{
-    L2Advertisement, NodeRefusal, NodeView, Placement, PoolSelection, Reason, ServiceView, TrafficPolicy,
+    L2Advertisement, Labels, NodeRefusal, NodeView, Placement, PoolSelection, Reason, ServiceView, TrafficPolicy,
 };
 
 use crate::allocator::Record;
@@ -29,7 +29,13 @@ struct Standing {
     ready: bool,
 }
 
-type Standings = BTreeMap<String, Standing>;
+/// How all nodes stand.
+#[derive(Debug)]
+struct Standings {
+    nodes: BTreeMap<String, Standing>,
+    /// How many have no fault, endpoints aside.
+    fit: usize,
+}
 
 /// Standings by the names of the advertisements; valid until a node or the configuration changes.
 #[derive(Debug, Default)]
@@ -46,12 +52,10 @@ impl Coverage {
     fn of(&mut self, ads: &[&L2Advertisement], nodes: &BTreeMap<String, NodeView>) -> Arc<Standings> {
         let names = ads.iter().map(|ad| ad.name.clone()).collect::<Vec<_>>();
         let compute = || {
-            Arc::new(
-                nodes
-                    .iter()
-                    .map(|(name, node)| (name.clone(), standing(ads, node)))
-                    .collect(),
-            )
+            let nodes = nodes.iter().map(|(name, node)| (name.clone(), standing(ads, node)));
+            let nodes = nodes.collect::<BTreeMap<_, _>>();
+            let fit = nodes.values().filter(|s| s.ready && s.refusal.is_none()).count();
+            Arc::new(Standings { nodes, fit })
         };
         self.cache.entry(names).or_insert_with(compute).clone()
     }
@@ -125,7 +129,17 @@ impl Controller {
             let not_ready = (!s.ready).then_some(NodeRefusal::NotReady);
             s.refusal.or_else(|| demand.refusal(name)).or(not_ready)
         };
+        if let Some(placed) = &record.placed {
+            // Most looks end here, without one at every node.
+            let may = |n: &String| standings.nodes.get(n).is_some_and(|s| refusal(n, s).is_none());
+            let all = demand.nodes.is_none() && placed.standbys.len() + 1 == standings.fit;
+            let complete = all || placed.standbys.len() == STANDBYS;
+            if complete && may(&placed.owner) && placed.standbys.iter().all(may) {
+                return (Some(placed.clone()), None);
+            }
+        }
         let eligible = standings
+            .nodes
             .iter()
             .filter(|(name, s)| refusal(name, s).is_none())
             .map(|(name, s)| (name.as_str(), s.score))
@@ -142,7 +156,7 @@ impl Controller {
                 return (Some(placed), None);
             }
             // Losing sight of nodes is no reason to withdraw the last candidate.
-            if eligible.is_empty() && standings.get(owner).is_some_and(blind) {
+            if eligible.is_empty() && standings.nodes.get(owner).is_some_and(blind) {
                 return (Some(placed.clone()), None);
             }
         }
@@ -155,8 +169,11 @@ impl Controller {
             };
             return (Some(placed), None);
         }
-        let reason = if demand.anywhere || standings.is_empty() {
-            let nodes = standings.iter().filter_map(|(n, s)| Some((n.clone(), refusal(n, s)?)));
+        let reason = if demand.anywhere || standings.nodes.is_empty() {
+            let nodes = standings
+                .nodes
+                .iter()
+                .filter_map(|(n, s)| Some((n.clone(), refusal(n, s)?)));
             Reason::NoEligibleNode { nodes: nodes.collect() }
         } else {
             Reason::NoEndpoint {
@@ -166,14 +183,17 @@ impl Controller {
         (None, Some(reason))
     }
 
-    /// The advertisements for the address. One in no pool any more is covered by those for all pools, and by those
-    /// that name the pool it was taken from.
+    /// The advertisements for the address. One in no pool any more still has the name of the pool it was taken from,
+    /// and no labels.
     fn advertisements(&self, address: IpAddr, record: &Record, views: &[&ServiceView]) -> Vec<&L2Advertisement> {
         let pool = self.world.pool_of(address);
         let covers_pool = |ad: &&L2Advertisement| match (pool, &ad.pools) {
             (Some(pool), _) => ad.covers_pool(pool),
             (None, PoolSelection::All) => true,
-            (None, PoolSelection::Some { names, .. }) => record.recorded_pool().is_some_and(|p| names.contains(p)),
+            (None, PoolSelection::Some { names, selectors }) => {
+                let unlabelled = selectors.iter().any(|s| s.matches(&Labels::new()));
+                unlabelled || record.recorded_pool().is_some_and(|p| names.contains(p))
+            }
         };
         let ads = self.world.config().l2_advertisements.values();
         ads.filter(covers_pool)

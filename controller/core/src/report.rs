@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use ferrolb_model::{Family, Reason, ServiceId};
+use ferrolb_model::{ConditionType, Family, Reason, ServiceId};
 
 use crate::controller::Controller;
 use crate::effect::{Effect, EventKind, ServiceEvent, Write};
@@ -135,6 +135,10 @@ impl Controller {
         let Some(view) = self.world.service(id) else { return };
         let held = self.allocator.held(id);
         let changed = held.iter().filter_map(|a| self.why_kept(*a, view)).collect::<Vec<_>>();
+        // What stands in a VirtualIP was said before a restart.
+        let objects = held.iter().filter_map(|a| self.allocator.record(*a)?.object.as_ref());
+        let said = objects.filter_map(|o| Some(o.conditions.get(&ConditionType::Allocated)?.message.clone()));
+        let said = said.collect::<Vec<_>>();
         let deprecated = view.deprecated_annotations.clone();
         let state = self.states.entry(id.clone()).or_default();
         let mut events = Vec::new();
@@ -148,7 +152,9 @@ impl Controller {
             self.dirty.placements.extend(&held);
         }
         if state.changed != changed {
-            let news = changed.iter().filter(|r| !state.changed.contains(r));
+            let news = changed
+                .iter()
+                .filter(|r| !state.changed.contains(r) && !said.contains(&r.to_string()));
             events.extend(news.map(|r| (EventKind::PoolChanged, format!("{}: {r}", r.as_str()))));
             state.changed = changed;
         }

@@ -1,14 +1,14 @@
 //! Random histories with faults and crashes, and random orders of one list: what must hold whatever happens.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ferrolb_controller_core::{Input, WriteError};
 use ferrolb_model::{
-    Claim, Config, Family, FamilyPolicy, FamilySet, Placement, ServiceAllocation, ServiceType, ServiceView,
-    TrafficPolicy,
+    Claim, Config, Family, FamilyPolicy, FamilySet, Placement, Pool, ReclaimPolicy, ServiceAllocation, ServiceType,
+    ServiceView, TrafficPolicy,
 };
 use proptest::prelude::*;
 
@@ -24,6 +24,7 @@ enum Op {
     NodeReady(u8, bool),
     Endpoints(u8, Vec<u8>),
     DeleteVirtualIp(u8),
+    ByHand(u8, Option<u8>, bool),
     Fault(u8),
     Pass(u8),
     Stream(u8),
@@ -67,6 +68,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (0..3u8, any::<bool>()).prop_map(|(n, r)| Op::NodeReady(n, r)),
         2 => (0..6u8, prop::collection::vec(0..3u8, 0..3)).prop_map(|(s, n)| Op::Endpoints(s, n)),
         1 => (0..6u8).prop_map(Op::DeleteVirtualIp),
+        1 => (0..4u8, prop::option::of(0..6u8), any::<bool>()).prop_map(|(a, s, r)| Op::ByHand(a, s, r)),
         2 => (0..4u8).prop_map(Op::Fault),
         2 => (0..4u8).prop_map(Op::Pass),
         8 => (0..STREAMS as u8).prop_map(Op::Stream),
@@ -150,6 +152,18 @@ fn run(lab: &mut Lab, op: &Op) {
             let address = lab.virtual_ips.keys().nth(usize::from(*n)).map(ToString::to_string);
             address.iter().for_each(|a| lab.delete_virtual_ip(a));
         }
+        Op::ByHand(address, service, retain) => {
+            let address = ["192.0.2.1", "192.0.2.2", "198.51.100.1", "203.0.113.5"][usize::from(*address)];
+            let name = service.map(|n| format!("s{n}"));
+            let claims = name.iter().map(|n| (n.as_str(), None)).collect::<Vec<_>>();
+            let mut object = virtual_ip(address, &claims);
+            if *retain && !claims.is_empty() {
+                object.reclaim_policy = ReclaimPolicy::Retain;
+            }
+            if !lab.virtual_ips.contains_key(&object.address) {
+                lab.put_virtual_ip(object);
+            }
+        }
         Op::Fault(n) => lab.faults.push_back(match n {
             0 => Fault::AnswerLost,
             1 => Fault::Error(WriteError::Conflict),
@@ -177,69 +191,72 @@ fn shown(lab: &Lab) -> BTreeMap<String, Vec<IpAddr>> {
     ours.map(|v| (v.id.name.clone(), v.ingress.clone())).collect()
 }
 
-/// What must hold when everything has come to rest.
-fn check_rest(lab: &Lab) {
+/// What must hold when everything has come to rest: claims and statuses agree.
+fn check_claims(lab: &Lab) {
     lab.check_sharing();
-    let mut claims = BTreeSet::new();
     for object in lab.virtual_ips.values() {
-        for claim in &object.claims {
-            let view = lab
-                .services
-                .get(&claim.service)
-                .expect("a claim without a Service, long after the cool-down");
-            assert!(
-                view.ingress.contains(&object.address),
-                "{} is claimed, but not shown by {}",
-                object.address,
-                view.id
-            );
-            claims.insert((view.id.clone(), object.address));
+        for claim in object.claims.iter().filter(|c| c.uid.is_some()) {
+            let view = lab.services.get(&claim.service);
+            let view = view.expect("a claim without a Service, long after the cool-down");
+            let shown = view.ingress.contains(&object.address);
+            assert!(shown, "{} is claimed, but not shown by {}", object.address, view.id);
         }
     }
-    let exhausted = |family: Family| {
-        let auto = lab.config.pools.values().filter(|p| p.auto_assign);
-        let mut ranges = auto.flat_map(|p| p.ranges_of(family));
-        ranges.all(|r| {
-            let mut address = Some(r.first());
-            while let Some(a) = address {
-                if !lab.virtual_ips.contains_key(&a) {
-                    return false;
-                }
-                address = r.after(a);
-            }
-            true
-        })
-    };
     for view in lab.services.values() {
-        if view.kind != ServiceType::LoadBalancer {
-            assert_eq!(view.ingress, [] as [IpAddr; 0]);
-            continue;
-        }
+        let ours = view.kind == ServiceType::LoadBalancer;
+        assert!(
+            ours || view.ingress.is_empty(),
+            "{} shows an address and is not ours",
+            view.id
+        );
         for address in &view.ingress {
-            assert!(
-                claims.contains(&(view.id.clone(), *address)),
-                "{} shows {address} without a claim",
-                view.id
-            );
+            let claims = lab.virtual_ips.get(address).map(|v| &v.claims);
+            let claimed = claims.is_some_and(|c| c.iter().any(|c| c.service == view.id));
+            assert!(claimed, "{} shows {address} without a claim", view.id);
             assert!(view.families.contains(Family::of(*address)));
         }
-        let plain = view
-            .request
-            .as_ref()
-            .is_ok_and(|r| r.addresses.is_empty() && r.pool.is_none());
-        if plain && view.families.len() == 1 && view.family_policy != FamilyPolicy::RequireDualStack {
-            let family = view.families.iter().next().unwrap();
+    }
+}
+
+/// What must hold when everything has come to rest: whoever can be served is served.
+fn check_served(lab: &Lab) {
+    let free = |pool: &Pool, family| {
+        let mut ranges = pool.ranges_of(family);
+        ranges.any(|r| {
+            let addresses = std::iter::successors(Some(r.first()), |a| r.after(*a));
+            addresses.into_iter().any(|a| !lab.virtual_ips.contains_key(&a))
+        })
+    };
+    for view in lab.services.values().filter(|v| v.kind == ServiceType::LoadBalancer) {
+        let Ok(request) = &view.request else { continue };
+        let both = view.families.len() == 2;
+        let possible = match view.family_policy {
+            FamilyPolicy::RequireDualStack => false,
+            FamilyPolicy::SingleStack => !both,
+            FamilyPolicy::PreferDualStack => true,
+        };
+        if !possible {
+            continue;
+        }
+        if let [address] = request.addresses[..]
+            && !both
+            && view.families.contains(Family::of(address))
+            && lab.config.pool_of(address).is_some()
+        {
+            let taken = lab.virtual_ips.contains_key(&address);
+            assert!(taken || view.ingress == [address], "{} could have {address}", view.id);
+        }
+        for family in view.families.iter().filter(|_| request.addresses.is_empty()) {
+            let may = |p: &&Pool| request.pool.as_ref().map_or(p.auto_assign, |name| *name == p.name);
+            let could = lab.config.pools.values().filter(may).any(|p| free(p, family));
+            let has = view.ingress.iter().any(|a| Family::of(*a) == family);
+            // A single address elsewhere is not given up for another family in the pool asked for.
+            let settled_elsewhere = request.pool.is_some() && both && !view.ingress.is_empty();
             assert!(
-                !view.ingress.is_empty() || exhausted(family),
-                "{} could be served",
+                has || !could || settled_elsewhere,
+                "{} could have an {family} address",
                 view.id
             );
-        }
-        if plain && view.families.len() == 2 && view.family_policy == FamilyPolicy::PreferDualStack {
-            for family in view.families.iter() {
-                let has = view.ingress.iter().any(|a| Family::of(*a) == family);
-                assert!(has || exhausted(family), "{} could have an {family} address", view.id);
-            }
         }
     }
 }
@@ -255,7 +272,8 @@ proptest! {
         }
         lab.faults.clear();
         lab.pass(Duration::from_secs(400));
-        check_rest(&lab);
+        check_claims(&lab);
+        check_served(&lab);
         lab.assert_quiet();
         let before = (shown(&lab), lab.virtual_ips.clone(), lab.writes.len());
         lab.restart();
