@@ -1,11 +1,14 @@
 //! The lab's own `kubectl`: never the machine's, never the user's configuration.
 
 use std::ffi::OsStr;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result, bail};
 use ferrolb_controlplane::{Program, Programs};
+use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
@@ -35,10 +38,46 @@ impl Kubectl {
     /// # Errors
     /// When it fails; the message is what it wrote to standard error.
     pub async fn run<S: AsRef<OsStr>>(&self, args: &[S], input: &str) -> Result<String> {
+        self.run_with(self.kubeconfig.as_os_str(), args, input).await
+    }
+
+    /// Like [`Kubectl::run`], with `namespace` for objects that name none. Unlike with `-n`, those that name another one
+    /// are no error.
+    pub async fn run_in<S: AsRef<OsStr>>(&self, namespace: &str, args: &[S], input: &str) -> Result<String> {
+        let overlay = self
+            .context(namespace)
+            .with_context(|| format!("write a context for {namespace}"))?;
+        // Of a context that stands in several files, the first file's counts.
+        let files = std::env::join_paths([&overlay, &self.kubeconfig]).context("join the kubeconfigs")?;
+        self.run_with(&files, args, input).await
+    }
+
+    /// The file that makes `namespace` the default.
+    fn context(&self, namespace: &str) -> Result<PathBuf> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let contexts = self.home.join("contexts");
+        let path = contexts.join(namespace);
+        if path.exists() {
+            return Ok(path);
+        }
+        let content = json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "admin", "namespace": namespace}}],
+        });
+        // In one step: another call may want the same file at this moment.
+        let unfinished = contexts.join(format!("{namespace}.{}", COUNT.fetch_add(1, Ordering::Relaxed)));
+        fs::create_dir_all(&contexts)?;
+        fs::write(&unfinished, content.to_string())?;
+        fs::rename(&unfinished, &path)?;
+        Ok(path)
+    }
+
+    async fn run_with<S: AsRef<OsStr>>(&self, kubeconfig: &OsStr, args: &[S], input: &str) -> Result<String> {
         let mut child = Command::new(&self.executable)
             .args(&self.leading)
             .args(args)
-            .env("KUBECONFIG", &self.kubeconfig)
+            .env("KUBECONFIG", kubeconfig)
             .env("HOME", &self.home)
             .env("KUBERC", "off")
             .stdin(Stdio::piped())

@@ -32,30 +32,14 @@ pub struct EventLine {
 impl Lab {
     /// Applies YAML server-side; objects without a namespace go to `namespace`.
     pub async fn apply(&self, namespace: &str, yaml: &str) -> Result<()> {
-        let args = [
-            "apply",
-            "--server-side",
-            "--force-conflicts",
-            "-n",
-            namespace,
-            "-f",
-            "-",
-        ];
-        self.shared.kubectl.run(&args, yaml).await.map(drop)
+        let args = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
+        self.shared.kubectl.run_in(namespace, &args, yaml).await.map(drop)
     }
 
     /// Deletes what the YAML names, without waiting for its end; what is not there is no error.
     pub async fn delete(&self, namespace: &str, yaml: &str) -> Result<()> {
-        let args = [
-            "delete",
-            "--wait=false",
-            "--ignore-not-found",
-            "-n",
-            namespace,
-            "-f",
-            "-",
-        ];
-        self.shared.kubectl.run(&args, yaml).await.map(drop)
+        let args = ["delete", "--wait=false", "--ignore-not-found", "-f", "-"];
+        self.shared.kubectl.run_in(namespace, &args, yaml).await.map(drop)
     }
 
     /// Runs `kubectl` with all rights and returns what it printed.
