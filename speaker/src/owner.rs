@@ -41,6 +41,9 @@ const WRITES: usize = 8;
 /// Delays between attempts to repeat writes that failed.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(2));
 
+/// What `/metrics` says is this old at most: in a burst it is not counted anew for every object.
+const PUBLISH: Duration = Duration::from_millis(250);
+
 /// A fault of the engine that stays is logged this often.
 const FAULT_AGAIN: Duration = Duration::from_secs(300);
 
@@ -82,6 +85,7 @@ pub(crate) struct Owner {
     refused: Option<Failure>,
     retry: Backoff,
     retry_at: Option<Instant>,
+    publish_at: Option<Instant>,
     faults: BTreeMap<Fault, Instant>,
     exclude: Vec<NamePattern>,
 }
@@ -106,6 +110,7 @@ impl Owner {
             refused: None,
             retry: Backoff::new(RETRY.0, RETRY.1),
             retry_at: None,
+            publish_at: None,
             faults: BTreeMap::new(),
             exclude,
         }
@@ -117,7 +122,7 @@ impl Owner {
         let mut batch = Vec::new();
         loop {
             self.ends.heartbeat.beat();
-            let retry_at = self.retry_at;
+            let (retry_at, publish_at) = (self.retry_at, self.publish_at);
             let mut effects = Vec::new();
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
@@ -138,11 +143,16 @@ impl Owner {
                     self.retry_at = None;
                     effects = self.speaker.handle(Input::Retry);
                 }
+                () = sleep_until(publish_at) => {
+                    self.publish_at = None;
+                    self.publish();
+                    continue;
+                }
                 _ = pulse.tick() => continue,
             }
             self.run_effects(effects);
             self.plan_retry();
-            self.publish();
+            self.publish_at.get_or_insert_with(|| Instant::now() + PUBLISH);
         }
     }
 
