@@ -87,6 +87,8 @@ fn main() -> std::process::ExitCode {
         .group(
             Group::new(Setup::named("outages"))
                 .scenario("clean_end", with_pool(contract::clean_end))
+                .scenario("adoption", with_pool(outages::adoption))
+                .scenario("status_written_by_hand", with_pool(outages::status_written_by_hand))
                 .scenario("controller_killed", without_pool(outages::controller_killed))
                 .scenario(
                     "speaker_restarts_without_api",

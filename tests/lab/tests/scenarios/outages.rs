@@ -1,6 +1,7 @@
 //! Programs that die and an API server that is gone: nothing that works stops, and everything catches up by itself.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -135,6 +136,48 @@ pub(crate) async fn controller_killed(s: Scene) -> Result<()> {
         distinct.len()
     );
     Ok(())
+}
+
+/// Started on a cluster whose Services have addresses already, as after a move from another load balancer: each is
+/// claimed as it stands, also outside of all pools, before anything new is handed out.
+pub(crate) async fn adoption(s: Scene) -> Result<()> {
+    let (inside, outside) = (IpAddr::V4(s.v4(100)), IpAddr::V4(Ipv4Addr::new(10, 88, 0, 1)));
+    s.controller().kill();
+    for (name, address) in [("inside", inside), ("outside", outside)] {
+        s.apply(&service(name, "web", "type: LoadBalancer")).await?;
+        s.write_status(name, address).await?;
+    }
+    s.apply(&service("new", "web", "type: LoadBalancer")).await?;
+    s.controller().restart()?;
+    let new = s.addresses("new", 1).await?[0];
+    ensure!(new == s.v4(101), "the next free address is {}, not {new}", s.v4(101));
+    for (name, address) in [("inside", inside), ("outside", outside)] {
+        let claims = &s.json(&format!("vip/{address}")).await?["spec"]["claims"];
+        ensure!(claims[0]["name"] == name, "{address} is claimed by {claims}");
+        ensure!(
+            s.addresses(name, 1).await? == [address],
+            "{name} did not keep {address}"
+        );
+    }
+    Ok(())
+}
+
+/// What somebody writes into a Service's status by hand is put right, and announced by nobody.
+pub(crate) async fn status_written_by_hand(s: Scene) -> Result<()> {
+    s.apply(&deployment("web", 1)).await?;
+    s.apply(&service("web", "web", "type: LoadBalancer")).await?;
+    s.ready("web", 1).await?;
+    let (right, wrong) = (s.addresses("web", 1).await?[0], IpAddr::V4(s.v4(140)));
+    s.page(right, 80).await?;
+    s.write_status("web", wrong).await?;
+    wait_until("the address to be put right", PATIENCE, async || {
+        let now = s.external_ips(s.namespace(), "web").await?;
+        ensure!(now == [right], "it is {now:?}");
+        Ok(())
+    })
+    .await?;
+    s.unanswered(wrong).await?;
+    s.page(right, 80).await.map(drop)
 }
 
 /// A missing RBAC rule: the log and `/readyz` say which, Services that work keep working, and it heals.

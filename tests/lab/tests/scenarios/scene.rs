@@ -113,6 +113,21 @@ impl Scene {
         Ok(self.addresses(service, 1).await?[0])
     }
 
+    /// Writes an address into a Service's status, as another program or a person would.
+    pub(crate) async fn write_status(&self, service: &str, address: IpAddr) -> Result<()> {
+        let patch = format!(r#"{{"status":{{"loadBalancer":{{"ingress":[{{"ip":"{address}"}}]}}}}}}"#);
+        let args = [
+            "patch",
+            "svc",
+            service,
+            "--subresource=status",
+            "--type=merge",
+            "-p",
+            &patch,
+        ];
+        self.kubectl(&args).await.map(drop)
+    }
+
     /// The addresses of all Services of the scenario that have one, by name.
     pub(crate) async fn all_addresses(&self) -> Result<BTreeMap<String, IpAddr>> {
         let services = self.services().list(&ListParams::default()).await?;
