@@ -188,3 +188,45 @@ fn a_kill_in_the_middle_of_many_creations_costs_no_address() {
         lab.assert_quiet();
     }
 }
+
+#[test]
+fn a_claim_stays_until_the_status_lets_go() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1-192.0.2.2"])]);
+    lab.apply(service("web", 1));
+    lab.settle();
+    lab.apply(asking(service("web", 1), None, &["192.0.2.2"]));
+    // The claim goes through, the status does not for a long time.
+    lab.step_watch();
+    lab.step_write();
+    let down = || Fault::Error(WriteError::Unavailable("down".to_owned()));
+    lab.faults = (0..400).map(|_| down()).collect();
+    lab.pass(Duration::from_secs(100));
+    assert_eq!(lab.shown("web"), ["192.0.2.1"]);
+    assert!(
+        lab.virtual_ips.contains_key(&ip("192.0.2.1")),
+        "what a status shows is not freed"
+    );
+    lab.faults.clear();
+    lab.pass(Duration::from_secs(100));
+    assert_eq!(lab.shown("web"), ["192.0.2.2"]);
+    assert!(!lab.virtual_ips.contains_key(&ip("192.0.2.1")));
+}
+
+#[test]
+fn a_repeated_event_does_not_undo_a_write() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1-192.0.2.2"])]);
+    lab.set_endpoints(endpoints("web", &["n1"]));
+    lab.apply(service("web", 1));
+    lab.settle();
+    lab.set_endpoints(endpoints("web", &[]));
+    lab.step_watch();
+    lab.relist();
+    lab.step_write();
+    let before = lab.writes.len();
+    lab.settle();
+    assert_eq!(
+        lab.writes.len(),
+        before,
+        "the old object is told again, and is known to be old"
+    );
+}

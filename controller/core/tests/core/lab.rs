@@ -176,6 +176,13 @@ impl Lab {
 
     // --- running
 
+    /// A stream that broke is listed anew: everything is told again as it is now.
+    pub(crate) fn relist(&mut self) {
+        for input in self.lists() {
+            self.watched(input);
+        }
+    }
+
     /// A new controller process: everything in memory is gone and all lists come anew. Writes that were under way are
     /// lost, unless [`Lab::zombie_writes`] lets them arrive.
     pub(crate) fn restart(&mut self) {
@@ -346,6 +353,13 @@ impl Lab {
             } => {
                 let object = self.at(address, &resource_version)?;
                 assert_eq!(object.uid, uid);
+                for view in self.services.values().filter(|v| v.ingress.contains(&address)) {
+                    assert!(
+                        !self.claimed(address, view),
+                        "{address} is freed while {} shows it",
+                        view.id
+                    );
+                }
                 self.remove_virtual_ip(&address.to_string());
             }
             Write::SetVirtualIpStatus {

@@ -32,6 +32,7 @@ enum Op {
     Settle,
     Crash(u8),
     Zombies,
+    Relist,
 }
 
 /// What a user makes of a Service.
@@ -76,6 +77,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => Just(Op::Settle),
         1 => (0..4u8).prop_map(Op::Crash),
         1 => Just(Op::Zombies),
+        1 => Just(Op::Relist),
     ]
 }
 
@@ -183,6 +185,7 @@ fn run(lab: &mut Lab, op: &Op) {
             lab.zombie_writes(usize::from(*served));
         }
         Op::Zombies => lab.zombie_writes(9),
+        Op::Relist => lab.relist(),
     }
 }
 
