@@ -26,7 +26,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "CLASS", env = "FERROLB_LOAD_BALANCER_CLASS", value_parser = class)]
     pub(crate) load_balancer_class: Option<String>,
 
-    /// Where the snapshot is kept that a restart announces from; must not outlive a reboot
+    /// Where the snapshot is kept that a restart announces from
     #[arg(long, value_name = "DIR", env = "FERROLB_STATE_DIR", default_value = "/run/ferrolb")]
     pub(crate) state_dir: PathBuf,
 

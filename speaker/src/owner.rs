@@ -134,7 +134,7 @@ impl Owner {
                 }
                 count = self.ends.news.recv_many(&mut batch, BATCH) => {
                     if count == 0 {
-                        return Err(Deaf);
+                        return if stop.is_cancelled() { Ok(()) } else { Err(Deaf) };
                     }
                     self.hear(&mut batch, &mut effects);
                 }

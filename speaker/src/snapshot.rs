@@ -2,8 +2,8 @@
 //!
 //! One header line, `ferrolb-speaker-snapshot VERSION SHA256`, then JSON with the node and its announcements, which a
 //! person can read. The sum covers the JSON. [`decode`] takes any bytes whatsoever and never panics: a snapshot that is
-//! damaged, of another version or of another node is refused, because a wrong address on the wire is worse than a late
-//! one.
+//! damaged, of another version, of another node or from before a reboot is refused, because a wrong address on the wire
+//! is worse than a late one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -38,6 +38,9 @@ pub(crate) enum SnapshotError {
     /// The sum fits, but the content is not what is written under it.
     #[error("its content cannot be read: {0}")]
     Unreadable(#[source] serde_json::Error),
+    /// The machine was down since: meanwhile another node took over.
+    #[error("it was written before this machine was last booted")]
+    OtherBoot,
     /// Another node's.
     #[error("it belongs to node {found:?}")]
     OtherNode {
@@ -50,6 +53,7 @@ pub(crate) enum SnapshotError {
 #[serde(deny_unknown_fields)]
 struct Content {
     node: String,
+    boot: String,
     announcements: BTreeMap<IpAddr, Entry>,
 }
 
@@ -61,14 +65,24 @@ struct Entry {
     interfaces: Option<BTreeSet<String>>,
 }
 
-/// The snapshot of what `node` announces.
-pub(crate) fn encode(node: &str, announcements: &BTreeMap<IpAddr, Announcement>) -> Vec<u8> {
+/// Who writes or reads a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    /// The node's name.
+    pub(crate) node: String,
+    /// What changes with every boot of the machine; empty where that cannot be known.
+    pub(crate) boot: String,
+}
+
+/// The snapshot of what a node announces.
+pub(crate) fn encode(identity: &Identity, announcements: &BTreeMap<IpAddr, Announcement>) -> Vec<u8> {
     let entry = |how: &Announcement| Entry {
         epoch: how.epoch,
         interfaces: how.interfaces.clone(),
     };
     let content = Content {
-        node: node.to_owned(),
+        node: identity.node.clone(),
+        boot: identity.boot.clone(),
         announcements: announcements.iter().map(|(ip, how)| (*ip, entry(how))).collect(),
     };
     // Strings, numbers and maps with addresses as keys: there is nothing in it that JSON cannot say.
@@ -76,8 +90,8 @@ pub(crate) fn encode(node: &str, announcements: &BTreeMap<IpAddr, Announcement>)
     format!("{MAGIC} {VERSION} {}\n{json}\n", sum(json.as_bytes())).into_bytes()
 }
 
-/// What `node` announced when `bytes` were written.
-pub(crate) fn decode(node: &str, bytes: &[u8]) -> Result<BTreeMap<IpAddr, Announcement>, SnapshotError> {
+/// What the node announced when `bytes` were written.
+pub(crate) fn decode(identity: &Identity, bytes: &[u8]) -> Result<BTreeMap<IpAddr, Announcement>, SnapshotError> {
     let text = str::from_utf8(bytes).map_err(|_| SnapshotError::NoSnapshot)?;
     let (header, body) = text.split_once('\n').ok_or(SnapshotError::NoSnapshot)?;
     let mut words = header.split(' ');
@@ -98,8 +112,11 @@ pub(crate) fn decode(node: &str, bytes: &[u8]) -> Result<BTreeMap<IpAddr, Announ
         return Err(SnapshotError::Damaged);
     }
     let content: Content = serde_json::from_str(json).map_err(SnapshotError::Unreadable)?;
-    if content.node != node {
+    if content.node != identity.node {
         return Err(SnapshotError::OtherNode { found: content.node });
+    }
+    if content.boot != identity.boot {
+        return Err(SnapshotError::OtherBoot);
     }
     let announcement = |entry: Entry| Announcement {
         interfaces: entry.interfaces,
@@ -123,6 +140,13 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn identity(node: &str) -> Identity {
+        Identity {
+            node: node.to_owned(),
+            boot: "b1".to_owned(),
+        }
+    }
+
     fn sample() -> BTreeMap<IpAddr, Announcement> {
         let on = |interfaces: Option<&[&str]>, epoch| Announcement {
             interfaces: interfaces.map(|names| names.iter().map(|n| (*n).to_owned()).collect()),
@@ -136,8 +160,8 @@ mod tests {
 
     #[test]
     fn the_form_is_stable() {
-        let text = String::from_utf8(encode("node-a", &sample())).unwrap();
-        let body = r#"{"node":"node-a","announcements":{"192.0.2.7":{"epoch":3},"2001:db8::7":{"epoch":18446744073709551615,"interfaces":["eth0","eth1"]}}}"#;
+        let text = String::from_utf8(encode(&identity("node-a"), &sample())).unwrap();
+        let body = r#"{"node":"node-a","boot":"b1","announcements":{"192.0.2.7":{"epoch":3},"2001:db8::7":{"epoch":18446744073709551615,"interfaces":["eth0","eth1"]}}}"#;
         let expected = format!("ferrolb-speaker-snapshot 1 {}\n{body}\n", sum(body.as_bytes()));
         assert_eq!(text, expected);
         assert_eq!(
@@ -148,7 +172,7 @@ mod tests {
 
     #[test]
     fn what_is_refused_says_why() {
-        let good = String::from_utf8(encode("node-a", &sample())).unwrap();
+        let good = String::from_utf8(encode(&identity("node-a"), &sample())).unwrap();
         let signed = |json: &str| format!("{MAGIC} {VERSION} {}\n{json}\n", sum(json.as_bytes()));
         let cases = [
             (String::new(), "no snapshot"),
@@ -160,17 +184,23 @@ mod tests {
             (good[..good.len() / 2].to_owned(), "damaged"),
             (signed("{}"), "node"),
             (
-                signed(r#"{"node":"node-a","announcements":{"192.0.2.300":{"epoch":1}}}"#),
+                signed(r#"{"node":"node-a","boot":"b1","announcements":{"192.0.2.300":{"epoch":1}}}"#),
                 "cannot be read",
             ),
             (good.replace("node-a", "node-b"), "damaged"),
         ];
         for (text, says) in cases {
-            let error = decode("node-a", text.as_bytes()).unwrap_err().to_string();
+            let error = decode(&identity("node-a"), text.as_bytes()).unwrap_err().to_string();
             assert!(error.contains(says), "{text}: {error}");
         }
-        let error = decode("node-b", good.as_bytes()).unwrap_err().to_string();
+        let error = decode(&identity("node-b"), good.as_bytes()).unwrap_err().to_string();
         assert!(error.contains("\"node-a\""), "{error}");
+        let rebooted = Identity {
+            boot: "b2".to_owned(),
+            ..identity("node-a")
+        };
+        let error = decode(&rebooted, good.as_bytes()).unwrap_err().to_string();
+        assert!(error.contains("booted"), "{error}");
     }
 
     fn any_announcements() -> impl Strategy<Value = BTreeMap<IpAddr, Announcement>> {
@@ -183,21 +213,21 @@ mod tests {
     proptest! {
         #[test]
         fn reads_what_it_writes(node in "[a-z0-9.-]{1,20}", announcements in any_announcements()) {
-            let bytes = encode(&node, &announcements);
-            prop_assert_eq!(decode(&node, &bytes).unwrap(), announcements);
+            let bytes = encode(&identity(&node), &announcements);
+            prop_assert_eq!(decode(&identity(&node), &bytes).unwrap(), announcements);
         }
 
         #[test]
         fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            prop_assert!(decode("node-a", &bytes).is_err());
+            prop_assert!(decode(&identity("node-a"), &bytes).is_err());
         }
 
         #[test]
         fn any_single_change_is_noticed(announcements in any_announcements(), at: prop::sample::Index, bit in 0..8u8) {
-            let mut bytes = encode("node-a", &announcements);
+            let mut bytes = encode(&identity("node-a"), &announcements);
             let at = at.index(bytes.len());
             bytes[at] ^= 1 << bit;
-            prop_assert!(decode("node-a", &bytes).is_err());
+            prop_assert!(decode(&identity("node-a"), &bytes).is_err());
         }
     }
 }

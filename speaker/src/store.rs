@@ -20,13 +20,16 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::snapshot::{self, SnapshotError};
+use crate::snapshot::{self, Identity, SnapshotError};
 
 /// What is announced, shared between the owner task and whoever follows it.
 pub(crate) type Announcements = Arc<BTreeMap<IpAddr, Announcement>>;
 
 /// Larger files are no snapshots: 100,000 addresses take a tenth of this.
 const LARGEST: u64 = 64 << 20;
+
+/// Where Linux shows a text that is another one after every boot (random(4)).
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// Names of files end at 255 bytes; longer names of nodes are represented by their sum.
 const LONGEST_NODE: usize = 200;
@@ -48,20 +51,26 @@ pub(crate) enum StoreError {
 /// Where the snapshot of one node is.
 #[derive(Clone, Debug)]
 pub(crate) struct Store {
-    node: String,
+    identity: Identity,
     file: PathBuf,
 }
 
 impl Store {
-    /// The snapshot of `node` in `dir`. Nothing is touched yet.
+    /// The snapshot of `node` in `dir`, which is not touched yet.
     pub(crate) fn new(dir: &Path, node: &str) -> Self {
         let name = if node.len() <= LONGEST_NODE {
             node.to_owned()
         } else {
             snapshot::sum(node.as_bytes())
         };
-        Store {
+        // Without it a snapshot is trusted across reboots, as long as it is there.
+        let boot = fs::read_to_string(BOOT_ID).unwrap_or_default();
+        let identity = Identity {
             node: node.to_owned(),
+            boot: boot.trim().to_owned(),
+        };
+        Store {
+            identity,
             file: dir.join(format!("speaker-{name}.snapshot")),
         }
     }
@@ -94,7 +103,7 @@ impl Store {
         };
         let mut bytes = Vec::new();
         file.take(LARGEST).read_to_end(&mut bytes)?;
-        Ok(Some(snapshot::decode(&self.node, &bytes)?))
+        Ok(Some(snapshot::decode(&self.identity, &bytes)?))
     }
 
     fn write(&self, announcements: &BTreeMap<IpAddr, Announcement>) -> io::Result<()> {
@@ -103,7 +112,7 @@ impl Store {
         }
         let temporary = self.file.with_extension("snapshot.tmp");
         let mut file = File::create(&temporary)?;
-        file.write_all(&snapshot::encode(&self.node, announcements))?;
+        file.write_all(&snapshot::encode(&self.identity, announcements))?;
         file.sync_all()?;
         fs::rename(&temporary, &self.file)
     }
