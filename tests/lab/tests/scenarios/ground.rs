@@ -130,9 +130,14 @@ pub(crate) async fn killed_lab_is_swept(story: Story) -> Result<()> {
         !namespaces(&prefix)?.is_empty(),
         "the killed lab has left nothing to sweep"
     );
-    run_dir::sweep()?;
-    ensure!(namespaces(&prefix)?.is_empty(), "left: {:?}", namespaces(&prefix)?);
-    ensure!(!lab.path.exists(), "{} is still there", lab.path.display());
+    // A child that was just being started holds the lab's lock, until it too is gone.
+    wait_until("nothing to be left of the killed lab", PATIENCE, async || {
+        run_dir::sweep()?;
+        let left = namespaces(&prefix)?;
+        ensure!(left.is_empty() && !lab.path.exists(), "left: {left:?}");
+        Ok(())
+    })
+    .await?;
     three_nodes_are_ready(story).await
 }
 
