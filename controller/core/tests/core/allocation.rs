@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ferrolb_controller_core::{EventKind, Input};
+use ferrolb_controller_core::{EventKind, Input, Write};
 use ferrolb_model::{
     FamilyPolicy, FamilySet, LabelSelector, Labels, Operator, Pool, Requirement, ServiceAllocation, TrafficPolicy,
 };
@@ -228,6 +228,24 @@ fn both_families_follow_the_policy() {
     );
     let expected = ["192.0.2.5", "2001:db8::5"].map(str::to_owned).to_vec();
     assert_eq!(outcome(vec![four(), six()], pair), Ok(expected));
+}
+
+#[test]
+fn two_addresses_are_shown_together() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1/32", "2001:db8::/127"])]);
+    lab.apply(dual(service("web", 1), FamilyPolicy::PreferDualStack));
+    lab.settle();
+    let shown = |w: &&Write| matches!(w, Write::SetServiceStatus { .. });
+    assert_eq!(lab.writes.iter().filter(shown).count(), 1);
+    lab.delete_virtual_ip("192.0.2.1");
+    lab.settle();
+    assert_eq!(
+        lab.writes.iter().filter(shown).count(),
+        1,
+        "a claim that comes back leaves the status alone"
+    );
+    assert!(lab.virtual_ips.contains_key(&ip("192.0.2.1")));
+    lab.assert_quiet();
 }
 
 #[test]

@@ -259,3 +259,30 @@ fn the_figures_add_up() {
         [("PoolNotFound", 1)]
     );
 }
+
+#[test]
+fn of_several_claims_the_one_in_the_status_counts() {
+    for (shown, asked, expected) in [
+        (Some("192.0.2.3"), None, "192.0.2.3"),
+        (None, Some("192.0.2.2"), "192.0.2.2"),
+        (None, None, "192.0.2.1"),
+    ] {
+        let mut lab = Lab::new(config([pool("a", &["192.0.2.1-192.0.2.9"])]));
+        let mut view = service("web", 1);
+        if let Some(asked) = asked {
+            view = asking(view, None, &[asked]);
+        }
+        view.ingress = shown.iter().map(|a| ip(a)).collect();
+        let uid = view.uid.clone();
+        lab.put(view);
+        for address in ["192.0.2.1", "192.0.2.2", "192.0.2.3"] {
+            lab.put_virtual_ip(virtual_ip(address, &[("web", Some(&uid))]));
+        }
+        lab.restart();
+        lab.settle();
+        assert_eq!(lab.shown("web"), [expected]);
+        lab.pass(Duration::from_secs(61));
+        assert_eq!(lab.virtual_ips.keys().collect::<Vec<_>>(), [&ip(expected)]);
+        lab.assert_quiet();
+    }
+}
