@@ -189,7 +189,7 @@ impl Controller {
             self.waiting.remove(&(old.created, id.clone()));
             self.dirty.services.remove(&(old.created, id.clone()));
         }
-        self.news(&WriteKey::ServiceStatus(id.clone()));
+        self.forget_failures(&WriteKey::ServiceStatus(id.clone()));
         self.touch_addresses(id);
         for address in self.allocator.held(id) {
             self.give_up(address, id);
@@ -291,6 +291,13 @@ impl Controller {
             self.give_up(address, &id);
             self.dirty.services.insert((created, id));
         }
+    }
+
+    /// The object of these writes is gone: a new one starts without a past.
+    pub(crate) fn forget_failures(&mut self, key: &WriteKey) {
+        self.backoff.succeed(key);
+        self.until_news.remove(key);
+        self.timers.clear(&Timer::Retry(key.clone()));
     }
 
     /// News about an object lifts the wait after a conflict.

@@ -36,6 +36,8 @@ impl Controller {
         self.give_up_on_echo(address, now);
         self.allocator.tidy(address);
         let Some(record) = self.allocator.record(address) else {
+            self.forget_failures(&WriteKey::Claim(address));
+            self.forget_failures(&WriteKey::VirtualIpStatus(address));
             return;
         };
         if record.flight.is_some() || record.echo != Echo::None || self.must_wait(&WriteKey::Claim(address)) {

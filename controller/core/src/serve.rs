@@ -1,10 +1,11 @@
 //! What each Service holds: the first pass over an existing cluster, and every later decision.
 
 use std::net::IpAddr;
+use std::ops::Bound;
 
 use ferrolb_model::{Claim, Family, Reason, ServiceId, ServiceView};
 
-use crate::allocator::{Allocator, may_share};
+use crate::allocator::{Allocator, Record, may_share};
 use crate::choose::{Chooser, Decision};
 use crate::controller::Controller;
 use crate::effect::{Effect, EventKind};
@@ -172,14 +173,25 @@ impl Controller {
 
     /// Lets those who wait try for an address, oldest first, until somebody has it for himself.
     pub(crate) fn offer(&mut self, address: IpAddr, effects: &mut Vec<Effect>) {
-        let candidates = self.waiting.iter().filter(|(_, id)| self.could_use(id, address));
-        for (_, id) in candidates.cloned().collect::<Vec<_>>() {
-            self.evaluate(&id, effects);
-            let closed = |r: &crate::allocator::Record| r.sharing_key().is_none() && !r.holders.is_empty();
+        let kept = |r: &Record| r.holders.is_empty() && r.object.as_ref().is_some_and(|o| !o.claims.is_empty());
+        if self.allocator.record(address).is_some_and(kept) {
+            // Only those it is kept for can have it, and they look for themselves.
+            return;
+        }
+        let mut from = Bound::Unbounded;
+        while let Some(next) = self.next_candidate(from, address) {
+            self.evaluate(&next.1, effects);
+            let closed = |r: &Record| r.sharing_key().is_none() && !r.holders.is_empty();
             if self.allocator.record(address).is_some_and(closed) {
                 return;
             }
+            from = Bound::Excluded(next);
         }
+    }
+
+    fn next_candidate(&self, from: Bound<(i64, ServiceId)>, address: IpAddr) -> Option<(i64, ServiceId)> {
+        let mut waiting = self.waiting.range((from, Bound::Unbounded));
+        waiting.find(|(_, id)| self.could_use(id, address)).cloned()
     }
 
     /// A quick look whether an address can be of interest to a Service that waits.
