@@ -43,7 +43,7 @@ pub struct Endpoint {
     pub node: Option<String>,
     /// `ready` is true or absent.
     pub ready: bool,
-    /// `serving` is true or absent.
+    /// `serving` is true; where it is absent, it is as `ready`.
     pub serving: bool,
 }
 

