@@ -1,5 +1,7 @@
 //! What Services get, seen from the API server's side.
 
+use std::time::Duration;
+
 use ferrolb_controller_core::{EventKind, Input, Write};
 use ferrolb_model::{
     FamilyPolicy, FamilySet, LabelSelector, Labels, Operator, Pool, Requirement, ServiceAllocation, TrafficPolicy,
