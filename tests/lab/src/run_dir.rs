@@ -239,3 +239,23 @@ fn remove_namespaces(names: &[String]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_labs_have_an_id() {
+        for (name, id) in [
+            ("flb1-cp", Some(1)),
+            ("flb12-node-1-2b638e95", Some(12)),
+            ("flb-cp", None),
+            ("flbx-cp", None),
+            ("flb1", None),
+            ("other", None),
+        ] {
+            assert_eq!(id_of_namespace(name), id, "{name}");
+        }
+        assert_eq!(id_of_namespace(&format!("{}lan", prefix(4711))), Some(4711));
+    }
+}

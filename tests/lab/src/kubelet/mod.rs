@@ -27,6 +27,7 @@ mod status;
 mod volumes;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::mpsc;
@@ -158,14 +159,15 @@ fn run(config: Config, commands: async_mpsc::UnboundedReceiver<Control>, report:
                 .build()
                 .context("start the kubelet's runtime")
         });
-    let runtime = match runtime {
-        Ok(runtime) => runtime,
+    let (runtime, log) = match runtime.and_then(|runtime| Ok((runtime, open_log(&config)?))) {
+        Ok(ready) => ready,
         Err(error) => {
             // The receiver waits for exactly this.
             let _ = report.send(Err(error));
             return;
         }
     };
+    let _log = tracing::subscriber::set_default(log);
     runtime.block_on(async {
         let context = match agent::Context::new(config).await {
             Ok(context) => context,
@@ -180,6 +182,18 @@ fn run(config: Config, commands: async_mpsc::UnboundedReceiver<Control>, report:
             () = agent::run(context) => {}
         }
     });
+}
+
+/// What the thread of the agent logs goes to `kubelet-<node>.log`.
+fn open_log(config: &Config) -> Result<impl tracing::Subscriber + Send + Sync + use<>> {
+    let path = config.log_dir.join(format!("kubelet-{}.log", config.name));
+    let file = File::options().create(true).append(true).open(&path);
+    let file = file.with_context(|| format!("open {}", path.display()))?;
+    Ok(tracing_subscriber::fmt()
+        .with_env_filter("warn,ferrolb_lab=debug")
+        .with_ansi(false)
+        .with_writer(Mutex::new(file))
+        .finish())
 }
 
 /// Carries out commands until the one to stop.

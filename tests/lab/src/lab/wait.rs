@@ -30,3 +30,30 @@ pub async fn wait_until<T>(what: &str, timeout: Duration, mut look: impl AsyncFn
 pub fn ensure_seen(condition: bool, seen: impl FnOnce() -> String) -> Result<()> {
     if condition { Ok(()) } else { Err(anyhow!(seen())) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_error_says_what_was_seen() {
+        let mut looks = 0;
+        let error = wait_until("rain", Duration::from_millis(60), async || {
+            looks += 1;
+            ensure_seen(false, || "sun".to_owned())
+        })
+        .await
+        .expect_err("there is no rain");
+        assert_eq!(error.to_string(), "waited 60ms for rain; last seen: sun");
+        assert!(looks > 1, "it looks again");
+    }
+
+    #[tokio::test]
+    async fn a_look_that_hangs_does_not_outlast_the_wait() {
+        let wait = wait_until("an answer", Duration::from_millis(60), async || {
+            std::future::pending::<()>().await;
+            Ok(())
+        });
+        assert!(wait.await.expect_err("there is none").to_string().contains("no answer"));
+    }
+}

@@ -75,3 +75,25 @@ fn routes(nodes: &[(&Host, &PodNetwork)]) -> String {
     }
     batch
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_and_gateways_follow_the_families() {
+        for (families, cidrs, gateways) in [
+            (Families::V4, vec!["10.244.7.0/24"], vec!["10.244.7.1/24"]),
+            (Families::V6, vec!["fd00:244:7::/64"], vec!["fd00:244:7::1/64"]),
+            (
+                Families::Dual,
+                vec!["10.244.7.0/24", "fd00:244:7::/64"],
+                vec!["10.244.7.1/24", "fd00:244:7::1/64"],
+            ),
+        ] {
+            let network = PodNetwork { index: 7, families };
+            assert_eq!(network.cidrs(), cidrs);
+            assert_eq!(network.gateways(), gateways);
+        }
+    }
+}

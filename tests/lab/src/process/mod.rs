@@ -330,3 +330,57 @@ pub fn tail(path: &Path, lines: usize) -> String {
     let all: Vec<&str> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    fn shell(name: &str, script: &str) -> Spec {
+        let log = std::env::temp_dir().join(format!("ferrolb-process-{}-{name}.log", std::process::id()));
+        // What an earlier run may have left; usually nothing.
+        let _ = std::fs::remove_file(&log);
+        Spec::new(name, "/bin/sh", log).args(["-c", script])
+    }
+
+    #[tokio::test]
+    async fn output_and_end_are_kept_over_a_restart() {
+        let process = Process::start(shell("restart", "echo hello; exit 3").env("UNUSED", "1")).expect("start");
+        assert_eq!(process.wait_exit(SOON).await.and_then(|exit| exit.code()), Some(3));
+        assert!(process.signal(Signal::SIGTERM).is_err(), "nobody is there to hear it");
+        process.restart().expect("restart");
+        process.wait_exit(SOON).await.expect("the second end");
+        let log = process.log_tail(10);
+        assert_eq!(log.lines().filter(|line| *line == "hello").count(), 2, "{log}");
+        assert_eq!(
+            log.lines().filter(|line| line.starts_with("# /bin/sh -c")).count(),
+            2,
+            "{log}"
+        );
+        std::fs::remove_file(process.log()).expect("remove the log");
+    }
+
+    #[tokio::test]
+    async fn a_stopped_program_is_killed_when_it_will_not_end() {
+        use std::os::unix::process::ExitStatusExt;
+        let stubborn = Process::start(shell("stubborn", "trap '' TERM; echo ready; while :; do sleep 1; done"));
+        let stubborn = stubborn.expect("start");
+        while stubborn.log_tail(1) != "ready" {
+            tokio::task::yield_now().await;
+        }
+        let exit = stubborn.stop(Duration::from_millis(50)).await.expect("it ends");
+        assert_eq!(exit.signal(), Some(Signal::SIGKILL as i32));
+        std::fs::remove_file(stubborn.log()).expect("remove the log");
+    }
+
+    #[test]
+    fn a_dropped_program_is_gone() {
+        let process = Process::start(shell("dropped", "sleep 100")).expect("start");
+        let (pid, log) = (process.pid(), process.log());
+        assert!(process.is_alive());
+        drop(process);
+        assert!(!Path::new(&format!("/proc/{pid}")).exists());
+        std::fs::remove_file(log).expect("remove the log");
+    }
+}
