@@ -3,7 +3,9 @@
 //! One module per command, each with its arguments (`Args`) and `run`. A command that fails says why on standard error
 //! and exits with 1; a command line that cannot be read exits with 2.
 
+mod bench;
 mod controlplane;
+mod demo;
 mod generate;
 mod lab;
 mod licenses;
@@ -22,8 +24,12 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Measure FerroLB in a real cluster.
+    Bench(bench::Args),
     /// Build Kubernetes for the lab, unless it is built.
     Controlplane(controlplane::Args),
+    /// Show FerroLB at work in a real cluster: a Service, its addresses, a node that is lost.
+    Demo(demo::Args),
     /// Write deploy/crds and deploy/manifests from the Rust types and deploy/base.
     Gen(generate::Args),
     /// A cluster that stays: up, down, list.
@@ -34,7 +40,9 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Bench(args) => bench::run(&args),
         Command::Controlplane(args) => controlplane::run(&args),
+        Command::Demo(args) => demo::run(&args),
         Command::Gen(args) => generate::run(&args),
         Command::Lab(args) => lab::run(&args),
         Command::Licenses(args) => licenses::run(&args),
