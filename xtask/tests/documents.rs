@@ -5,14 +5,20 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a workspace").to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("a workspace")
+        .to_owned()
 }
 
 fn documents() -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders = vec![root()];
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).expect("a readable folder").map(|entry| entry.expect("an entry").path()) {
+        for entry in fs::read_dir(&folder)
+            .expect("a readable folder")
+            .map(|entry| entry.expect("an entry").path())
+        {
             let name = entry.file_name().unwrap_or_default().to_string_lossy().into_owned();
             if entry.is_dir() && !name.starts_with('.') && name != "target" {
                 folders.push(entry);
@@ -26,7 +32,10 @@ fn documents() -> Vec<PathBuf> {
 
 /// What stands between `open` and `close`, in each place.
 fn between<'a>(text: &'a str, open: &'a str, close: &'a str) -> impl Iterator<Item = &'a str> {
-    text.split(open).skip(1).filter_map(move |rest| rest.split_once(close)).map(|(inside, _)| inside)
+    text.split(open)
+        .skip(1)
+        .filter_map(move |rest| rest.split_once(close))
+        .map(|(inside, _)| inside)
 }
 
 #[test]
@@ -58,7 +67,12 @@ fn paths_in_backticks_exist() {
                 let folder = parts.next().unwrap_or_default();
                 let plain = path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/_.-".contains(&b));
                 // `target/` appears when something is built.
-                if folder.is_empty() || parts.next().is_none() || !plain || folder == "target" || !root.join(folder).is_dir() {
+                if folder.is_empty()
+                    || parts.next().is_none()
+                    || !plain
+                    || folder == "target"
+                    || !root.join(folder).is_dir()
+                {
                     continue;
                 }
                 seen += 1;
@@ -68,6 +82,9 @@ fn paths_in_backticks_exist() {
             }
         }
     }
-    assert!(seen > 20, "only {seen} paths found: is this test still looking at the right things?");
+    assert!(
+        seen > 20,
+        "only {seen} paths found: is this test still looking at the right things?"
+    );
     assert!(missing.is_empty(), "paths that do not exist:\n{}", missing.join("\n"));
 }
