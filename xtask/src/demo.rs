@@ -178,6 +178,7 @@ struct Demo {
 impl Demo {
     async fn play(&mut self) -> Result<Figures> {
         self.show_cluster()?;
+        self.let_definitions_age().await?;
         self.screen.step("A pool of addresses, announced at layer 2")?;
         self.apply(POOL).await?;
 
@@ -204,8 +205,10 @@ impl Demo {
             self.announced(both.v4, |_| true),
             self.announced(both.v6, |_| true),
         )?;
-        self.screen
-            .say(format!("{} after: a client has the first page", seconds(first_page)))?;
+        self.screen.say(format!(
+            "{} after kubectl was called: a client on the LAN has the first page",
+            seconds(first_page)
+        ))?;
         self.show_service().await?;
 
         self.screen
@@ -250,6 +253,18 @@ impl Demo {
             })
             .collect();
         self.screen.block(&hosts.join("\n"))
+    }
+
+    /// The API server holds back the creation of a custom resource for two seconds while its definition is younger than
+    /// that (apiextensions-apiserver, `customresource_handler.go`). Nobody's cluster is that young.
+    async fn let_definitions_age(&mut self) -> Result<()> {
+        const AGE: Duration = Duration::from_secs(2);
+        self.screen.say(format!(
+            "The custom resources are left to age for {}: the API server is slow to create objects of brand-new ones.",
+            seconds(AGE)
+        ))?;
+        tokio::time::sleep(AGE).await;
+        Ok(())
     }
 
     async fn apply(&mut self, yaml: &str) -> Result<()> {
