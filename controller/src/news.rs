@@ -21,7 +21,7 @@ use crate::writes::ConditionTimes;
 #[derive(Debug)]
 pub(crate) enum News {
     /// Straight to the core.
-    Core(Input),
+    Core(Box<Input>),
     /// A VirtualIP, with what the core does not keep.
     VirtualIp(Box<VirtualIp>, ConditionTimes),
     /// An IPAddressPool, or that it is gone.
@@ -119,10 +119,14 @@ fn unreadable(kind: &str, key: &ObjectKey, error: impl ToString) -> Option<News>
     Some(News::Unreadable(format!("{kind} {key}"), error.to_string()))
 }
 
+fn core(input: Input) -> News {
+    News::Core(Box::new(input))
+}
+
 fn service(event: Event<Service>) -> Option<News> {
     Some(match event {
-        Event::Applied(object) => News::Core(Input::Service(ferrolb_config::service_view(&object))),
-        Event::Gone(key) => News::Core(Input::ServiceGone(ServiceId::new(key.namespace, key.name))),
+        Event::Applied(object) => core(Input::Service(ferrolb_config::service_view(&object))),
+        Event::Gone(key) => core(Input::ServiceGone(ServiceId::new(key.namespace, key.name))),
         Event::Invalid { key, error } => return unreadable("Service", &key, error),
         Event::Synced => News::Synced(Stream::Services),
     })
@@ -130,8 +134,8 @@ fn service(event: Event<Service>) -> Option<News> {
 
 fn node(event: Event<Node>) -> Option<News> {
     Some(match event {
-        Event::Applied(object) => News::Core(Input::Node(ferrolb_config::node_view(&object))),
-        Event::Gone(key) => News::Core(Input::NodeGone(key.name.into())),
+        Event::Applied(object) => core(Input::Node(ferrolb_config::node_view(&object))),
+        Event::Gone(key) => core(Input::NodeGone(key.name.into())),
         Event::Invalid { key, error } => return unreadable("Node", &key, error),
         Event::Synced => News::Synced(Stream::Nodes),
     })
@@ -139,11 +143,11 @@ fn node(event: Event<Node>) -> Option<News> {
 
 fn endpoints(event: Event<EndpointSlice>) -> Option<News> {
     Some(match event {
-        Event::Applied(object) => News::Core(match ferrolb_config::endpoints_view(&object) {
+        Event::Applied(object) => core(match ferrolb_config::endpoints_view(&object) {
             Some(view) => Input::Endpoints(view),
             None => Input::EndpointsGone(slice(ObjectKey::of(&object))),
         }),
-        Event::Gone(key) => News::Core(Input::EndpointsGone(slice(key))),
+        Event::Gone(key) => core(Input::EndpointsGone(slice(key))),
         Event::Invalid { key, error } => return unreadable("EndpointSlice", &key, error),
         Event::Synced => News::Synced(Stream::Endpoints),
     })
@@ -189,7 +193,7 @@ fn virtual_ip(event: Event<api::VirtualIp>) -> Option<News> {
             Ok(view) => News::VirtualIp(Box::new(view), condition_times(&object)),
             Err(error) => return unreadable("VirtualIP", &ObjectKey::of(&object), error),
         },
-        Event::Gone(key) => News::Core(Input::VirtualIpGone(VirtualIpName::parse(&key.name)?)),
+        Event::Gone(key) => core(Input::VirtualIpGone(VirtualIpName::parse(&key.name)?)),
         Event::Invalid { key, error } => return unreadable("VirtualIP", &key, error),
         Event::Synced => News::Synced(Stream::VirtualIps),
     })

@@ -147,10 +147,10 @@ impl Owner {
         self.metrics.input();
         match news {
             News::Core(input) => {
-                if let Input::VirtualIpGone(address) = &input {
+                if let Input::VirtualIpGone(address) = &*input {
                     self.times.remove(address);
                 }
-                self.handle(input);
+                self.handle(*input);
             }
             News::VirtualIp(object, times) => {
                 self.times.insert(object.address, times);
@@ -252,8 +252,10 @@ impl Owner {
             _ => ConditionTimes::new(),
         };
         let key = write.key();
-        let request = writes::perform(self.client.clone(), write, times, Timestamp::now());
+        let client = self.client.clone();
         self.writer.submit(Job::Core(key), async move {
+            // Boxed when it starts, so that a write that waits takes no more than what it says.
+            let request = Box::pin(writes::perform(client, write, times, Timestamp::now()));
             Outcome {
                 kind,
                 result: request.await,
