@@ -1,7 +1,7 @@
 //! `ferrolb-controller`: gives addresses to Services of type LoadBalancer and places them on nodes.
 //!
-//! A thin shell around `ferrolb-controller-core`. Read `news.rs` (what is watched), `owner.rs` (the one task that owns
-//! the core) and `writes.rs` (what is written), in this order.
+//! A thin shell around `ferrolb-controller-core`. Read `program.rs` (how it is put together), `news.rs` (what is
+//! watched), `owner.rs` (the one task that owns the core) and `writes.rs` (what is written), in this order.
 
 mod args;
 mod configuration;
@@ -9,33 +9,17 @@ mod metrics;
 mod news;
 mod owner;
 mod pools;
+mod program;
 mod verdict;
 mod writes;
 
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
-use ferrolb_api::names::CONTROLLER_MANAGER;
-use ferrolb_controller_core::{Controller, Settings};
-use ferrolb_runtime::admin::{self, Admin, Version};
-use ferrolb_runtime::readiness::{Heartbeat, Readiness};
-use ferrolb_runtime::tasks::Tasks;
-use ferrolb_runtime::{args as common, client, events, logs, watch};
-use prometheus_client::registry::Registry;
-use tokio::sync::mpsc;
+use ferrolb_runtime::{args as common, client, logs};
 use tracing::{error, info};
 
 use crate::args::Args;
-use crate::metrics::Metrics;
-use crate::owner::Owner;
-
-/// News that may wait for the owner task; then the watches wait.
-const NEWS: usize = 256;
-
-/// Silence of the owner task after which the process counts as dead.
-const PULSE: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
     client::install_crypto();
@@ -45,7 +29,7 @@ fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = runtime
         .context("cannot start the runtime")
-        .and_then(|runtime| runtime.block_on(run(args)));
+        .and_then(|runtime| runtime.block_on(program::run(args)));
     match result {
         Ok(()) => {
             info!("stopped");
@@ -56,64 +40,4 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-async fn run(args: Args) -> anyhow::Result<()> {
-    let namespace = args.common.namespace();
-    let listener = admin::bind(args.common.admin_addr).await?;
-    let client = match client::connect(&args.common).await {
-        Ok(client) => client,
-        Err(error) => common::refuse::<Args>(error),
-    };
-    info!(
-        version = env!("CARGO_PKG_VERSION"),
-        namespace,
-        class = args.load_balancer_class,
-        admin = %args.common.admin_addr,
-        "starting"
-    );
-
-    let mut registry = Registry::default();
-    let metrics = Metrics::register(&mut registry);
-    let watches = watch::Metrics::register(&mut registry);
-    let (recorder, poster) = events::recorder(client.clone(), CONTROLLER_MANAGER, "", &mut registry);
-    let readiness = Readiness::default();
-    let heartbeat = Heartbeat::new(PULSE);
-    let controller = Controller::new(Settings {
-        load_balancer_class: args.load_balancer_class,
-        ..Settings::default()
-    });
-
-    let mut tasks = Tasks::new();
-    let stop = tasks.stop();
-    let (sender, inputs) = mpsc::channel(NEWS);
-    let owner = Owner::new(
-        controller,
-        client.clone(),
-        namespace.clone(),
-        recorder,
-        metrics,
-        heartbeat.clone(),
-    );
-    tasks.spawn("owner", owner.run(inputs, stop.clone()));
-    tasks.spawn("events", poster.run(stop.clone()));
-    news::Watches {
-        client,
-        namespace,
-        readiness: readiness.clone(),
-        metrics: watches,
-        sender,
-    }
-    .start(&mut tasks);
-    let admin = Admin {
-        version: Version {
-            name: env!("CARGO_PKG_NAME"),
-            version: env!("CARGO_PKG_VERSION"),
-        },
-        metrics: Arc::new(registry),
-        readiness,
-        heartbeat,
-    };
-    tasks.spawn("admin", admin::serve(listener, admin, stop));
-    Ok(tasks.run().await?)
 }

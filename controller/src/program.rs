@@ -1,0 +1,86 @@
+//! How the program is put together: one owner task, its watches, the poster of events and the admin server.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ferrolb_api::names::CONTROLLER_MANAGER;
+use ferrolb_controller_core::{Controller, Settings};
+use ferrolb_runtime::admin::{self, Admin, Version};
+use ferrolb_runtime::readiness::{Heartbeat, Readiness};
+use ferrolb_runtime::tasks::Tasks;
+use ferrolb_runtime::{args as common, client, events, watch};
+use prometheus_client::registry::Registry;
+use tokio::sync::mpsc;
+use tracing::info;
+
+use crate::args::Args;
+use crate::metrics::Metrics;
+use crate::news;
+use crate::owner::Owner;
+
+/// News that may wait for the owner task; then the watches wait.
+const NEWS: usize = 256;
+
+/// Silence of the owner task after which the process counts as dead.
+const PULSE: Duration = Duration::from_secs(10);
+
+/// Runs until SIGTERM, or until a task dies.
+pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
+    let namespace = args.common.namespace();
+    let listener = admin::bind(args.common.admin_addr).await?;
+    let client = match client::connect(&args.common).await {
+        Ok(client) => client,
+        Err(error) => common::refuse::<Args>(error),
+    };
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        namespace,
+        class = args.load_balancer_class,
+        admin = %args.common.admin_addr,
+        "starting"
+    );
+
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    let watches = watch::Metrics::register(&mut registry);
+    let (recorder, poster) = events::recorder(client.clone(), CONTROLLER_MANAGER, "", &mut registry);
+    let readiness = Readiness::default();
+    let heartbeat = Heartbeat::new(PULSE);
+    let controller = Controller::new(Settings {
+        load_balancer_class: args.load_balancer_class,
+        ..Settings::default()
+    });
+
+    let mut tasks = Tasks::new();
+    let stop = tasks.stop();
+    let (sender, inputs) = mpsc::channel(NEWS);
+    let owner = Owner::new(
+        controller,
+        client.clone(),
+        namespace.clone(),
+        recorder,
+        metrics,
+        heartbeat.clone(),
+    );
+    tasks.spawn("owner", owner.run(inputs, stop.clone()));
+    tasks.spawn("events", poster.run(stop.clone()));
+    news::Watches {
+        client,
+        namespace,
+        readiness: readiness.clone(),
+        metrics: watches,
+        sender,
+    }
+    .start(&mut tasks);
+    let admin = Admin {
+        version: Version {
+            name: env!("CARGO_PKG_NAME"),
+            version: env!("CARGO_PKG_VERSION"),
+        },
+        metrics: Arc::new(registry),
+        readiness,
+        heartbeat,
+    };
+    tasks.spawn("admin", admin::serve(listener, admin, stop));
+    Ok(tasks.run().await?)
+}
