@@ -50,6 +50,9 @@ pub enum WriteError {
     ForeignManager(String),
     /// It does not exist any more.
     Gone,
+    /// It is not allowed (403). A starting API server says so until its access rules are loaded, so this may pass soon;
+    /// the text is its message.
+    Forbidden(String),
     /// The API server refused it for good; the text is its message.
     Refused(String),
     /// It could not be reached, or asked to come back later; the shell has not retried.

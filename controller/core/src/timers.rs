@@ -70,22 +70,42 @@ impl Timers {
     }
 }
 
-/// How long a write waits after its failures: 100 ms, doubled each time, at most 5 s.
+/// How long a write waits after its failures: 100 ms, doubled each time, at most 2 s, so that everything is caught up
+/// within 5 s once the API server answers again. While it forbids the write, at least 1 s: a starting server needs
+/// about that long to load its access rules.
 #[derive(Debug, Default)]
 pub(crate) struct Backoff {
-    failures: BTreeMap<WriteKey, u32>,
+    failures: BTreeMap<WriteKey, Failures>,
+}
+
+#[derive(Debug, Default)]
+struct Failures {
+    in_a_row: u32,
+    /// How many of the last ones in a row were for want of permission.
+    forbidden: u32,
 }
 
 const FIRST: Duration = Duration::from_millis(100);
-const MOST: Duration = Duration::from_secs(5);
+const MOST: Duration = Duration::from_secs(2);
+const FORBIDDEN: Duration = Duration::from_secs(1);
 
 impl Backoff {
     /// Counts a failure and says how long to wait.
     pub(crate) fn fail(&mut self, key: &WriteKey) -> Duration {
-        let failures = self.failures.entry(key.clone()).or_insert(0);
-        let wait = FIRST.saturating_mul(1 << (*failures).min(16));
-        *failures += 1;
+        let failures = self.failures.entry(key.clone()).or_default();
+        let wait = FIRST.saturating_mul(1 << failures.in_a_row.min(16));
+        failures.in_a_row += 1;
+        failures.forbidden = 0;
         wait.min(MOST)
+    }
+
+    /// Counts a failure for want of permission; says how long to wait, and how many of the kind came in a row.
+    pub(crate) fn forbidden(&mut self, key: &WriteKey) -> (Duration, u32) {
+        let before = self.failures.get(key).map_or(0, |f| f.forbidden);
+        let wait = self.fail(key).max(FORBIDDEN);
+        let failures = self.failures.entry(key.clone()).or_default();
+        failures.forbidden = before + 1;
+        (wait, failures.forbidden)
     }
 
     /// Forgets the failures of a write that went through.
@@ -117,9 +137,20 @@ mod tests {
         let key = WriteKey::ServiceStatus(ServiceId::new("a", "b"));
         let mut backoff = Backoff::default();
         let waits = (0..40).map(|_| backoff.fail(&key).as_millis()).collect::<Vec<_>>();
-        assert_eq!(waits[..8], [100, 200, 400, 800, 1600, 3200, 5000, 5000]);
-        assert_eq!(waits[39], 5000);
+        assert_eq!(waits[..8], [100, 200, 400, 800, 1600, 2000, 2000, 2000]);
+        assert_eq!(waits[39], 2000);
         backoff.succeed(&key);
         assert_eq!(backoff.fail(&key), FIRST);
+    }
+
+    #[test]
+    fn want_of_permission_is_counted_by_itself() {
+        let key = WriteKey::ServiceStatus(ServiceId::new("a", "b"));
+        let mut backoff = Backoff::default();
+        backoff.fail(&key);
+        assert_eq!(backoff.forbidden(&key), (FORBIDDEN, 1));
+        assert_eq!(backoff.forbidden(&key), (FORBIDDEN, 2));
+        backoff.fail(&key);
+        assert_eq!(backoff.forbidden(&key).1, 1, "no longer in a row");
     }
 }

@@ -16,6 +16,9 @@ use crate::effect::{Effect, EventKind, Write, WriteKey};
 use crate::input::WriteError;
 use crate::timers::Timer;
 
+/// From this many refusals in a row on, missing permission is no matter of a starting API server any more.
+const FORBIDDEN_IN_A_ROW: u32 = 3;
+
 impl Controller {
     pub(crate) fn on_written(
         &mut self,
@@ -218,6 +221,11 @@ impl Controller {
                 let wait = self.backoff.fail(key);
                 self.timers.set(retry, now + wait);
                 None
+            }
+            WriteError::Forbidden(message) => {
+                let (wait, in_a_row) = self.backoff.forbidden(key);
+                self.timers.set(retry, now + wait);
+                (in_a_row >= FORBIDDEN_IN_A_ROW).then_some(Reason::ApiRefused { message })
             }
             WriteError::Refused(message) => {
                 self.timers.set(retry, now + TRUCE);

@@ -25,8 +25,8 @@ fn an_unreachable_server_is_asked_ever_less_often() {
     lab.pass(Duration::from_secs(30));
     let tries = creates(&lab);
     assert!(
-        (9..=12).contains(&tries),
-        "100 ms doubling up to 5 s gives about 10 tries in 30 s, not {tries}"
+        (17..=19).contains(&tries),
+        "100 ms doubling up to 2 s gives about 18 tries in 30 s, not {tries}"
     );
     assert_eq!(lab.events, [], "nobody can do anything about it");
     lab.pass(Duration::from_secs(60));
@@ -84,6 +84,33 @@ fn a_refusal_is_said_once_and_looked_at_each_minute() {
     assert_eq!(lab.kinds("web"), [EventKind::LoadBalancerFailed]);
     assert!(lab.last_message("web").contains("denied by policy"));
     lab.pass(Duration::from_secs(60));
+    assert_eq!(lab.shown("web"), ["192.0.2.1"]);
+    assert!(lab.controller.pending_by_reason().is_empty());
+}
+
+#[test]
+fn a_starting_server_that_forbids_is_asked_again_without_a_word() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1/32"])]);
+    let down = || Fault::Error(WriteError::Unavailable("connection refused".to_owned()));
+    let forbidden = || Fault::Error(WriteError::Forbidden("RBAC: not loaded".to_owned()));
+    lab.faults = [down(), down(), down(), down(), forbidden(), forbidden()].into();
+    lab.apply(service("web", 1));
+    lab.pass(Duration::from_secs(5));
+    assert_eq!(lab.shown("web"), ["192.0.2.1"]);
+    assert_eq!(lab.kinds("web"), [EventKind::Allocated]);
+}
+
+#[test]
+fn missing_permission_is_said_once_and_passes_soon_after_it_is_given() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1/32"])]);
+    let forbidden = || Fault::Error(WriteError::Forbidden("no rule".to_owned()));
+    lab.faults = (0..10).map(|_| forbidden()).collect();
+    lab.apply(service("web", 1));
+    lab.pass(Duration::from_secs(8));
+    assert_eq!(lab.kinds("web"), [EventKind::LoadBalancerFailed]);
+    assert!(lab.last_message("web").contains("no rule"));
+    lab.faults.clear();
+    lab.pass(Duration::from_secs(2));
     assert_eq!(lab.shown("web"), ["192.0.2.1"]);
     assert!(lab.controller.pending_by_reason().is_empty());
 }
