@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Deref;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use ferrolb_api::VirtualIp;
 use ferrolb_lab::client::{Client, Response, Steady};
 use ferrolb_lab::lab::{ADMIN_PORT, NAMESPACE};
@@ -499,18 +499,17 @@ impl Scene {
         .await
     }
 
-    /// Waits until the controller's `/readyz` says that it is not ready, naming `part`; returns the text.
-    pub(crate) async fn controller_not_ready(&self, part: &str) -> Result<String> {
+    /// Waits until a line of the controller's `/readyz` says that it is not ready with all of `parts`, in small letters.
+    pub(crate) async fn controller_not_ready(&self, parts: &[&str]) -> Result<()> {
         wait_until(
-            &format!("/readyz of the controller to name {part:?}"),
+            &format!("/readyz of the controller to name {parts:?}"),
             PATIENCE,
             async || {
                 let (status, body) = self.admin_of(self.control_plane(), "/readyz").await?;
-                if status != 200 && body.contains(part) {
-                    Ok(body)
-                } else {
-                    Err(anyhow!("it says {status} {body}"))
-                }
+                let text = body.to_lowercase();
+                let named = text.lines().any(|line| parts.iter().all(|part| line.contains(part)));
+                ensure!(status != 200 && named, "it says {status} {body}");
+                Ok(())
             },
         )
         .await
