@@ -1,6 +1,7 @@
 //! The documents name files that exist: every relative link, and every path in backticks that begins with a folder of
-//! the repository.
+//! the repository. The user guide explains every refusal, has every page in its summary, and knows every flag.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -87,4 +88,70 @@ fn paths_in_backticks_exist() {
         "only {seen} paths found: is this test still looking at the right things?"
     );
     assert!(missing.is_empty(), "paths that do not exist:\n{}", missing.join("\n"));
+}
+
+/// The names that `as_str` of `impl TYPE` gives, read from the arms of its match.
+fn names_in_code<'a>(source: &'a str, of: &str) -> BTreeSet<&'a str> {
+    let start = format!("impl {of} {{");
+    let body = source.split(&start).nth(1).unwrap_or_default();
+    let body = body.split("\n}\n").next().unwrap_or_default();
+    between(body, "=> \"", "\",").collect()
+}
+
+/// The names in the first column of the table under a heading.
+fn names_in_table<'a>(page: &'a str, heading: &str) -> BTreeSet<&'a str> {
+    let start = format!("\n## {heading}\n");
+    let section = page.split(&start).nth(1).unwrap_or_default();
+    let section = section.split("\n## ").next().unwrap_or_default();
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
+    rows.filter_map(|row| row.split_once('`'))
+        .map(|(name, _)| name)
+        .collect()
+}
+
+#[test]
+fn every_refusal_is_explained() {
+    let source = fs::read_to_string(root().join("model/src/reason.rs")).expect("the reasons");
+    let page = fs::read_to_string(root().join("docs/src/when-it-does-not-work.md")).expect("the page");
+    for (of, heading) in [("Reason", "Reasons"), ("NodeRefusal", "Node refusals")] {
+        let (code, table) = (names_in_code(&source, of), names_in_table(&page, heading));
+        assert!(
+            code.len() > 5,
+            "{of}: found {code:?} alone: is this test still looking at the right things?"
+        );
+        let missing: Vec<_> = code.difference(&table).collect();
+        let unknown: Vec<_> = table.difference(&code).collect();
+        assert!(missing.is_empty(), "the table {heading:?} lacks {missing:?}");
+        assert!(
+            unknown.is_empty(),
+            "the table {heading:?} names what is not there: {unknown:?}"
+        );
+    }
+}
+
+#[test]
+fn every_page_is_in_the_summary() {
+    let pages = root().join("docs/src");
+    let summary = fs::read_to_string(pages.join("SUMMARY.md")).expect("a summary");
+    let listed: BTreeSet<String> = between(&summary, "](", ")").map(str::to_owned).collect();
+    let there: BTreeSet<String> = fs::read_dir(&pages)
+        .expect("the pages")
+        .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
+        .filter(|name| name.ends_with(".md") && name != "SUMMARY.md")
+        .collect();
+    assert_eq!(listed, there);
+}
+
+#[test]
+fn every_variable_is_in_the_reference() {
+    let page = fs::read_to_string(root().join("docs/src/reference.md")).expect("the reference");
+    let mut code = BTreeSet::new();
+    for file in ["runtime/src/args.rs", "controller/src/args.rs", "speaker/src/args.rs"] {
+        let source = fs::read_to_string(root().join(file)).expect("the arguments");
+        code.extend(between(&source, "env = \"", "\"").map(str::to_owned));
+    }
+    let table: BTreeSet<String> = between(&page, "| `FERROLB_", "`")
+        .map(|name| format!("FERROLB_{name}"))
+        .collect();
+    assert_eq!(table, code);
 }
