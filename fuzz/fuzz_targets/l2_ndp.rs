@@ -19,7 +19,10 @@ fn with_checksum(data: &[u8]) -> Option<Vec<u8>> {
     let message = message.get_mut(..length).filter(|message| message.len() >= 4)?;
     message[2..4].fill(0);
     let pairs = |bytes: &[u8]| -> u32 {
-        bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0))).sum()
+        bytes
+            .chunks(2)
+            .map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)))
+            .sum()
     };
     let mut sum = pairs(&addresses[8..40]) + pairs(message) + length as u32 + 58;
     while sum > 0xffff {

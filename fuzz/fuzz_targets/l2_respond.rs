@@ -18,7 +18,14 @@ fuzz_target!(|data: &[u8]| {
         IpAddr::V4(Ipv4Addr::new(10, 99, 0, 100)),
         IpAddr::V6(Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, 0x100)),
     ]);
-    match respond(data, Port { mac: OWN, own_macs: &own_macs, addresses: &addresses }) {
+    match respond(
+        data,
+        Port {
+            mac: OWN,
+            own_macs: &own_macs,
+            addresses: &addresses,
+        },
+    ) {
         Action::Reply { address, frame } => {
             assert!(addresses.contains(&address));
             let header = ethernet::Frame::new(frame.as_bytes()).expect("a whole frame").header();
