@@ -23,7 +23,6 @@ pub fn node_view(object: &Node) -> NodeView {
         ready: is_true("Ready"),
         network_unavailable: is_true("NetworkUnavailable"),
         excluded: node_labels.contains_key(labels::EXCLUDE_NODE),
-        cordoned: object.spec.as_ref().and_then(|s| s.unschedulable).unwrap_or_default(),
         addresses: addresses
             .iter()
             .filter_map(|a| parse_address(&a.address))

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use ferrolb_api::{IpAddressPool, L2Advertisement};
-use ferrolb_model::{Config, IpRange, Labels, Pool};
+use ferrolb_model::{Config, IpRange, L2Advertisement as Advertisement, Labels, Pool, PoolSelection};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::error::{ObjectError, Problem};
@@ -35,7 +35,8 @@ pub struct Parsed {
 /// Reads a snapshot. `last_good` is the configuration in force until now.
 pub fn parse(snapshot: &Snapshot<'_>, last_good: &Config) -> Parsed {
     let mut parsed = Parsed::default();
-    pools(snapshot, last_good, &mut parsed);
+    let pools_missing = pools(snapshot, last_good, &mut parsed);
+    let mut advertisements_missing = false;
     for object in &snapshot.l2_advertisements {
         let name = object.metadata.name.clone().unwrap_or_default();
         match advertise::l2_advertisement(object) {
@@ -44,6 +45,7 @@ pub fn parse(snapshot: &Snapshot<'_>, last_good: &Config) -> Parsed {
             }
             Err(errors) => {
                 let old = last_good.l2_advertisements.get(&name);
+                advertisements_missing |= old.is_none();
                 parsed.errors.extend(errors.into_iter().map(|e| ObjectError {
                     last_good: old.is_some(),
                     ..e
@@ -52,13 +54,18 @@ pub fn parse(snapshot: &Snapshot<'_>, last_good: &Config) -> Parsed {
             }
         }
     }
+    let by_label =
+        |ad: &Advertisement| matches!(&ad.pools, PoolSelection::Some { selectors, .. } if !selectors.is_empty());
+    let by_label = parsed.config.l2_advertisements.values().any(by_label);
+    parsed.config.advertisements_unknown = advertisements_missing || pools_missing && by_label;
     // Stable: the mistakes of one object keep the order of its fields.
     parsed.errors.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
     parsed
 }
 
-/// Pools, oldest first: one that overlaps an older one yields to it.
-fn pools(snapshot: &Snapshot<'_>, last_good: &Config, parsed: &mut Parsed) {
+/// Pools, oldest first: one that overlaps an older one yields to it. Whether any is left out.
+fn pools(snapshot: &Snapshot<'_>, last_good: &Config, parsed: &mut Parsed) -> bool {
+    let mut missing = false;
     let mut objects = snapshot.pools.clone();
     objects.sort_by_key(|o| age(&o.metadata));
     for object in objects {
@@ -75,8 +82,10 @@ fn pools(snapshot: &Snapshot<'_>, last_good: &Config, parsed: &mut Parsed) {
             }));
             old.cloned().ok_or(())
         });
+        missing |= pool.is_err();
         parsed.config.pools.extend(pool.map(|p| (name, p)));
     }
+    missing
 }
 
 fn age(metadata: &ObjectMeta) -> (i64, String) {

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use crate::selector::Labels;
 use crate::service::ServiceId;
 
-/// What a decision needs of a Node. Views are compared with `==`; an equal view is no news.
+/// What a decision needs of a Node; whether it is cordoned is no part of it. Views are compared with `==`; an equal view is no news.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeView {
     /// The Node's name.
@@ -19,8 +19,6 @@ pub struct NodeView {
     pub network_unavailable: bool,
     /// Label `node.kubernetes.io/exclude-from-external-load-balancers` is present.
     pub excluded: bool,
-    /// `spec.unschedulable`.
-    pub cordoned: bool,
     /// Every parsable address in the Node's status, whatever its type.
     pub addresses: BTreeSet<IpAddr>,
 }

@@ -15,6 +15,10 @@ pub struct Config {
     pub pools: BTreeMap<String, Pool>,
     /// Layer-2 advertisements by name.
     pub l2_advertisements: BTreeMap<String, L2Advertisement>,
+    /// Some advertisement, or some pool that an advertisement may select by its labels, is left out because of a mistake
+    /// and was never read without one. That no advertisement covers an address then proves nothing: what is announced
+    /// stays announced.
+    pub advertisements_unknown: bool,
 }
 
 impl Config {

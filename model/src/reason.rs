@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use crate::ip::Family;
 use crate::service::{RequestError, ServiceId};
+use crate::virtual_ip::VirtualIpName;
 
 /// Why a Service has no address, or not the one it asks for, or an address has no announcer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,7 +60,7 @@ pub enum Reason {
     AddressInUse {
         /// The address.
         address: IpAddr,
-        /// Who holds it.
+        /// Who holds it; nobody when its VirtualIP exists, but cannot be read.
         by: Vec<ServiceId>,
     },
     /// The address could be shared but for this.
@@ -103,11 +104,6 @@ pub enum Reason {
     NotDualStack,
     /// The Service has no cluster address, so there is nothing to send traffic to.
     NoClusterIp,
-    /// The class is not one this installation serves.
-    ClassNotServed {
-        /// The Service's class, if any.
-        class: Option<String>,
-    },
     /// No L2Advertisement covers the address.
     NoAdvertisement {
         /// The pool of the address.
@@ -206,7 +202,6 @@ impl Reason {
             Reason::BadRequest(_) => "BadRequest",
             Reason::NotDualStack => "NotDualStack",
             Reason::NoClusterIp => "NoClusterIP",
-            Reason::ClassNotServed { .. } => "ClassNotServed",
             Reason::NoAdvertisement { .. } => "NoAdvertisement",
             Reason::NoEligibleNode { .. } => "NoEligibleNode",
             Reason::NoEndpoint { .. } => "NoEndpoint",
@@ -269,6 +264,13 @@ impl fmt::Display for Reason {
                     "requested address {address} is not in the requested IPAddressPool {pool:?}"
                 )
             }
+            Reason::AddressInUse { address, by } if by.is_empty() => {
+                let name = VirtualIpName::of(*address).to_string();
+                write!(
+                    f,
+                    "VirtualIP {name:?} exists already and cannot be read; correct or delete it"
+                )
+            }
             Reason::AddressInUse { address, by } => write!(f, "address {address} is in use by {}", list(by)),
             Reason::CannotShare { address, with, why } => {
                 write!(f, "address {address} is held by {with} and cannot be shared: {why}")
@@ -295,12 +297,6 @@ impl fmt::Display for Reason {
                 "ipFamilyPolicy is RequireDualStack, but the Service has cluster addresses of one family only",
             ),
             Reason::NoClusterIp => f.write_str("the Service has no cluster IP"),
-            Reason::ClassNotServed { class: Some(class) } => {
-                write!(f, "loadBalancerClass {class:?} is not served by this installation")
-            }
-            Reason::ClassNotServed { class: None } => {
-                f.write_str("the Service has no loadBalancerClass, and this installation serves only its own")
-            }
             Reason::NoAdvertisement { pool } => {
                 write!(f, "no L2Advertisement covers IPAddressPool {pool:?} and this Service")
             }

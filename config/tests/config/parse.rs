@@ -207,6 +207,34 @@ fn what_was_good_stays_in_force() {
 }
 
 #[test]
+fn what_is_left_out_and_may_matter_to_advertisements_is_known() {
+    let good = pool("p", 1, &addresses(&["192.0.2.0/24"]));
+    let bad = pool("p", 1, &addresses(&["192.0.2.0/33"]));
+    let ad = |spec| vec![advertisement("a", spec)];
+    let (by_name, by_label) = (
+        ad("ipAddressPools: [p]"),
+        ad("ipAddressPoolSelectors: [{matchLabels: {x: y}}]"),
+    );
+    let broken = ad("preferredNodeSelectors: [{weight: 0, preference: {}}]");
+    let unknown = |pool: &IpAddressPool, ads: &[_], last: &Config| {
+        read(std::slice::from_ref(pool), ads, last)
+            .config
+            .advertisements_unknown
+    };
+    let nothing = Config::default();
+    assert!(!unknown(&good, &by_name, &nothing));
+    assert!(!unknown(&good, &by_label, &nothing));
+    assert!(unknown(&good, &broken, &nothing), "never read");
+    assert!(!unknown(&bad, &by_name, &nothing), "the name is enough");
+    assert!(unknown(&bad, &by_label, &nothing), "its labels are unknown");
+    let last = read(std::slice::from_ref(&good), &by_label, &nothing).config;
+    assert!(!unknown(&bad, &broken, &last), "both were good before");
+    let first = read(std::slice::from_ref(&good), &broken, &nothing).config;
+    assert!(unknown(&good, &broken, &first), "it never was");
+    assert!(!unknown(&good, &by_name, &first), "corrected");
+}
+
+#[test]
 fn of_two_pools_that_overlap_the_newer_is_left_out() {
     let older = pool("z", 1, "addresses: [192.0.2.0/28]");
     let newer = pool("a", 2, "addresses: [198.51.100.0/28, 192.0.2.7-192.0.2.9]");

@@ -191,7 +191,7 @@ status:
   - {type: NetworkUnavailable, status: 'False'}
 ",
     ));
-    assert!(view.ready && !view.network_unavailable && view.excluded && view.cordoned);
+    assert!(view.ready && !view.network_unavailable && view.excluded);
     assert_eq!(
         view.addresses.into_iter().collect::<Vec<_>>(),
         [ip("192.0.2.11"), ip("2001:db8::11")]

@@ -39,8 +39,8 @@ pub(crate) enum Echo {
     Created,
     /// The object of this version was changed; whatever comes with another version is newer.
     Changed(String),
-    /// The object with this uid was deleted.
-    Deleted(String),
+    /// This object was deleted. With finalizers it still exists; it is kept as the watch showed it last.
+    Deleted(Box<VirtualIp>),
 }
 
 /// Everything known and decided about one address.
@@ -324,7 +324,7 @@ impl Allocator {
         })
     }
 
-    /// Whether the Service may hold the address beside whoever holds or keeps it; says nothing about pools.
+    /// Whether the Service may get the address beside whoever holds or keeps it; says nothing about pools.
     pub(crate) fn may_hold(&self, world: &World, address: IpAddr, view: &ServiceView) -> Result<(), Reason> {
         if let Some(node) = self.node_addresses.get(&address).and_then(BTreeSet::first) {
             return Err(Reason::AddressOfNode {
@@ -332,6 +332,11 @@ impl Allocator {
                 node: node.clone(),
             });
         }
+        self.may_keep(world, address, view)
+    }
+
+    /// The same for an address that was the Service's before: a node that reports it too does not take it away.
+    pub(crate) fn may_keep(&self, world: &World, address: IpAddr, view: &ServiceView) -> Result<(), Reason> {
         let Some(record) = self.records.get(&address) else {
             return Ok(());
         };

@@ -228,9 +228,12 @@ impl Controller {
     fn on_virtual_ip(&mut self, object: VirtualIp) {
         let address = object.address;
         if let Some(record) = self.allocator.record_mut(address) {
-            match &record.echo {
+            match &mut record.echo {
                 Echo::Changed(version) if *version == object.resource_version => return,
-                Echo::Deleted(uid) if *uid == object.uid => return,
+                Echo::Deleted(old) if old.uid == object.uid => {
+                    **old = object;
+                    return;
+                }
                 _ => record.echo = Echo::None,
             }
         }
@@ -333,12 +336,12 @@ impl Controller {
                 self.evaluate(&id, effects);
             } else if let Some(address) = self.dirty.freed.pop_first() {
                 self.offer(address, effects);
+            } else if let Some(address) = self.dirty.claims.pop_first() {
+                // May free an address, which is then offered.
+                self.settle_claim(address, now, effects);
             } else {
                 break;
             }
-        }
-        while let Some(address) = self.dirty.claims.pop_first() {
-            self.settle_claim(address, now, effects);
         }
         while let Some(id) = self.dirty.statuses.pop_first() {
             self.settle_service_status(&id, now, effects);

@@ -5,7 +5,7 @@
 //! while a failure keeps it waiting.
 //!
 //! A Service's status shows an address only when the VirtualIP is known to carry the claim, and a claim is not taken
-//! off a VirtualIP while the status of its Service still shows the address.
+//! off a VirtualIP while the status of its Service still shows the address, or the name of its pool.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -33,9 +33,14 @@ impl Controller {
 
     /// Brings the VirtualIP's claims in line with the holders.
     pub(crate) fn settle_claim(&mut self, address: IpAddr, now: Duration, effects: &mut Vec<Effect>) {
+        let known = self.allocator.record(address).is_some();
         self.give_up_on_echo(address, now);
         self.allocator.tidy(address);
         let Some(record) = self.allocator.record(address) else {
+            // While a write was under way the address was not free, so whoever waits for it was passed over.
+            if known && self.allocator.is_free(address) {
+                self.dirty.freed.insert(address);
+            }
             self.forget_failures(&WriteKey::Claim(address));
             self.forget_failures(&WriteKey::VirtualIpStatus(address));
             return;
@@ -113,7 +118,8 @@ impl Controller {
         }
     }
 
-    /// The watch missed a write: what was created or deleted is tried again, and the API server has the last word.
+    /// The watch missed a write: what was created or deleted is tried again, and the API server has the last word. An
+    /// object that waits for somebody's finalizer keeps its address meanwhile.
     fn give_up_on_echo(&mut self, address: IpAddr, now: Duration) {
         let Some(record) = self.allocator.record_mut(address) else {
             return;
@@ -121,8 +127,10 @@ impl Controller {
         if record.echo == Echo::None || now < record.echo_due {
             return;
         }
-        if std::mem::take(&mut record.echo) == Echo::Created {
-            self.allocator.set_object(address, None);
+        match std::mem::take(&mut record.echo) {
+            Echo::Created => self.allocator.set_object(address, None),
+            Echo::Deleted(object) => self.allocator.set_object(address, Some(*object)),
+            Echo::None | Echo::Changed(_) => {}
         }
     }
 
@@ -136,6 +144,12 @@ impl Controller {
         let (mut claims, mut cooling) = (Vec::new(), BTreeMap::new());
         for claim in record.object.iter().flat_map(|o| &o.claims) {
             let id = &claim.service;
+            // By its claim a status is known to be ours to clean.
+            let needed = |v: &ServiceView| {
+                let unclean = v.pool_annotation.is_some() && !self.world.is_ours(v) && self.is_leftover(v);
+                claim.uid.as_ref() == Some(&v.uid) && (v.ingress.contains(&address) || unclean)
+            };
+            let needed = self.world.service(id).is_some_and(needed);
             if let Some(holder) = record.holders.get(id) {
                 claims.push(Claim {
                     service: id.clone(),
@@ -146,10 +160,11 @@ impl Controller {
             } else if record.holders.is_empty() {
                 let end = record.cooling.get(id).copied().unwrap_or(now + self.settings.cool_down);
                 cooling.insert(id.clone(), end);
-                let shown = |v: &ServiceView| claim.uid.as_ref() == Some(&v.uid) && v.ingress.contains(&address);
-                if end > now || self.world.service(id).is_some_and(shown) {
+                if end > now || needed {
                     claims.push(claim.clone());
                 }
+            } else if needed {
+                claims.push(claim.clone());
             }
         }
         let missing = new_claims(record)

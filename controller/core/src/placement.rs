@@ -119,6 +119,10 @@ impl Controller {
             .collect::<Vec<_>>();
         let ads = self.advertisements(address, record, &views);
         if ads.is_empty() {
+            // The advertisement that put the address there may be the one that cannot be read.
+            if self.world.config().advertisements_unknown && record.placed.is_some() {
+                return (record.placed.clone(), None);
+            }
             let pool = self.world.pool_of(address).map(|p| p.name.as_str());
             let pool = pool.or(record.recorded_pool()).unwrap_or_default().to_owned();
             return (None, Some(Reason::NoAdvertisement { pool }));

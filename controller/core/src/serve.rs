@@ -27,7 +27,7 @@ impl Controller {
             let Some(view) = self.world.service(&claim.service) else {
                 continue;
             };
-            if self.is_first_claim(view, address, &claim) && self.allocator.may_hold(&self.world, address, view).is_ok()
+            if self.is_first_claim(view, address, &claim) && self.allocator.may_keep(&self.world, address, view).is_ok()
             {
                 self.allocator.hold(address, view);
             }

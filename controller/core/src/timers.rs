@@ -71,7 +71,7 @@ impl Timers {
 }
 
 /// How long a write waits after its failures: 100 ms, doubled each time, at most 2 s, so that everything is caught up
-/// within 5 s once the API server answers again. While it forbids the write, at least 1 s: a starting server needs
+/// within 5 s once the API server answers again. While it forbids the write, 1 s and then 2 s: a starting server needs
 /// about that long to load its access rules.
 #[derive(Debug, Default)]
 pub(crate) struct Backoff {
@@ -81,8 +81,20 @@ pub(crate) struct Backoff {
 #[derive(Debug, Default)]
 struct Failures {
     in_a_row: u32,
-    /// How many of the last ones in a row were for want of permission.
-    forbidden: u32,
+    /// The kind of the last one, and how many of that kind came in a row.
+    last: Option<Failure>,
+    alike: u32,
+}
+
+/// What a write met, as far as waiting depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// Nobody answered, or asked to come back later.
+    Unavailable,
+    /// The object is not what the picture says.
+    Conflict,
+    /// Permission is missing.
+    Forbidden,
 }
 
 const FIRST: Duration = Duration::from_millis(100);
@@ -90,22 +102,19 @@ const MOST: Duration = Duration::from_secs(2);
 const FORBIDDEN: Duration = Duration::from_secs(1);
 
 impl Backoff {
-    /// Counts a failure and says how long to wait.
-    pub(crate) fn fail(&mut self, key: &WriteKey) -> Duration {
+    /// Counts a failure; says how long to wait, and how many of its kind came in a row.
+    pub(crate) fn fail(&mut self, key: &WriteKey, failure: Failure) -> (Duration, u32) {
         let failures = self.failures.entry(key.clone()).or_default();
-        let wait = FIRST.saturating_mul(1 << failures.in_a_row.min(16));
+        if failures.last.replace(failure) != Some(failure) {
+            failures.alike = 0;
+        }
+        let wait = match failure {
+            Failure::Forbidden => FORBIDDEN.saturating_mul(1 << failures.alike.min(16)),
+            Failure::Unavailable | Failure::Conflict => FIRST.saturating_mul(1 << failures.in_a_row.min(16)),
+        };
         failures.in_a_row += 1;
-        failures.forbidden = 0;
-        wait.min(MOST)
-    }
-
-    /// Counts a failure for want of permission; says how long to wait, and how many of the kind came in a row.
-    pub(crate) fn forbidden(&mut self, key: &WriteKey) -> (Duration, u32) {
-        let before = self.failures.get(key).map_or(0, |f| f.forbidden);
-        let wait = self.fail(key).max(FORBIDDEN);
-        let failures = self.failures.entry(key.clone()).or_default();
-        failures.forbidden = before + 1;
-        (wait, failures.forbidden)
+        failures.alike += 1;
+        (wait.min(MOST), failures.alike)
     }
 
     /// Forgets the failures of a write that went through.
@@ -136,21 +145,27 @@ mod tests {
     fn waits_double_up_to_a_cap() {
         let key = WriteKey::ServiceStatus(ServiceId::new("a", "b"));
         let mut backoff = Backoff::default();
-        let waits = (0..40).map(|_| backoff.fail(&key).as_millis()).collect::<Vec<_>>();
+        let mut wait = |_| backoff.fail(&key, Failure::Unavailable).0.as_millis();
+        let waits = (0..40).map(&mut wait).collect::<Vec<_>>();
         assert_eq!(waits[..8], [100, 200, 400, 800, 1600, 2000, 2000, 2000]);
         assert_eq!(waits[39], 2000);
         backoff.succeed(&key);
-        assert_eq!(backoff.fail(&key), FIRST);
+        assert_eq!(backoff.fail(&key, Failure::Conflict), (FIRST, 1));
     }
 
     #[test]
-    fn want_of_permission_is_counted_by_itself() {
+    fn failures_of_a_kind_are_counted_in_a_row() {
         let key = WriteKey::ServiceStatus(ServiceId::new("a", "b"));
         let mut backoff = Backoff::default();
-        backoff.fail(&key);
-        assert_eq!(backoff.forbidden(&key), (FORBIDDEN, 1));
-        assert_eq!(backoff.forbidden(&key), (FORBIDDEN, 2));
-        backoff.fail(&key);
-        assert_eq!(backoff.forbidden(&key).1, 1, "no longer in a row");
+        let mut fail = |failure| {
+            let (wait, alike) = backoff.fail(&key, failure);
+            (wait.as_millis(), alike)
+        };
+        assert_eq!(fail(Failure::Unavailable), (100, 1));
+        assert_eq!(fail(Failure::Forbidden), (1000, 1));
+        assert_eq!(fail(Failure::Forbidden), (2000, 2));
+        assert_eq!(fail(Failure::Forbidden), (2000, 3));
+        assert_eq!(fail(Failure::Conflict), (1600, 1));
+        assert_eq!(fail(Failure::Forbidden), (1000, 1), "no longer in a row");
     }
 }

@@ -14,10 +14,13 @@ use crate::controller::Controller;
 use crate::converge::TRUCE;
 use crate::effect::{Effect, EventKind, Write, WriteKey};
 use crate::input::WriteError;
-use crate::timers::Timer;
+use crate::timers::{Failure, Timer};
 
 /// From this many refusals in a row on, missing permission is no matter of a starting API server any more.
 const FORBIDDEN_IN_A_ROW: u32 = 3;
+
+/// After this many conflicts in a row, some seven seconds, an object that exists already is not just late in the watch.
+const CONFLICTS_IN_A_ROW: u32 = 8;
 
 impl Controller {
     pub(crate) fn on_written(
@@ -70,6 +73,10 @@ impl Controller {
         match result {
             Ok(()) if unchanged => self.apply_written(address, write, now),
             Ok(()) => {}
+            // The API server knows best; its event may have been missed.
+            Err(WriteError::Gone) if unchanged && matches!(write, Write::DeleteVirtualIp { .. }) => {
+                self.allocator.set_object(address, None);
+            }
             Err(error) => {
                 let reason = self.failed(key, error, unchanged, now);
                 // Without its claim the Service has no address; a placement that cannot be written takes nothing away.
@@ -142,7 +149,7 @@ impl Controller {
                 };
                 (Some(object), Echo::Changed(resource_version))
             }
-            (Write::DeleteVirtualIp { uid, .. }, Some(_)) => (None, Echo::Deleted(uid)),
+            (Write::DeleteVirtualIp { .. }, Some(old)) => (None, Echo::Deleted(Box::new(old))),
             _ => return,
         };
         self.allocator.set_object(address, object);
@@ -213,17 +220,23 @@ impl Controller {
             WriteError::Conflict | WriteError::Gone if !unchanged => None,
             WriteError::Conflict | WriteError::Gone => {
                 self.until_news.insert(key.clone());
-                let wait = self.backoff.fail(key);
+                let (wait, in_a_row) = self.backoff.fail(key, Failure::Conflict);
                 self.timers.set(retry, now + wait);
-                None
+                match key {
+                    WriteKey::Claim(address) if in_a_row >= CONFLICTS_IN_A_ROW && self.is_unseen(*address) => {
+                        let (address, by) = (*address, Vec::new());
+                        Some(Reason::AddressInUse { address, by })
+                    }
+                    _ => None,
+                }
             }
             WriteError::Unavailable(_) => {
-                let wait = self.backoff.fail(key);
+                let (wait, _) = self.backoff.fail(key, Failure::Unavailable);
                 self.timers.set(retry, now + wait);
                 None
             }
             WriteError::Forbidden(message) => {
-                let (wait, in_a_row) = self.backoff.forbidden(key);
+                let (wait, in_a_row) = self.backoff.fail(key, Failure::Forbidden);
                 self.timers.set(retry, now + wait);
                 (in_a_row >= FORBIDDEN_IN_A_ROW).then_some(Reason::ApiRefused { message })
             }
@@ -236,6 +249,11 @@ impl Controller {
                 Some(Reason::ForeignWriter { manager })
             }
         }
+    }
+
+    /// Whether the watch shows no object for the address.
+    fn is_unseen(&self, address: IpAddr) -> bool {
+        self.allocator.record(address).is_none_or(|r| r.object.is_none())
     }
 }
 

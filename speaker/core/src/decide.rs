@@ -1,7 +1,8 @@
 //! Whether this node announces one address, and on which interfaces.
 //!
 //! The placement in the VirtualIP says who announces; the advertisements say on which interfaces. A node that the
-//! placement does not name never announces, whatever else it knows.
+//! placement does not name never announces, whatever else it knows. One that it names goes on as it does while an
+//! advertisement is missing that could not be read.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,8 +47,13 @@ pub(crate) struct Facts<'a> {
 }
 
 impl<'a> Facts<'a> {
-    /// Whether `address` is announced here, and how.
-    pub(crate) fn decide(&self, address: IpAddr, ip: Option<&HeldIp>) -> Result<Announcement, NodeRefusal> {
+    /// Whether `address` is announced here, and how; `current` is how it is announced now.
+    pub(crate) fn decide(
+        &self,
+        address: IpAddr,
+        ip: Option<&HeldIp>,
+        current: Option<&Announcement>,
+    ) -> Result<Announcement, NodeRefusal> {
         let ip = ip.ok_or(NodeRefusal::NotOwner)?;
         let epoch = ip.epoch.ok_or(NodeRefusal::NotOwner)?;
         if claimants(self.holders, ip).next().is_none() {
@@ -55,6 +61,11 @@ impl<'a> Facts<'a> {
         }
         let ads = self.advertisements(address, ip);
         if ads.is_empty() {
+            // The advertisement behind it may be the one that cannot be read.
+            if let Some(current) = current.filter(|_| self.config.advertisements_unknown) {
+                let interfaces = current.interfaces.clone();
+                return Ok(Announcement { interfaces, epoch });
+            }
             return Err(NodeRefusal::NotSelected);
         }
         // One advertisement that names no interfaces opens all of them.

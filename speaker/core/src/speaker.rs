@@ -1,7 +1,8 @@
 //! The state of a speaker and everything that changes it.
 //!
-//! Guarantees: once in sync, what is announced is a function of the facts and not of their order; an address that the
-//! placement does not give to this node is withdrawn with the very input that says so; repeated news has no effect.
+//! Guarantees: once in sync, what is announced is a function of the facts and not of their order, except that what is
+//! announced stays so while an advertisement cannot be read; an address that the placement does not give to this node
+//! is withdrawn with the very input that says so; repeated news has no effect.
 //! Kept in memory is only what concerns this node: VirtualIPs that name it, and the labels of LoadBalancer Services.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -332,7 +333,7 @@ impl Speaker {
             let ip = self.ips.get(&address);
             let placed = ip.is_some_and(|ip| ip.epoch.is_some());
             let Some(facts) = self.facts() else { return };
-            match facts.decide(address, ip) {
+            match facts.decide(address, ip, self.wanted.get(&address)) {
                 Ok(announcement) => {
                     self.withheld.remove(&address);
                     if self.wanted.get(&address) != Some(&announcement) {

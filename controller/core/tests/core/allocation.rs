@@ -354,6 +354,37 @@ fn node_addresses_are_never_handed_out() {
 }
 
 #[test]
+fn a_node_that_reports_an_address_in_use_takes_it_from_nobody() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1-192.0.2.9"])]);
+    lab.apply(service("web", 1));
+    lab.settle();
+    let mut n1 = node("n1");
+    n1.addresses.insert(ip("192.0.2.1"));
+    lab.set_node(n1);
+    lab.settle();
+    assert_eq!(lab.shown("web"), ["192.0.2.1"]);
+    lab.restart();
+    lab.settle();
+    assert_eq!(lab.shown("web"), ["192.0.2.1"]);
+    assert_eq!(lab.kinds("web"), [EventKind::Allocated]);
+    lab.assert_quiet();
+}
+
+#[test]
+fn a_status_that_shows_a_node_address_without_a_claim_gives_no_right_to_it() {
+    let mut lab = Lab::new(config([pool("a", &["192.0.2.1-192.0.2.9"])]));
+    let mut n1 = node("n1");
+    n1.addresses.insert(ip("192.0.2.1"));
+    lab.set_node(n1);
+    let mut view = service("web", 1);
+    view.ingress = vec![ip("192.0.2.1")];
+    lab.put(view);
+    lab.restart();
+    lab.settle();
+    assert_eq!(lab.shown("web"), ["192.0.2.2"]);
+}
+
+#[test]
 fn a_large_pool_gives_its_lowest_free_address() {
     let mut lab = Lab::new(config([pool("a", &["10.0.0.0/16", "2001:db8::/32"])]));
     let mut inputs = lab.lists();

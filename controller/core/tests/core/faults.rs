@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ferrolb_controller_core::{EventKind, Write, WriteError};
-use ferrolb_model::Claim;
+use ferrolb_model::{Claim, ServiceType};
 
 use crate::fixtures::*;
 use crate::lab::*;
@@ -161,6 +161,106 @@ fn a_manager_that_owns_the_field_is_named() {
     );
     lab.pass(Duration::from_secs(61));
     assert_eq!(lab.shown("web"), ["192.0.2.1"]);
+}
+
+#[test]
+fn an_address_that_comes_free_reaches_who_waits_though_the_watch_is_faster_than_the_answer() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1/32"])]);
+    lab.apply(service("web", 1));
+    lab.apply(service("next", 2));
+    lab.settle();
+    lab.answers_late = true;
+    lab.delete("web");
+    lab.pass(Duration::from_secs(61));
+    assert_eq!(lab.shown("next"), ["192.0.2.1"]);
+}
+
+#[test]
+fn an_address_that_was_never_created_reaches_who_waits() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1/32"])]);
+    lab.faults = [Fault::Error(WriteError::Unavailable("down".to_owned()))].into();
+    lab.apply(service("web", 1));
+    lab.step_watch();
+    lab.apply(service("next", 2));
+    lab.delete("web");
+    while lab.step_watch() {}
+    lab.pass(Duration::from_secs(1));
+    assert_eq!(lab.shown("next"), ["192.0.2.1"]);
+}
+
+#[test]
+fn an_object_that_waits_for_a_finalizer_keeps_its_address() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1/32"])]);
+    lab.apply(service("web", 1));
+    lab.apply(service("next", 2));
+    lab.settle();
+    lab.finalizers.insert(ip("192.0.2.1"));
+    lab.delete("web");
+    lab.pass(Duration::from_secs(300));
+    assert_eq!(lab.shown("next"), [""; 0]);
+    assert_eq!(creates(&lab), 1, "it exists");
+    let deletes = lab.writes.iter().filter(|w| matches!(w, Write::DeleteVirtualIp { .. }));
+    assert!((2..=10).contains(&deletes.count()), "asked again now and then");
+    lab.finalizers.clear();
+    lab.delete_virtual_ip("192.0.2.1");
+    lab.settle();
+    assert_eq!(lab.shown("next"), ["192.0.2.1"]);
+}
+
+#[test]
+fn a_deletion_that_the_watch_missed_frees_the_address() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1/32"])]);
+    lab.apply(service("web", 1));
+    lab.apply(service("next", 2));
+    lab.settle();
+    lab.delete("web");
+    lab.settle();
+    // It goes without an event.
+    lab.virtual_ips.remove(&ip("192.0.2.1"));
+    lab.pass(Duration::from_secs(61));
+    assert_eq!(lab.shown("next"), ["192.0.2.1"]);
+}
+
+#[test]
+fn an_object_that_exists_and_is_never_seen_is_named() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1/32"])]);
+    let object = virtual_ip("192.0.2.1", &[]);
+    lab.virtual_ips.insert(object.address, object);
+    lab.apply(service("web", 1));
+    lab.pass(Duration::from_secs(5));
+    assert_eq!(lab.events, [], "the watch may be slow");
+    lab.pass(Duration::from_secs(60));
+    assert_eq!(lab.kinds("web"), [EventKind::LoadBalancerFailed]);
+    assert!(
+        lab.last_message("web")
+            .starts_with("AddressInUse: VirtualIP \"192.0.2.1\" ")
+    );
+    lab.virtual_ips.clear();
+    lab.pass(Duration::from_secs(3));
+    assert_eq!(lab.shown("web"), ["192.0.2.1"]);
+    assert!(lab.controller.pending_by_reason().is_empty());
+}
+
+#[test]
+fn a_status_is_cleaned_before_the_claim_on_a_shared_address_goes() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1/32"])]);
+    lab.apply(sharing(service("web", 1), "key", 80));
+    lab.apply(sharing(service("dns", 2), "key", 53));
+    lab.settle();
+    assert_eq!(lab.shown("dns"), ["192.0.2.1"]);
+    let mut view = sharing(service("dns", 2), "key", 53);
+    view.kind = ServiceType::ClusterIp;
+    lab.apply(view);
+    lab.step_watch();
+    // The first write, whichever it is, goes through; then the server is away for a while.
+    lab.step_write();
+    let down = || Fault::Error(WriteError::Unavailable("down".to_owned()));
+    lab.faults = [down(), down()].into();
+    lab.pass(Duration::from_secs(5));
+    assert_eq!(lab.services[&id("dns")].pool_annotation, None);
+    let claims = &lab.virtual_ips[&ip("192.0.2.1")].claims;
+    assert_eq!(claims.iter().map(|c| &c.service).collect::<Vec<_>>(), [&id("web")]);
+    lab.assert_quiet();
 }
 
 #[test]

@@ -93,6 +93,7 @@ pub(crate) fn config(pools: impl IntoIterator<Item = Pool>) -> Arc<Config> {
     Arc::new(Config {
         pools: pools.into_iter().map(|p| (p.name.clone(), p)).collect(),
         l2_advertisements: BTreeMap::from([(ad.name.clone(), ad)]),
+        advertisements_unknown: false,
     })
 }
 
@@ -103,7 +104,6 @@ pub(crate) fn node(name: &str) -> NodeView {
         ready: true,
         network_unavailable: false,
         excluded: false,
-        cordoned: false,
         addresses: BTreeSet::new(),
     }
 }

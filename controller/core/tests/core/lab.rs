@@ -35,6 +35,10 @@ pub(crate) struct Lab {
     /// Every write that was asked for, in order.
     pub(crate) writes: Vec<Write>,
     pub(crate) faults: VecDeque<Fault>,
+    /// The watch is faster than the answers to writes.
+    pub(crate) answers_late: bool,
+    /// Objects with somebody's finalizer: a deletion marks them and does no more.
+    pub(crate) finalizers: BTreeSet<IpAddr>,
     settings: Settings,
     version: u64,
     /// One stream per kind: order holds inside a kind only.
@@ -76,6 +80,8 @@ impl Lab {
             events: Vec::new(),
             writes: Vec::new(),
             faults: VecDeque::new(),
+            answers_late: false,
+            finalizers: BTreeSet::new(),
             settings,
             version: 0,
             watch: Default::default(),
@@ -262,7 +268,6 @@ impl Lab {
             return false;
         };
         let key = write.key();
-        self.keys_in_flight.remove(&key);
         self.faulted |= !self.faults.is_empty();
         let result = match self.faults.pop_front() {
             Some(Fault::Error(error)) => Err(error),
@@ -272,6 +277,8 @@ impl Lab {
             }
             None => self.serve(write),
         };
+        while self.answers_late && self.step_watch() {}
+        self.keys_in_flight.remove(&key);
         self.feed(Input::Written { key, result });
         true
     }
@@ -339,6 +346,14 @@ impl Lab {
                 resource_version,
             } => {
                 let object = self.at(address, &resource_version)?;
+                let shows = |v: &&ServiceView| v.ingress.contains(&address) && self.claimed(address, v);
+                for view in self.services.values().filter(shows) {
+                    assert!(
+                        claims.iter().any(|c| c.service == view.id),
+                        "the claim on {address} goes while {} shows it",
+                        view.id
+                    );
+                }
                 self.put_virtual_ip(VirtualIp {
                     pool,
                     claims,
@@ -360,7 +375,11 @@ impl Lab {
                         view.id
                     );
                 }
-                self.remove_virtual_ip(&address.to_string());
+                if self.finalizers.contains(&address) {
+                    self.put_virtual_ip(object);
+                } else {
+                    self.remove_virtual_ip(&address.to_string());
+                }
             }
             Write::SetVirtualIpStatus {
                 address,

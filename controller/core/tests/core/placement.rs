@@ -231,6 +231,27 @@ fn advertisements_say_which_nodes_and_prefer_some() {
 }
 
 #[test]
+fn while_an_advertisement_cannot_be_read_nothing_is_withdrawn() {
+    let mut lab = one(&["n1", "n2", "n3"]);
+    let before = placement(&lab);
+    assert!(before.is_some());
+    edit(&mut lab, |c| {
+        c.l2_advertisements.clear();
+        c.advertisements_unknown = true;
+    });
+    assert_eq!(placement(&lab), before);
+    lab.restart();
+    lab.settle();
+    assert_eq!(placement(&lab), before);
+    assert!(!lab.kinds("web").contains(&EventKind::AnnounceFailed));
+    edit(&mut lab, |c| c.advertisements_unknown = false);
+    assert_eq!(placement(&lab), None);
+    assert_eq!(announced(&lab).reason, "NoAdvertisement");
+    edit(&mut lab, |c| c.advertisements_unknown = true);
+    assert_eq!(placement(&lab), None, "nothing comes back unasked");
+}
+
+#[test]
 fn both_families_prefer_one_node_among_equals() {
     let mut lab = Lab::started([pool("a", &["192.0.2.1-192.0.2.99", "2001:db8::/120"])]);
     lab.set_endpoints(endpoints("web", &["n1"]));

@@ -29,6 +29,7 @@ enum Op {
     Pass(u8),
     Stream(u8),
     Write,
+    AnswersLate(bool),
     Settle,
     Crash(u8),
     Zombies,
@@ -70,10 +71,11 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (0..6u8, prop::collection::vec(0..3u8, 0..3)).prop_map(|(s, n)| Op::Endpoints(s, n)),
         1 => (0..6u8).prop_map(Op::DeleteVirtualIp),
         1 => (0..4u8, prop::option::of(0..6u8), any::<bool>()).prop_map(|(a, s, r)| Op::ByHand(a, s, r)),
-        2 => (0..4u8).prop_map(Op::Fault),
+        2 => (0..5u8).prop_map(Op::Fault),
         2 => (0..4u8).prop_map(Op::Pass),
         8 => (0..STREAMS as u8).prop_map(Op::Stream),
         8 => Just(Op::Write),
+        1 => any::<bool>().prop_map(Op::AnswersLate),
         2 => Just(Op::Settle),
         1 => (0..4u8).prop_map(Op::Crash),
         1 => Just(Op::Zombies),
@@ -170,6 +172,7 @@ fn run(lab: &mut Lab, op: &Op) {
             0 => Fault::AnswerLost,
             1 => Fault::Error(WriteError::Conflict),
             2 => Fault::Error(WriteError::Refused("no".to_owned())),
+            3 => Fault::Error(WriteError::Forbidden("no rule".to_owned())),
             _ => Fault::Error(WriteError::Unavailable("down".to_owned())),
         }),
         Op::Pass(n) => lab.pass(Duration::from_secs([1, 10, 61, 130][usize::from(*n)])),
@@ -179,6 +182,7 @@ fn run(lab: &mut Lab, op: &Op) {
         Op::Write => {
             lab.step_write();
         }
+        Op::AnswersLate(late) => lab.answers_late = *late,
         Op::Settle => lab.settle(),
         Op::Crash(served) => {
             lab.restart();

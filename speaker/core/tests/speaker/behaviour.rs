@@ -73,6 +73,40 @@ fn with_announcer(node: &str, interfaces: &[&str], version: &str) -> Input {
 }
 
 #[test]
+fn what_is_announced_stays_while_an_advertisement_cannot_be_read() {
+    let lan = || vec![pool("lan", "192.0.2.0/24")];
+    let gap = || config_with_a_gap(lan(), Vec::new());
+    let how = BTreeMap::from([(ip("192.0.2.7"), announcement(Some(&["eth1"]), 1))]);
+    let mut restarted = speaker();
+    restarted.handle(Input::Restored(how));
+    let owned = |epoch| Input::VirtualIp(virtual_ip(ip("192.0.2.7"), Some((ME, epoch)), &["web"]));
+    for input in [
+        gap(),
+        node(labels(&[])),
+        Input::Service(service("web", labels(&[]))),
+        owned(1),
+    ] {
+        assert_eq!(restarted.handle(input), []);
+    }
+    assert_eq!(restarted.handle(Input::Synced), []);
+    assert_eq!(restarted.handle(owned(2)), [announce(Some(&["eth1"]), 2)]);
+    assert_eq!(
+        restarted.handle(config(lan(), Vec::new())),
+        [nothing(), withheld(NodeRefusal::NotSelected)],
+        "readable, and without any advertisement"
+    );
+    assert_eq!(restarted.handle(gap()), [], "nothing comes back unasked");
+
+    let (mut running, _) = owning(Vec::new());
+    assert_eq!(running.handle(gap()), []);
+    let moved = virtual_ip(ip("192.0.2.7"), Some((OTHER, 2)), &["web"]);
+    assert_eq!(
+        running.handle(Input::VirtualIp(moved)),
+        [nothing(), withheld(NodeRefusal::NotOwner)]
+    );
+}
+
+#[test]
 fn nothing_is_announced_before_every_stream_was_heard() {
     let mut speaker = speaker();
     for input in [

@@ -76,7 +76,6 @@ pub(crate) fn node(labels: Labels) -> Input {
         ready: true,
         network_unavailable: false,
         excluded: false,
-        cordoned: false,
         addresses: BTreeSet::new(),
     })
 }
@@ -130,10 +129,23 @@ pub(crate) fn advertisement(name: &str) -> L2Advertisement {
 }
 
 pub(crate) fn config(pools: Vec<Pool>, ads: Vec<L2Advertisement>) -> Input {
+    Input::Config(Arc::new(plain(pools, ads)))
+}
+
+/// The same while an advertisement cannot be read.
+pub(crate) fn config_with_a_gap(pools: Vec<Pool>, ads: Vec<L2Advertisement>) -> Input {
     Input::Config(Arc::new(Config {
+        advertisements_unknown: true,
+        ..plain(pools, ads)
+    }))
+}
+
+fn plain(pools: Vec<Pool>, ads: Vec<L2Advertisement>) -> Config {
+    Config {
         pools: pools.into_iter().map(|p| (p.name.clone(), p)).collect(),
         l2_advertisements: ads.into_iter().map(|a| (a.name.clone(), a)).collect(),
-    }))
+        advertisements_unknown: false,
+    }
 }
 
 /// Pool `lan`, 192.0.2.0/24, advertised by everybody on all interfaces.
