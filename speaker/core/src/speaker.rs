@@ -446,6 +446,13 @@ impl Speaker {
             (Some(wanted), Some(ip)) => {
                 let ads = self.facts().map(|facts| facts.advertisements(address, ip));
                 let ads: BTreeSet<String> = ads.into_iter().flatten().map(|ad| ad.name.clone()).collect();
+                if ads.is_empty() {
+                    return format!(
+                        "node {node:?} does not announce {address}: it was announced on {}, and no such interface of \
+                         the node is up with carrier ({interfaces}); correct the L2Advertisement that cannot be read",
+                        join(wanted),
+                    );
+                }
                 format!(
                     "node {node:?} does not announce {address}: spec.interfaces of L2Advertisement {} is {}, and no \
                      such interface of the node is up with carrier; name another ({interfaces}), or leave \

@@ -7,71 +7,6 @@ use ferrolb_speaker_core::{Effect, Input, Settings, Speaker};
 
 use crate::make::*;
 
-/// A speaker in sync that owns `192.0.2.7` for Service `web`, told of `extra` before.
-fn owning(extra: Vec<Input>) -> (Speaker, Vec<Effect>) {
-    let mut speaker = speaker();
-    let mut effects = Vec::new();
-    let facts = [
-        plain_config(),
-        node(labels(&[("zone", "a")])),
-        Input::Service(service("web", labels(&[("app", "web")]))),
-        Input::VirtualIp(virtual_ip(ip("192.0.2.7"), Some((ME, 1)), &["web"])),
-    ];
-    for input in facts.into_iter().chain(extra).chain([Input::Synced]) {
-        effects.extend(speaker.handle(input));
-    }
-    (speaker, effects)
-}
-
-fn announce(interfaces: Option<&[&str]>, epoch: u64) -> Effect {
-    Effect::Announce(BTreeMap::from([(ip("192.0.2.7"), announcement(interfaces, epoch))]))
-}
-
-fn nothing() -> Effect {
-    Effect::Announce(BTreeMap::new())
-}
-
-fn withheld(why: NodeRefusal) -> Effect {
-    Effect::Withheld {
-        address: ip("192.0.2.7"),
-        why,
-    }
-}
-
-fn set_announcer(interfaces: Option<&[&str]>, version: &str) -> Effect {
-    Effect::SetAnnouncer {
-        address: ip("192.0.2.7"),
-        interfaces: interfaces.map(set),
-        resource_version: version.to_owned(),
-    }
-}
-
-fn assigned(name: &str) -> Effect {
-    Effect::NodeAssigned {
-        service: id(name),
-        uid: format!("uid-{name}"),
-        address: ip("192.0.2.7"),
-    }
-}
-
-fn interfaces(usable: &[&str], excluded: &[&str]) -> Input {
-    Input::Interfaces {
-        usable: set(usable),
-        excluded: set(excluded),
-    }
-}
-
-/// The VirtualIP as the API server has it once `node` wrote its announcer.
-fn with_announcer(node: &str, interfaces: &[&str], version: &str) -> Input {
-    let mut object = virtual_ip(ip("192.0.2.7"), Some((ME, 1)), &["web"]);
-    object.announcer = Some(Announcer {
-        node: node.to_owned(),
-        interfaces: set(interfaces),
-    });
-    object.resource_version = version.to_owned();
-    Input::VirtualIp(object)
-}
-
 #[test]
 fn what_is_announced_stays_while_an_advertisement_cannot_be_read() {
     let lan = || vec![pool("lan", "192.0.2.0/24")];
@@ -90,6 +25,15 @@ fn what_is_announced_stays_while_an_advertisement_cannot_be_read() {
     }
     assert_eq!(restarted.handle(Input::Synced), []);
     assert_eq!(restarted.handle(owned(2)), [announce(Some(&["eth1"]), 2)]);
+    restarted.handle(interfaces(&["eth0"], &[]));
+    let effects = restarted.handle(answering(ip("192.0.2.7"), &[]));
+    let [Effect::AnnounceFailed { message, .. }] = effects.as_slice() else {
+        panic!("{effects:?}");
+    };
+    assert!(
+        message.contains("announced on eth1") && message.contains("eth0"),
+        "{message}"
+    );
     assert_eq!(
         restarted.handle(config(lan(), Vec::new())),
         [nothing(), withheld(NodeRefusal::NotSelected)],

@@ -1,15 +1,15 @@
-//! Builds inputs; every field that a test does not care about has a plain value.
+//! Builds inputs and the effects that are expected; every field that a test does not care about has a plain value.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ferrolb_model::{
-    Claim, Config, Family, FamilyPolicy, FamilySet, L2Advertisement, LabelSelector, Labels, NodeView, Operator,
-    Placement, Pool, PoolSelection, ReclaimPolicy, Requirement, ServiceId, ServiceType, ServiceView, TrafficPolicy,
-    VirtualIp,
+    Announcer, Claim, Config, Family, FamilyPolicy, FamilySet, L2Advertisement, LabelSelector, Labels, NodeRefusal,
+    NodeView, Operator, Placement, Pool, PoolSelection, ReclaimPolicy, Requirement, ServiceId, ServiceType,
+    ServiceView, TrafficPolicy, VirtualIp,
 };
-use ferrolb_speaker_core::{Announcement, Input, Settings, Speaker};
+use ferrolb_speaker_core::{Announcement, Effect, Input, Settings, Speaker};
 
 /// The node that is tested.
 pub(crate) const ME: &str = "node-a";
@@ -165,4 +165,69 @@ pub(crate) fn answering(address: IpAddr, interfaces: &[&str]) -> Input {
         address,
         interfaces: set(interfaces),
     }
+}
+
+/// A speaker in sync that owns `192.0.2.7` for Service `web`, told of `extra` before.
+pub(crate) fn owning(extra: Vec<Input>) -> (Speaker, Vec<Effect>) {
+    let mut speaker = speaker();
+    let mut effects = Vec::new();
+    let facts = [
+        plain_config(),
+        node(labels(&[("zone", "a")])),
+        Input::Service(service("web", labels(&[("app", "web")]))),
+        Input::VirtualIp(virtual_ip(ip("192.0.2.7"), Some((ME, 1)), &["web"])),
+    ];
+    for input in facts.into_iter().chain(extra).chain([Input::Synced]) {
+        effects.extend(speaker.handle(input));
+    }
+    (speaker, effects)
+}
+
+pub(crate) fn announce(interfaces: Option<&[&str]>, epoch: u64) -> Effect {
+    Effect::Announce(BTreeMap::from([(ip("192.0.2.7"), announcement(interfaces, epoch))]))
+}
+
+pub(crate) fn nothing() -> Effect {
+    Effect::Announce(BTreeMap::new())
+}
+
+pub(crate) fn withheld(why: NodeRefusal) -> Effect {
+    Effect::Withheld {
+        address: ip("192.0.2.7"),
+        why,
+    }
+}
+
+pub(crate) fn set_announcer(interfaces: Option<&[&str]>, version: &str) -> Effect {
+    Effect::SetAnnouncer {
+        address: ip("192.0.2.7"),
+        interfaces: interfaces.map(set),
+        resource_version: version.to_owned(),
+    }
+}
+
+pub(crate) fn assigned(name: &str) -> Effect {
+    Effect::NodeAssigned {
+        service: id(name),
+        uid: format!("uid-{name}"),
+        address: ip("192.0.2.7"),
+    }
+}
+
+pub(crate) fn interfaces(usable: &[&str], excluded: &[&str]) -> Input {
+    Input::Interfaces {
+        usable: set(usable),
+        excluded: set(excluded),
+    }
+}
+
+/// The VirtualIP as the API server has it once `node` wrote its announcer.
+pub(crate) fn with_announcer(node: &str, interfaces: &[&str], version: &str) -> Input {
+    let mut object = virtual_ip(ip("192.0.2.7"), Some((ME, 1)), &["web"]);
+    object.announcer = Some(Announcer {
+        node: node.to_owned(),
+        interfaces: set(interfaces),
+    });
+    object.resource_version = version.to_owned();
+    Input::VirtualIp(object)
 }
