@@ -14,6 +14,7 @@ mod verdict;
 mod writes;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use ferrolb_runtime::{args as common, client, logs};
@@ -21,15 +22,20 @@ use tracing::{error, info};
 
 use crate::args::Args;
 
+/// What still blocks a thread at the end, a look-up of a name at most, gets this long.
+const END: Duration = Duration::from_millis(500);
+
 fn main() -> ExitCode {
     client::install_crypto();
     let args = common::parse::<Args>();
     logs::init(&args.common);
     // One thread: the work is waiting for the API server, and every thread would cost memory.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let result = runtime
-        .context("cannot start the runtime")
-        .and_then(|runtime| runtime.block_on(program::run(args)));
+    let result = runtime.context("cannot start the runtime").and_then(|runtime| {
+        let result = runtime.block_on(program::run(args));
+        runtime.shutdown_timeout(END);
+        result
+    });
     match result {
         Ok(()) => {
             info!("stopped");

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ferrolb_controller_core::{PoolUsage, Write};
+use ferrolb_controller_core::PoolUsage;
 use ferrolb_runtime::apply::Failure;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -11,6 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use crate::pools::saturated;
+use crate::writes::WriteKind;
 
 /// All of them, registered.
 #[derive(Clone, Debug, Default)]
@@ -79,7 +80,8 @@ impl Metrics {
     }
 
     /// One write has ended.
-    pub(crate) fn write(&self, kind: &'static str, result: &Result<(), Failure>) {
+    pub(crate) fn write(&self, kind: WriteKind, result: &Result<(), Failure>) {
+        let kind = kind.as_str();
         let result = result.as_ref().map_or_else(Failure::as_str, |()| "ok");
         self.writes.get_or_create(&WriteLabels { kind, result }).inc();
     }
@@ -112,16 +114,5 @@ impl Metrics {
             self.pending.get_or_create(&ReasonLabel { reason }).set(count);
         }
         self.reasons.extend(counts.keys());
-    }
-}
-
-/// The label of a write.
-pub(crate) fn write_kind(write: &Write) -> &'static str {
-    match write {
-        Write::CreateVirtualIp { .. } => "virtual_ip_create",
-        Write::UpdateVirtualIp { .. } => "virtual_ip_update",
-        Write::DeleteVirtualIp { .. } => "virtual_ip_delete",
-        Write::SetVirtualIpStatus { .. } => "virtual_ip_status",
-        Write::SetServiceStatus { .. } => "service_status",
     }
 }

@@ -5,7 +5,7 @@
 
 use ferrolb_api as api;
 use ferrolb_controller_core::Input;
-use ferrolb_model::{ConditionType, Labels, ServiceId, VirtualIp, VirtualIpName};
+use ferrolb_model::{Labels, ServiceId, VirtualIp, VirtualIpName};
 use ferrolb_runtime::readiness::Readiness;
 use ferrolb_runtime::tasks::Tasks;
 use ferrolb_runtime::watch::{self, Event, ObjectKey, Source, watch};
@@ -15,7 +15,7 @@ use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
-use crate::writes::ConditionTimes;
+use crate::writes::WrittenConditions;
 
 /// One piece of news.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub(crate) enum News {
     /// Straight to the core.
     Core(Box<Input>),
     /// A VirtualIP, with what the core does not keep.
-    VirtualIp(Box<VirtualIp>, ConditionTimes),
+    VirtualIp(Box<VirtualIp>, WrittenConditions),
     /// An IPAddressPool, or that it is gone.
     Pool(ObjectKey, Option<Box<api::IpAddressPool>>),
     /// An L2Advertisement, or that it is gone.
@@ -190,23 +190,11 @@ fn advertisement(event: Event<api::L2Advertisement>) -> Option<News> {
 fn virtual_ip(event: Event<api::VirtualIp>) -> Option<News> {
     Some(match event {
         Event::Applied(object) => match ferrolb_config::virtual_ip(&object) {
-            Ok(view) => News::VirtualIp(Box::new(view), condition_times(&object)),
+            Ok(view) => News::VirtualIp(Box::new(view), WrittenConditions::of(&object)),
             Err(error) => return unreadable("VirtualIP", &ObjectKey::of(&object), error),
         },
         Event::Gone(key) => core(Input::VirtualIpGone(VirtualIpName::parse(&key.name)?)),
         Event::Invalid { key, error } => return unreadable("VirtualIP", &key, error),
         Event::Synced => News::Synced(Stream::VirtualIps),
     })
-}
-
-fn condition_times(object: &api::VirtualIp) -> ConditionTimes {
-    let conditions = object.status.iter().flat_map(|status| &status.conditions);
-    conditions
-        .filter_map(|condition| {
-            let kind = [ConditionType::Allocated, ConditionType::Announced]
-                .into_iter()
-                .find(|kind| kind.as_str() == condition.type_)?;
-            Some((kind, (condition.status == "True", condition.last_transition_time.0)))
-        })
-        .collect()
 }

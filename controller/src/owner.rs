@@ -13,22 +13,22 @@ use ferrolb_api::{IpAddressPoolStatus, names};
 use ferrolb_controller_core::{Controller, Effect, EventKind, Input, ServiceEvent, Write, WriteKey};
 use ferrolb_runtime::apply::Failure;
 use ferrolb_runtime::events::{Note, Recorder};
-use ferrolb_runtime::readiness::Heartbeat;
+use ferrolb_runtime::readiness::{Heartbeat, Readiness};
+use ferrolb_runtime::write_health::WriteHealth;
 use ferrolb_runtime::writer::Writer;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::configuration::Configuration;
-use crate::metrics::{Metrics, write_kind};
+use crate::metrics::Metrics;
 use crate::news::{News, Stream};
 use crate::pools;
 use crate::pools::{PACE, PoolStatuses};
 use crate::verdict::{self, Verdict};
-use crate::writes::{self, ConditionTimes};
+use crate::writes::{self, WriteKind, WrittenConditions};
 
 /// Writes under way at once. Enough to keep an API server busy, few enough not to crowd out others.
 pub(crate) const WRITES: usize = 32;
@@ -46,7 +46,7 @@ enum Job {
 
 /// How a write ended.
 struct Outcome {
-    kind: &'static str,
+    kind: WriteKind,
     result: Result<(), Failure>,
     /// The counters that were written, for [`Job::Pool`].
     counters: IpAddressPoolStatus,
@@ -58,12 +58,11 @@ pub(crate) struct Owner {
     configuration: Configuration,
     pools: PoolStatuses,
     verdict: Verdict,
-    times: BTreeMap<IpAddr, ConditionTimes>,
+    written: BTreeMap<IpAddr, WrittenConditions>,
     unsynced: BTreeSet<Stream>,
     /// When the figures are counted again; `None` while nothing changed.
     count_at: Option<Instant>,
-    /// Messages of writes that keep failing, so that each is logged once.
-    failing: BTreeMap<&'static str, Failure>,
+    health: BTreeMap<WriteKind, WriteHealth>,
     writer: Writer<Job, Outcome>,
     client: Client,
     namespace: String,
@@ -81,6 +80,7 @@ impl Owner {
         namespace: String,
         recorder: Recorder,
         metrics: Metrics,
+        readiness: Readiness,
         heartbeat: Heartbeat,
     ) -> Self {
         Owner {
@@ -88,10 +88,12 @@ impl Owner {
             configuration: Configuration::new(namespace.clone()),
             pools: PoolStatuses::default(),
             verdict: Verdict::default(),
-            times: BTreeMap::new(),
+            written: BTreeMap::new(),
             unsynced: Stream::ALL.into_iter().collect(),
             count_at: None,
-            failing: BTreeMap::new(),
+            health: WriteKind::ALL
+                .map(|kind| (kind, WriteHealth::new(&readiness, kind.rule())))
+                .into(),
             writer: Writer::new(WRITES),
             client,
             namespace,
@@ -136,7 +138,8 @@ impl Owner {
             self.controller.next_deadline().map(|at| self.start + at),
             self.pools.deadline(),
             self.verdict.deadline(),
-            self.count_at,
+            // Nothing is counted before that.
+            self.count_at.filter(|_| self.controller.is_synced()),
         ]
         .into_iter()
         .flatten()
@@ -148,12 +151,12 @@ impl Owner {
         match news {
             News::Core(input) => {
                 if let Input::VirtualIpGone(address) = &*input {
-                    self.times.remove(address);
+                    self.written.remove(address);
                 }
                 self.handle(*input);
             }
-            News::VirtualIp(object, times) => {
-                self.times.insert(object.address, times);
+            News::VirtualIp(object, written) => {
+                self.written.insert(object.address, written);
                 self.handle(Input::VirtualIp(*object));
             }
             News::Pool(key, pool) => {
@@ -205,6 +208,9 @@ impl Owner {
             self.pools.want(&usage);
             self.pools.wake(now);
         }
+        for health in self.health.values_mut() {
+            health.lapse(now);
+        }
         self.report(now);
     }
 
@@ -214,7 +220,7 @@ impl Owner {
             let write = pools::write(self.client.clone(), self.namespace.clone(), pool.clone(), counters);
             self.writer.submit(Job::Pool(pool), async move {
                 Outcome {
-                    kind: "pool_status",
+                    kind: WriteKind::PoolStatus,
                     result: write.await,
                     counters,
                 }
@@ -224,7 +230,7 @@ impl Owner {
             let write = verdict::write(self.client.clone(), self.namespace.clone(), state);
             self.writer.submit(Job::Verdict, async move {
                 Outcome {
-                    kind: "configuration_state",
+                    kind: WriteKind::ConfigurationState,
                     result: write.await,
                     counters: IpAddressPoolStatus::default(),
                 }
@@ -245,17 +251,17 @@ impl Owner {
     }
 
     fn write(&mut self, write: Write) {
-        let kind = write_kind(&write);
+        let kind = WriteKind::of(&write);
         debug!(?write, "writing");
-        let times = match &write {
-            Write::SetVirtualIpStatus { address, .. } => self.times.get(address).cloned().unwrap_or_default(),
-            _ => ConditionTimes::new(),
+        let written = match &write {
+            Write::SetVirtualIpStatus { address, .. } => self.written.get(address).cloned().unwrap_or_default(),
+            _ => WrittenConditions::default(),
         };
         let key = write.key();
         let client = self.client.clone();
         self.writer.submit(Job::Core(key), async move {
             // Boxed when it starts, so that a write that waits takes no more than what it says.
-            let request = Box::pin(writes::perform(client, write, times, Timestamp::now()));
+            let request = Box::pin(writes::perform(client, write, written, Timestamp::now()));
             Outcome {
                 kind,
                 result: request.await,
@@ -266,9 +272,11 @@ impl Owner {
 
     fn written(&mut self, job: Job, outcome: Outcome) {
         let Outcome { kind, result, counters } = outcome;
-        self.metrics.write(kind, &result);
-        self.log_failure(kind, &job, &result);
         let now = Instant::now();
+        self.metrics.write(kind, &result);
+        if let Some(health) = self.health.get_mut(&kind) {
+            health.outcome(&result, &job, now);
+        }
         match job {
             Job::Core(key) => {
                 let result = result.map_err(writes::core_error);
@@ -276,25 +284,6 @@ impl Owner {
             }
             Job::Pool(pool) => self.pools.written(&pool, result.as_ref().map(|()| counters), now),
             Job::Verdict => self.verdict.written(&result, now),
-        }
-    }
-
-    /// A conflict is news in itself and follows by watch; the rest is logged once per kind of write and kind of failure.
-    fn log_failure(&mut self, kind: &'static str, job: &Job, result: &Result<(), Failure>) {
-        match result {
-            Ok(()) => {
-                if self.failing.remove(kind).is_some() {
-                    info!(kind, "writes work again");
-                }
-            }
-            Err(Failure::Conflict | Failure::Gone) => debug!(?job, "write lost a race"),
-            Err(failure) => {
-                let known = self.failing.get(kind).map(Failure::as_str);
-                if known != Some(failure.as_str()) {
-                    warn!(kind, ?job, "cannot write: {failure}");
-                    self.failing.insert(kind, failure.clone());
-                }
-            }
         }
     }
 
@@ -311,19 +300,9 @@ impl Owner {
         } else {
             info!(%service, reason, "{message}");
         }
-        self.recorder.record(Note {
-            about: ObjectReference {
-                api_version: Some("v1".to_owned()),
-                kind: Some("Service".to_owned()),
-                namespace: Some(service.namespace),
-                name: Some(service.name),
-                uid: Some(uid),
-                ..ObjectReference::default()
-            },
-            warning,
-            reason,
-            message,
-        });
+        let about = (service.namespace, service.name);
+        self.recorder
+            .record(Note::on_service(about, uid, warning, reason, message));
     }
 }
 
@@ -339,3 +318,6 @@ fn event_words(kind: EventKind) -> (bool, &'static str) {
         EventKind::AnnounceFailed => (true, names::reasons::ANNOUNCE_FAILED),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -60,6 +60,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         namespace.clone(),
         recorder,
         metrics,
+        readiness.clone(),
         heartbeat.clone(),
     );
     tasks.spawn("owner", owner.run(inputs, stop.clone()));

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use ferrolb_api::names::{CONTROLLER_MANAGER, configuration_state as names, labels};
 use ferrolb_api::{ConfigurationResult, ConfigurationState};
 use ferrolb_runtime::apply::{self, Failure};
+use ferrolb_runtime::text::shortened;
 use jiff::Timestamp;
 use kube::api::{PartialObjectMeta, Patch, PatchParams};
 use kube::{Api, Client};
@@ -41,7 +42,7 @@ pub(crate) struct State {
 impl Verdict {
     /// The verdict is this now: one line per object that is left out, none when all are in force.
     pub(crate) fn want(&mut self, lines: &[String], now: Instant, time: Timestamp) {
-        let lines = shortened(lines.join("\n"));
+        let lines = shortened(lines.join("\n"), MAX_MESSAGE);
         let old = self.wanted.as_ref();
         if old.is_some_and(|old| old.lines == lines) {
             return;
@@ -94,7 +95,7 @@ pub(crate) async fn write(client: Client, namespace: String, state: State) -> Re
     let states = Api::<PartialObjectMeta<ConfigurationState>>::namespaced(client, &namespace);
     let params = PatchParams::apply(CONTROLLER_MANAGER).force();
     apply::within(states.patch(names::CONTROLLER, &params, &Patch::Apply(object()))).await?;
-    apply::apply_status(&states, names::CONTROLLER, CONTROLLER_MANAGER, true, status(&state)).await?;
+    apply::apply_status(&states, names::CONTROLLER, CONTROLLER_MANAGER, status(&state)).await?;
     Ok(())
 }
 
@@ -128,18 +129,6 @@ fn status(state: &State) -> Value {
             }],
         },
     })
-}
-
-fn shortened(mut text: String) -> String {
-    if text.len() > MAX_MESSAGE {
-        let mut end = MAX_MESSAGE - "…".len();
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        text.truncate(end);
-        text.push('…');
-    }
-    text
 }
 
 #[cfg(test)]

@@ -10,23 +10,110 @@ use std::net::IpAddr;
 use ferrolb_api::names::{CONTROLLER_MANAGER, annotations};
 use ferrolb_api::{self as api};
 use ferrolb_controller_core::{Write, WriteError};
-use ferrolb_model::{Claim, Condition, ConditionType, Placement, VirtualIpName};
+use ferrolb_model::{Claim, Condition as OwnCondition, ConditionType, Placement, VirtualIpName};
 use ferrolb_runtime::apply::{self, Failure};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{PartialObjectMeta, PostParams};
 use kube::core::ObjectMeta;
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
-/// Since when each condition of a VirtualIP has had its status, as its object says.
-pub(crate) type ConditionTimes = BTreeMap<ConditionType, (bool, Timestamp)>;
+/// What a VirtualIP's object says of its conditions and the core does not keep. The list is written as a whole, so what
+/// is not ours has to be written along.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct WrittenConditions {
+    /// Since when each of ours has had its status.
+    pub(crate) since: BTreeMap<ConditionType, (bool, Timestamp)>,
+    /// Those of somebody else.
+    pub(crate) others: Vec<Condition>,
+}
 
-/// Does one write. `times` are those of the VirtualIP that the write is about, `now` the time of conditions that change.
+impl WrittenConditions {
+    /// Those of `object`.
+    pub(crate) fn of(object: &api::VirtualIp) -> Self {
+        let mut written = WrittenConditions::default();
+        for condition in object.status.iter().flat_map(|status| &status.conditions) {
+            let ours = [ConditionType::Allocated, ConditionType::Announced];
+            match ours.into_iter().find(|kind| kind.as_str() == condition.type_) {
+                Some(kind) => {
+                    let since = (condition.status == "True", condition.last_transition_time.0);
+                    written.since.insert(kind, since);
+                }
+                None => written.others.push(condition.clone()),
+            }
+        }
+        written
+    }
+}
+
+/// One kind of write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum WriteKind {
+    VirtualIpCreate,
+    VirtualIpUpdate,
+    VirtualIpDelete,
+    VirtualIpStatus,
+    ServiceStatus,
+    PoolStatus,
+    ConfigurationState,
+}
+
+impl WriteKind {
+    pub(crate) const ALL: [WriteKind; 7] = [
+        WriteKind::VirtualIpCreate,
+        WriteKind::VirtualIpUpdate,
+        WriteKind::VirtualIpDelete,
+        WriteKind::VirtualIpStatus,
+        WriteKind::ServiceStatus,
+        WriteKind::PoolStatus,
+        WriteKind::ConfigurationState,
+    ];
+
+    /// The kind of a write of the core.
+    pub(crate) fn of(write: &Write) -> Self {
+        match write {
+            Write::CreateVirtualIp { .. } => WriteKind::VirtualIpCreate,
+            Write::UpdateVirtualIp { .. } => WriteKind::VirtualIpUpdate,
+            Write::DeleteVirtualIp { .. } => WriteKind::VirtualIpDelete,
+            Write::SetVirtualIpStatus { .. } => WriteKind::VirtualIpStatus,
+            Write::SetServiceStatus { .. } => WriteKind::ServiceStatus,
+        }
+    }
+
+    /// One word, for metric labels.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            WriteKind::VirtualIpCreate => "virtual_ip_create",
+            WriteKind::VirtualIpUpdate => "virtual_ip_update",
+            WriteKind::VirtualIpDelete => "virtual_ip_delete",
+            WriteKind::VirtualIpStatus => "virtual_ip_status",
+            WriteKind::ServiceStatus => "service_status",
+            WriteKind::PoolStatus => "pool_status",
+            WriteKind::ConfigurationState => "configuration_state",
+        }
+    }
+
+    /// The rule it needs: verb and resource.
+    pub(crate) fn rule(self) -> &'static str {
+        match self {
+            WriteKind::VirtualIpCreate => "create virtualips",
+            WriteKind::VirtualIpUpdate => "patch virtualips",
+            WriteKind::VirtualIpDelete => "delete virtualips",
+            WriteKind::VirtualIpStatus => "patch virtualips/status",
+            WriteKind::ServiceStatus => "patch services/status",
+            WriteKind::PoolStatus => "patch ipaddresspools/status",
+            WriteKind::ConfigurationState => "patch configurationstates",
+        }
+    }
+}
+
+/// Does one write. `written` is what stands at the VirtualIP that it is about, `now` the time of conditions that change.
 pub(crate) async fn perform(
     client: Client,
     write: Write,
-    times: ConditionTimes,
+    written: WrittenConditions,
     now: Timestamp,
 ) -> Result<(), Failure> {
     match write {
@@ -82,7 +169,7 @@ pub(crate) async fn perform(
             conditions,
             resource_version,
         } => {
-            let body = virtual_ip_status(placement.as_ref(), &conditions, &times, now);
+            let body = virtual_ip_status(placement.as_ref(), &conditions, &written, now);
             let name = VirtualIpName::of(address).to_string();
             apply::merge_status(&virtual_ips(client), &name, &resource_version, CONTROLLER_MANAGER, body).await?;
         }
@@ -107,6 +194,7 @@ pub(crate) fn core_error(failure: Failure) -> WriteError {
         Failure::Conflict => WriteError::Conflict,
         Failure::ForeignManager(manager) => WriteError::ForeignManager(manager),
         Failure::Gone => WriteError::Gone,
+        Failure::Forbidden(message) => WriteError::Forbidden(message),
         Failure::Refused(message) => WriteError::Refused(message),
         Failure::Unavailable(message) => WriteError::Unavailable(message),
     }
@@ -128,15 +216,15 @@ fn wire_claim(claim: Claim) -> api::Claim {
 /// Null takes a field away (RFC 7396); the announcer, which the speaker writes, is not named and so stays.
 fn virtual_ip_status(
     placement: Option<&Placement>,
-    conditions: &BTreeMap<ConditionType, Condition>,
-    times: &ConditionTimes,
+    conditions: &BTreeMap<ConditionType, OwnCondition>,
+    written: &WrittenConditions,
     now: Timestamp,
 ) -> Value {
     let placement = placement.map(|p| json!({ "owner": p.owner, "standbys": p.standbys, "epoch": p.epoch }));
     let conditions = conditions
         .iter()
         .map(|(kind, condition)| {
-            let since = match times.get(kind) {
+            let since = match written.since.get(kind) {
                 Some((status, since)) if *status == condition.status => *since,
                 _ => now,
             };
@@ -148,6 +236,7 @@ fn virtual_ip_status(
                 "lastTransitionTime": seconds(since),
             })
         })
+        .chain(written.others.iter().map(|condition| json!(condition)))
         .collect::<Vec<_>>();
     json!({ "status": { "placement": placement, "conditions": conditions } })
 }
@@ -191,7 +280,7 @@ mod tests {
 
     #[test]
     fn a_condition_keeps_its_time_until_its_status_changes() {
-        let condition = |status| Condition {
+        let condition = |status| OwnCondition {
             status,
             reason: "R".into(),
             message: "m".into(),
@@ -202,14 +291,38 @@ mod tests {
         ]);
         let before = Timestamp::UNIX_EPOCH;
         let now = "2026-01-02T03:04:05.678Z".parse().unwrap();
-        let times = ConditionTimes::from([
-            (ConditionType::Allocated, (true, before)),
-            (ConditionType::Announced, (true, before)),
-        ]);
-        let body = virtual_ip_status(None, &conditions, &times, now);
+        let written = WrittenConditions {
+            since: BTreeMap::from([
+                (ConditionType::Allocated, (true, before)),
+                (ConditionType::Announced, (true, before)),
+            ]),
+            others: Vec::new(),
+        };
+        let body = virtual_ip_status(None, &conditions, &written, now);
         assert_eq!(body["status"]["placement"], Value::Null);
         let time = |index: usize| body["status"]["conditions"][index]["lastTransitionTime"].clone();
         assert_eq!(time(0), "1970-01-01T00:00:00Z");
         assert_eq!(time(1), "2026-01-02T03:04:05Z");
+    }
+
+    #[test]
+    fn conditions_of_others_stay() {
+        let other = json!({
+            "type": "Reachable", "status": "Unknown", "reason": "NotProbed", "message": "",
+            "lastTransitionTime": "2026-01-02T03:04:05Z",
+        });
+        let own = json!({
+            "type": "Allocated", "status": "True", "reason": "Assigned", "message": "",
+            "lastTransitionTime": "2026-01-02T03:04:05Z",
+        });
+        let object = serde_json::from_value(json!({
+            "apiVersion": "ferrolb.io/v1alpha1", "kind": "VirtualIP", "metadata": { "name": "192.0.2.1" },
+            "spec": { "address": "192.0.2.1", "claims": [] },
+            "status": { "conditions": [other, own] },
+        }))
+        .unwrap();
+        let written = WrittenConditions::of(&object);
+        let body = virtual_ip_status(None, &BTreeMap::new(), &written, Timestamp::UNIX_EPOCH);
+        assert_eq!(body["status"]["conditions"], json!([other]));
     }
 }

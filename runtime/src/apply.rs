@@ -28,6 +28,9 @@ pub enum Failure {
     /// The object does not exist any more.
     #[error("the object is gone")]
     Gone,
+    /// A rule is missing, or not loaded yet by an API server that starts: later it may work. The text is its message.
+    #[error("forbidden: {0}")]
+    Forbidden(String),
     /// The API server refuses it, and would again; the text is its message.
     #[error("refused: {0}")]
     Refused(String),
@@ -43,6 +46,7 @@ impl Failure {
             Failure::Conflict => "conflict",
             Failure::ForeignManager(_) => "foreign_manager",
             Failure::Gone => "gone",
+            Failure::Forbidden(_) => "forbidden",
             Failure::Refused(_) => "refused",
             Failure::Unavailable(_) => "unavailable",
         }
@@ -65,9 +69,17 @@ fn of_status(status: &Status) -> Failure {
         409 => foreign_manager(status).map_or(Failure::Conflict, Failure::ForeignManager),
         // Without a name it is the resource that is missing, not the object: its definition may yet come.
         404 if status.details.as_ref().is_some_and(|d| !d.name.is_empty()) => Failure::Gone,
+        // A namespace on its way out takes nothing new, which no rule would change.
+        403 if has_cause(status, "NamespaceTerminating") => Failure::Gone,
+        403 => Failure::Forbidden(message()),
         401 | 404 | 408 | 410 | 429 | 500.. => Failure::Unavailable(message()),
         _ => Failure::Refused(message()),
     }
+}
+
+fn has_cause(status: &Status, reason: &str) -> bool {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    causes.into_iter().any(|cause| cause.reason == reason)
 }
 
 /// The manager named by a server-side apply conflict: `conflict with "manager" using v1 at ...`.
@@ -87,12 +99,8 @@ pub async fn merge<K>(api: &Api<K>, name: &str, version: &str, manager: &str, bo
 where
     K: Clone + DeserializeOwned + Debug,
 {
-    let body = with_version(body, version);
-    let params = PatchParams {
-        field_manager: Some(manager.to_owned()),
-        ..PatchParams::default()
-    };
-    within(api.patch(name, &params, &Patch::Merge(body))).await
+    let (params, patch) = conditional(version, manager, body);
+    within(api.patch(name, &params, &patch)).await
 }
 
 /// Like [`merge`], through the status subresource.
@@ -100,25 +108,17 @@ pub async fn merge_status<K>(api: &Api<K>, name: &str, version: &str, manager: &
 where
     K: Clone + DeserializeOwned + Debug,
 {
-    let body = with_version(body, version);
-    let params = PatchParams {
-        field_manager: Some(manager.to_owned()),
-        ..PatchParams::default()
-    };
-    within(api.patch_status(name, &params, &Patch::Merge(body))).await
+    let (params, patch) = conditional(version, manager, body);
+    within(api.patch_status(name, &params, &patch)).await
 }
 
-/// Server-side apply through the status subresource, without a precondition. `force` takes fields from other managers:
-/// only for objects that are ours alone.
-pub async fn apply_status<K>(api: &Api<K>, name: &str, manager: &str, force: bool, body: Value) -> Result<K, Failure>
+/// Server-side apply through the status subresource, without a precondition. It takes fields from other managers: only
+/// for objects that are ours alone.
+pub async fn apply_status<K>(api: &Api<K>, name: &str, manager: &str, body: Value) -> Result<K, Failure>
 where
     K: Clone + DeserializeOwned + Debug,
 {
-    let params = PatchParams {
-        field_manager: Some(manager.to_owned()),
-        force,
-        ..PatchParams::default()
-    };
+    let params = PatchParams::apply(manager).force();
     within(api.patch_status(name, &params, &Patch::Apply(body))).await
 }
 
@@ -146,6 +146,14 @@ pub async fn within<T>(request: impl Future<Output = kube::Result<T>>) -> Result
             WRITE_TIMEOUT.as_secs()
         ))),
     }
+}
+
+fn conditional(version: &str, manager: &str, body: Value) -> (PatchParams, Patch<Value>) {
+    let params = PatchParams {
+        field_manager: Some(manager.to_owned()),
+        ..PatchParams::default()
+    };
+    (params, Patch::Merge(with_version(body, version)))
 }
 
 fn with_version(mut body: Value, version: &str) -> Value {
@@ -203,7 +211,12 @@ mod tests {
             ),
             (
                 r#"{"code":403,"reason":"Forbidden","message":"m"}"#,
-                Failure::Refused("m".into()),
+                Failure::Forbidden("m".into()),
+            ),
+            (
+                r#"{"code":403,"reason":"Forbidden","message":"m","details":{"causes":[{"reason":"NamespaceTerminating",
+                    "message":"namespace shop is being terminated","field":"metadata.namespace"}]}}"#,
+                Failure::Gone,
             ),
             (
                 r#"{"code":422,"reason":"Invalid","message":"m"}"#,

@@ -119,6 +119,37 @@ fn one_line(report: &str) -> String {
         .join(" ")
 }
 
+/// A class, such as `loadBalancerClass`, as the API server accepts it: a qualified name, `[prefix/]name`.
+///
+/// # Errors
+/// Says what a class looks like.
+pub fn class(text: &str) -> Result<String, String> {
+    let (prefix, name) = match text.split_once('/') {
+        Some((prefix, name)) => (Some(prefix), name),
+        None => (None, text),
+    };
+    let fits = (1..=63).contains(&name.len())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.ends_with(|c: char| c.is_ascii_alphanumeric());
+    if fits && prefix.is_none_or(is_subdomain) {
+        Ok(text.to_owned())
+    } else {
+        Err("a class looks like example.com/internal; leave the flag out to serve what has none".to_owned())
+    }
+}
+
+/// Whether the API server would accept it for the name of most objects (RFC 1123 subdomain).
+pub fn is_subdomain(text: &str) -> bool {
+    let alphanumeric = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let label = |part: &str| {
+        part.starts_with(alphanumeric)
+            && part.ends_with(alphanumeric)
+            && part.chars().all(|c| alphanumeric(c) || c == '-')
+    };
+    text.len() <= 253 && text.split('.').all(label)
+}
+
 /// A name that the API server would accept for a namespace (RFC 1123 label).
 fn dns_label(text: &str) -> Result<String, String> {
     let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
@@ -165,6 +196,29 @@ mod tests {
             assert!(line.starts_with("error: "), "{line}");
             assert!(line.contains(says), "{line}");
             assert!(!line.contains('\n'), "{line}");
+        }
+    }
+
+    #[test]
+    fn classes_are_qualified_names() {
+        for good in ["internal", "example.com/internal", "a/B_c.d-9", "1"] {
+            assert_eq!(class(good), Ok(good.to_owned()));
+        }
+        let long = format!("example.com/{}", "a".repeat(64));
+        for bad in [
+            "",
+            "/",
+            "a/",
+            "/a",
+            "a/b/c",
+            "-a",
+            "a_",
+            "Example.com/a",
+            "a..b/c",
+            "with space",
+            &long,
+        ] {
+            assert!(class(bad).is_err(), "{bad}");
         }
     }
 

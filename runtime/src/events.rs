@@ -1,7 +1,8 @@
 //! Kubernetes events, as `kubectl describe` shows them: best effort, and never in the way of the work.
 //!
 //! The queue is bounded; what does not fit is counted and dropped. Events are posted one after the other, so a burst of
-//! them cannot crowd out the writes that matter. Repetitions are for the caller to avoid.
+//! them cannot crowd out the writes that matter. Repetitions are for the caller to avoid. What keeps events from being
+//! recorded is logged when it begins, changes and ends.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -14,9 +15,10 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{info, warn};
 
-use crate::apply::within;
+use crate::apply::{Failure, within};
+use crate::text::shortened;
 
 /// Events that may wait.
 const QUEUE: usize = 1024;
@@ -47,6 +49,31 @@ pub struct Note {
     pub message: String,
 }
 
+impl Note {
+    /// An event on the Service `namespace`/`name` with this `uid`.
+    pub fn on_service(
+        (namespace, name): (String, String),
+        uid: String,
+        warning: bool,
+        reason: &'static str,
+        message: String,
+    ) -> Self {
+        Note {
+            about: ObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("Service".to_owned()),
+                namespace: Some(namespace),
+                name: Some(name),
+                uid: Some(uid),
+                ..ObjectReference::default()
+            },
+            warning,
+            reason,
+            message,
+        }
+    }
+}
+
 impl Recorder {
     /// Records an event, if there is room for it.
     pub fn record(&self, note: Note) {
@@ -63,6 +90,8 @@ pub struct Poster {
     component: &'static str,
     host: String,
     dropped: Counter,
+    /// What keeps events from being recorded, in a word.
+    trouble: Option<&'static str>,
 }
 
 /// A recorder whose events carry `component` as their source, and `host` as the node (empty: none). Dropped events are
@@ -86,6 +115,7 @@ pub fn recorder(
         component,
         host: host.into(),
         dropped: dropped.clone(),
+        trouble: None,
     };
     let recorder = Recorder { queue: sender, dropped };
     (recorder, poster)
@@ -107,13 +137,24 @@ impl Poster {
         }
     }
 
-    async fn post(&self, note: Note) {
+    async fn post(&mut self, note: Note) {
         let event = event(note, self.component, &self.host, Timestamp::now());
         let namespace = event.metadata.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
         let api = Api::<Event>::namespaced(self.client.clone(), namespace);
-        if let Err(failure) = within(api.create(&PostParams::default(), &event)).await {
-            self.dropped.inc();
-            debug!(reason = event.reason, "event not recorded: {failure}");
+        match within(api.create(&PostParams::default(), &event)).await {
+            // Nothing can be said in a namespace that is on its way out.
+            Ok(_) | Err(Failure::Gone) => {
+                if self.trouble.take().is_some() {
+                    info!("events are recorded again");
+                }
+            }
+            Err(failure) => {
+                self.dropped.inc();
+                let known = self.trouble.replace(failure.as_str());
+                if known != self.trouble {
+                    warn!(reason = event.reason, "cannot create events: {failure}");
+                }
+            }
         }
     }
 }
@@ -137,7 +178,7 @@ fn event(note: Note, component: &'static str, host: &str, now: Timestamp) -> Eve
         involved_object: note.about,
         type_: Some(if note.warning { "Warning" } else { "Normal" }.to_owned()),
         reason: Some(note.reason.to_owned()),
-        message: Some(shortened(note.message)),
+        message: Some(shortened(note.message, MAX_MESSAGE)),
         count: Some(1),
         first_timestamp: Some(Time(now)),
         last_timestamp: Some(Time(now)),
@@ -149,18 +190,6 @@ fn event(note: Note, component: &'static str, host: &str, now: Timestamp) -> Eve
         reporting_instance: host,
         ..Event::default()
     }
-}
-
-fn shortened(mut message: String) -> String {
-    if message.len() > MAX_MESSAGE {
-        let mut end = MAX_MESSAGE - "…".len();
-        while !message.is_char_boundary(end) {
-            end -= 1;
-        }
-        message.truncate(end);
-        message.push('…');
-    }
-    message
 }
 
 #[cfg(test)]

@@ -14,5 +14,7 @@ pub mod events;
 pub mod logs;
 pub mod readiness;
 pub mod tasks;
+pub mod text;
 pub mod watch;
+pub mod write_health;
 pub mod writer;

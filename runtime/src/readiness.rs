@@ -29,6 +29,16 @@ impl Readiness {
         check
     }
 
+    /// Adds a check that stands well until its owner says otherwise.
+    pub fn sound_check(&self, name: impl Into<String>) -> Check {
+        let check = Check {
+            name: name.into(),
+            readiness: self.clone(),
+        };
+        check.ready();
+        check
+    }
+
     /// Every check that is not ready, with why, in order of name.
     pub fn missing(&self) -> Vec<(String, String)> {
         self.lock()

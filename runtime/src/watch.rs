@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use k8s_openapi::NamespaceResourceScope;
 use kube::api::{ListParams, VersionMatch, WatchEvent, WatchParams};
-use kube::core::{DeserializeGuard, Status};
+use kube::core::{DeserializeGuard, ObjectList, Status};
 use kube::{Api, Client, Error, Resource, ResourceExt};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -42,6 +42,9 @@ use crate::readiness::Readiness;
 
 /// Objects per list request: large enough to be quick, small enough that a page weighs little in memory.
 const PAGE: u32 = 100;
+
+/// Time for one list request from its beginning to the end of the answer, which a server may begin and never finish.
+const PAGE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A watch ends after this long, plus up to [`WATCH_JITTER_SECS`]; a server that went silent without the kernel
 /// noticing (a proxy in between) is found out then.
@@ -170,7 +173,8 @@ impl<K: Resource<DynamicType = ()>> Source<K> {
         self
     }
 
-    /// Lists may be answered from the API server's cache: right for a program of which one runs on every node.
+    /// The first list may be answered from the API server's cache, whole and a little late: right for a program of which
+    /// one runs on every node, and for objects of which a list without pages is not too large.
     #[must_use]
     pub fn cached(mut self) -> Self {
         self.cached = true;
@@ -326,7 +330,8 @@ where
         let mut params = ListParams {
             label_selector: self.source.labels.clone(),
             field_selector: self.source.fields.clone(),
-            limit: Some(PAGE),
+            // A list with a limit is never taken from the cache.
+            limit: (!cached).then_some(PAGE),
             ..ListParams::default()
         };
         if cached {
@@ -335,7 +340,7 @@ where
         }
         let mut seen = BTreeSet::new();
         let version = loop {
-            let page = self.source.api.list(&params).await.map_err(|e| Break::of("list", e))?;
+            let page = self.page(&params).await?;
             for object in page.items {
                 let key = ObjectKey::of(&object);
                 seen.insert(key.clone());
@@ -356,6 +361,17 @@ where
         }
         self.health.listed();
         Ok(version)
+    }
+
+    async fn page(&self, params: &ListParams) -> Result<ObjectList<DeserializeGuard<K>>, Break> {
+        match tokio::time::timeout(PAGE_TIMEOUT, self.source.api.list(params)).await {
+            Ok(page) => page.map_err(|error| Break::of("list", error)),
+            Err(_) => Err(Break::Problem(Problem {
+                kind: ProblemKind::Unreachable,
+                verb: "list",
+                message: format!("no complete answer within {} s", PAGE_TIMEOUT.as_secs()),
+            })),
+        }
     }
 
     /// Tells changes from `version` on, which it keeps up to date, until the server ends the watch in its time.

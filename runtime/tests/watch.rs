@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-/// One answer: the query it is for must contain `asks`, and `lacks` nothing of what is named there.
+/// One answer: the query it is for must contain `asks`, and `lacks` nothing of what is named there. Without a status it
+/// never comes.
 struct Answer {
     asks: &'static [&'static str],
     lacks: &'static [&'static str],
@@ -80,6 +81,14 @@ fn event(kind: &str, object: Value) -> Value {
 
 /// Runs a watch against the script and gives what it tells until `last` comes, and what `/readyz` lacked at each request.
 async fn told(script: Vec<Answer>, last: &str) -> (Vec<String>, Vec<Vec<(String, String)>>) {
+    told_of(|source| source, script, last).await
+}
+
+async fn told_of(
+    choose: impl FnOnce(Source<Service>) -> Source<Service>,
+    script: Vec<Answer>,
+    last: &str,
+) -> (Vec<String>, Vec<Vec<(String, String)>>) {
     let script = Arc::new(Mutex::new(VecDeque::from(script)));
     let readiness = Readiness::default();
     let lacking = Arc::new(Mutex::new(Vec::new()));
@@ -89,8 +98,8 @@ async fn told(script: Vec<Answer>, last: &str) -> (Vec<String>, Vec<Vec<(String,
         let answer = script.lock().unwrap().pop_front();
         log.lock().unwrap().push(checks.missing());
         async move {
-            let Some(answer) = answer else {
-                // The script is over: this one stays open for ever.
+            let Some(answer) = answer.filter(|answer| answer.status != 0) else {
+                // The script is over, or wants it so: this one stays open for ever.
                 return std::future::pending::<Result<Response<Body>, std::io::Error>>().await;
             };
             for part in answer.asks {
@@ -108,7 +117,7 @@ async fn told(script: Vec<Answer>, last: &str) -> (Vec<String>, Vec<Vec<(String,
     let (sender, mut inputs) = mpsc::channel(1);
     let stop = CancellationToken::new();
     let watching = tokio::spawn(watch(
-        Source::<Service>::all(&client),
+        choose(Source::<Service>::all(&client)),
         readiness,
         Metrics::default(),
         sender,
@@ -230,4 +239,43 @@ async fn a_missing_rule_is_named_and_heals_by_itself() {
             vec![]
         ]
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_never_comes_is_given_up() {
+    let never = Answer {
+        asks: &["limit="],
+        lacks: &["watch="],
+        status: 0,
+        body: String::new(),
+    };
+    let script = vec![
+        never,
+        list(&["limit="], &["watch="], "9", "", json!([service("a", "1")])),
+        events(&["watch="], &[]),
+    ];
+    let patience = std::time::Duration::from_secs(60);
+    let (_, lacking) = tokio::time::timeout(patience, told(script, "synced")).await.unwrap();
+    assert!(
+        lacking[1][0].1.contains("no complete answer within 30 s"),
+        "{lacking:?}"
+    );
+}
+
+#[tokio::test]
+async fn only_the_first_list_is_taken_from_the_cache() {
+    let expired = json!({ "kind": "Status", "code": 410, "reason": "Expired", "message": "too old" });
+    let script = vec![
+        list(&["resourceVersion=0"], &["limit=", "watch="], "9", "", json!([])),
+        events(&["watch=", "resourceVersion=9"], &[event("ERROR", expired)]),
+        list(
+            &["limit="],
+            &["resourceVersion=", "watch="],
+            "20",
+            "",
+            json!([service("a", "10")]),
+        ),
+    ];
+    let (told, _) = told_of(Source::cached, script, "shop/a at 10").await;
+    assert_eq!(told, ["synced", "shop/a at 10"]);
 }
