@@ -8,7 +8,6 @@ use ferrolb_api::{Announcer, VirtualIp};
 use ferrolb_model::{ServiceId, VirtualIpName};
 use ferrolb_runtime::apply::{Failure, merge_status};
 use ferrolb_runtime::events::{Note, Recorder};
-use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use serde_json::json;
 
@@ -77,18 +76,8 @@ impl Api {
     }
 
     fn note(&self, service: ServiceId, uid: String, warning: bool, reason: &'static str, message: String) {
-        self.events.record(Note {
-            about: ObjectReference {
-                api_version: Some("v1".to_owned()),
-                kind: Some("Service".to_owned()),
-                namespace: Some(service.namespace),
-                name: Some(service.name),
-                uid: Some(uid),
-                ..ObjectReference::default()
-            },
-            warning,
-            reason,
-            message,
-        });
+        let about = (service.namespace, service.name);
+        self.events
+            .record(Note::on_service(about, uid, warning, reason, message));
     }
 }

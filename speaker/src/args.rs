@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use ferrolb_l2::NamePattern;
-use ferrolb_runtime::args::CommonArgs;
+use ferrolb_runtime::args::{CommonArgs, class, is_subdomain};
 
 /// Longest interval that makes sense between two refreshes of an announcement, in seconds: a day.
 const LONGEST_REFRESH: u64 = 86_400;
@@ -50,25 +50,10 @@ impl Args {
 
 /// A name that the API server would accept for a Node (RFC 1123 subdomain).
 fn node_name(text: &str) -> Result<String, String> {
-    let alphanumeric = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    let label = |part: &str| {
-        part.starts_with(alphanumeric)
-            && part.ends_with(alphanumeric)
-            && part.chars().all(|c| alphanumeric(c) || c == '-')
-    };
-    if text.len() <= 253 && text.split('.').all(label) {
+    if is_subdomain(text) {
         Ok(text.to_owned())
     } else {
         Err("a Node's name is up to 253 lower-case letters, digits, '-' and '.', as in `kubectl get nodes`".to_owned())
-    }
-}
-
-/// Any name; an empty one is a mistake, because no Service can have it.
-fn class(text: &str) -> Result<String, String> {
-    if text.is_empty() {
-        Err("a class is not empty; leave the flag out to serve Services without a class".to_owned())
-    } else {
-        Ok(text.to_owned())
     }
 }
 
@@ -100,6 +85,10 @@ mod tests {
             (vec!["--node-name=a", "--refresh-interval=-1"], "-1"),
             (vec!["--node-name=a", "--refresh-interval=86401"], "86400"),
             (vec!["--node-name=a", "--load-balancer-class="], "--load-balancer-class"),
+            (
+                vec!["--node-name=a", "--load-balancer-class=a b"],
+                "example.com/internal",
+            ),
         ] {
             let report = read(&args).unwrap_err().to_string();
             assert!(report.contains(says), "{args:?}: {report}");

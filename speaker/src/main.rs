@@ -26,7 +26,8 @@ use ferrolb_runtime::admin::{self, Admin, Version};
 use ferrolb_runtime::readiness::{Heartbeat, Readiness};
 use ferrolb_runtime::tasks::Tasks;
 use ferrolb_runtime::watch::{self, Source, watch};
-use ferrolb_runtime::{client, events, logs};
+use ferrolb_runtime::write_health::WriteHealth;
+use ferrolb_runtime::{args as common, client, events, logs};
 use ferrolb_speaker_core::{Effect, Input, Speaker};
 use k8s_openapi::api::core::v1::{Node, Service};
 use prometheus_client::registry::Registry;
@@ -50,9 +51,12 @@ const REPORTS: usize = 256;
 /// The owner task counts as stuck after this long.
 const STUCK: Duration = Duration::from_secs(30);
 
+/// What still blocks a thread at the end, a disk at most, gets this long.
+const END: Duration = Duration::from_millis(500);
+
 fn main() -> ExitCode {
     client::install_crypto();
-    let args: Args = ferrolb_runtime::args::parse();
+    let args: Args = common::parse();
     logs::init(&args.common);
     match run(args) {
         Ok(()) => ExitCode::SUCCESS,
@@ -65,14 +69,21 @@ fn main() -> ExitCode {
 
 /// One thread does everything but layer 2, which has its own: a slow API server cannot delay an answer.
 fn run(args: Args) -> anyhow::Result<()> {
-    tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .context("cannot build the runtime")?
-        .block_on(speak(args))
+        .context("cannot build the runtime")?;
+    let result = runtime.block_on(speak(args));
+    runtime.shutdown_timeout(END);
+    result
 }
 
 async fn speak(args: Args) -> anyhow::Result<()> {
+    // Nothing is asked of the API server yet.
+    let client = match client::connect(&args.common).await {
+        Ok(client) => client,
+        Err(error) => common::refuse::<Args>(error),
+    };
     let node = args.node_name.as_str();
     info!(node, version = env!("CARGO_PKG_VERSION"), "starting");
     let mut tasks = Tasks::new();
@@ -109,15 +120,13 @@ async fn speak(args: Args) -> anyhow::Result<()> {
     tasks.spawn("layer2", layer2.run(tasks.stop()));
     tasks.spawn("snapshot", store.keep(announced_out, tasks.stop()));
 
-    let client = client::connect(&args.common).await?;
     let mut registry = Registry::default();
     let board = Board::default();
     metrics::register(&mut registry, node, board.clone(), counters);
     let watches = watch::Metrics::register(&mut registry);
     let (recorder, poster) = events::recorder(client.clone(), "ferrolb-speaker", node, &mut registry);
     let heartbeat = Heartbeat::new(STUCK);
-    let writes = readiness.check("write virtualips/status", "not tried yet");
-    writes.ready();
+    let writes = WriteHealth::new(&readiness, "patch virtualips/status");
     let listener = admin::bind(args.common.admin_addr).await?;
     let admin = Admin {
         version: Version {

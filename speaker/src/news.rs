@@ -80,15 +80,12 @@ pub(crate) fn service(event: Event<Service>) -> Option<News> {
     Some(News::Input(Box::new(input)))
 }
 
-/// News of a VirtualIP. One that does not say what its name says is treated as if it were not there.
+/// News of a VirtualIP.
 pub(crate) fn virtual_ip(event: Event<VirtualIp>) -> Option<News> {
     let input = match event {
         Event::Applied(object) => match ferrolb_config::virtual_ip(&object) {
             Ok(view) => Input::VirtualIp(view),
-            Err(error) => {
-                warn!("{error}; it is left out");
-                Input::VirtualIpGone(VirtualIpName::parse(&ObjectKey::of(&object).name)?)
-            }
+            Err(error) => return unreadable("VirtualIP", &ObjectKey::of(&object), &error.to_string()),
         },
         Event::Gone(key) => Input::VirtualIpGone(VirtualIpName::parse(&key.name)?),
         Event::Invalid { key, error } => return unreadable("VirtualIP", &key, &error),

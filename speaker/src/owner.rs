@@ -18,13 +18,14 @@ use ferrolb_l2::{Fault, InterfaceChoice, InterfaceState, NamePattern, Report, Wa
 use ferrolb_runtime::apply::Failure;
 use ferrolb_runtime::backoff::Backoff;
 use ferrolb_runtime::readiness::{Check, Heartbeat};
+use ferrolb_runtime::write_health::WriteHealth;
 use ferrolb_runtime::writer::Writer;
 use ferrolb_speaker_core::{Announcement, Effect, Input, Speaker};
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use crate::api::Api;
 use crate::configuration::Configuration;
@@ -65,7 +66,7 @@ pub(crate) struct Ends {
     /// To `/readyz`: the engine runs.
     pub(crate) engine: Check,
     /// To `/readyz`: the API server takes what this speaker writes.
-    pub(crate) writes: Check,
+    pub(crate) writes: WriteHealth,
     /// To `/healthz`.
     pub(crate) heartbeat: Heartbeat,
 }
@@ -82,7 +83,6 @@ pub(crate) struct Owner {
     stale: bool,
     config_errors: Option<u64>,
     writer: Writer<IpAddr, Result<(), Failure>>,
-    refused: Option<Failure>,
     retry: Backoff,
     retry_at: Option<Instant>,
     publish_at: Option<Instant>,
@@ -107,7 +107,6 @@ impl Owner {
             stale: false,
             config_errors: None,
             writer: Writer::new(WRITES),
-            refused: None,
             retry: Backoff::new(RETRY.0, RETRY.1),
             retry_at: None,
             publish_at: None,
@@ -273,27 +272,8 @@ impl Owner {
     }
 
     fn written(&mut self, address: IpAddr, outcome: Result<(), Failure>, effects: &mut Vec<Effect>) {
+        self.ends.writes.outcome(&outcome, address, Instant::now().into_std());
         let ok = outcome.is_ok();
-        match outcome {
-            Ok(()) => {
-                if self.refused.take().is_some() {
-                    info!("status.announcer of VirtualIPs is written again");
-                    self.ends.writes.ready();
-                }
-            }
-            // The watch tells how the object is now; the core decides from that.
-            Err(failure @ (Failure::Conflict | Failure::Gone)) => debug!(%address, "status.announcer: {failure}"),
-            Err(failure) => {
-                let same = |old: &Failure| old.as_str() == failure.as_str();
-                if !self.refused.as_ref().is_some_and(same) {
-                    warn!(%address, "cannot write status.announcer of VirtualIPs: {failure}");
-                }
-                if matches!(failure, Failure::Refused(_)) {
-                    self.ends.writes.not_ready(failure.to_string());
-                }
-                self.refused = Some(failure);
-            }
-        }
         effects.extend(self.speaker.handle(Input::AnnouncerWritten { address, ok }));
     }
 
@@ -303,6 +283,7 @@ impl Owner {
             self.retry_at = None;
             if self.writer.is_empty() {
                 self.retry.reset();
+                self.ends.writes.settled();
             }
         } else if self.retry_at.is_none() {
             self.retry_at = Some(Instant::now() + self.retry.delay());

@@ -19,6 +19,7 @@ use super::*;
 use crate::news;
 
 const ADDRESS: &str = "192.0.2.7";
+const WRITES_RULE: &str = "patch virtualips/status";
 
 /// A request as the API server sees it.
 struct Asked {
@@ -50,8 +51,7 @@ impl Bench {
         let (wanted_in, wanted) = watch::channel(Arc::default());
         let (announced_in, announced) = watch::channel(Arc::default());
         let readiness = Readiness::default();
-        let writes = readiness.check("writes", "");
-        writes.ready();
+        let writes = WriteHealth::new(&readiness, WRITES_RULE);
         let ends = Ends {
             news,
             reports,
@@ -130,6 +130,10 @@ fn virtual_ip(version: &str) -> Value {
         "spec": {"address": ADDRESS, "pool": "lan", "claims": [{"namespace": "shop", "name": "web"}]},
         "status": {"placement": {"owner": "node-a", "epoch": 1}},
     })
+}
+
+fn key() -> ferrolb_runtime::watch::ObjectKey {
+    ferrolb_runtime::watch::ObjectKey::of(&read::<ferrolb_api::VirtualIp>(virtual_ip("1")))
 }
 
 /// An object of its kind.
@@ -221,7 +225,7 @@ async fn a_write_that_is_refused_is_said_and_tried_again() {
     assert!(
         missing
             .iter()
-            .any(|(name, why)| name == "writes" && why.contains("no rule allows it")),
+            .any(|(name, why)| name == WRITES_RULE && why.contains("no rule allows it")),
         "{missing:?}"
     );
     bench.status.store(200, Ordering::SeqCst);
@@ -230,9 +234,37 @@ async fn a_write_that_is_refused_is_said_and_tried_again() {
         .tell(news::virtual_ip(Event::Applied(read(virtual_ip("2")))))
         .await;
     bench.asked("/status").await;
-    assert!(bench.readiness.missing().iter().all(|(name, _)| name != "writes"));
+    assert!(bench.readiness.missing().iter().all(|(name, _)| name != WRITES_RULE));
     bench.stop.cancel();
     bench.owner.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_refused_and_not_wanted_any_more_is_forgotten() {
+    let mut bench = Bench::new();
+    bench.status.store(403, Ordering::SeqCst);
+    bench.tell_all_but_one_end().await;
+    bench.tell(news::virtual_ip(Event::Synced)).await;
+    bench.wanted.changed().await.unwrap();
+    bench.report(&["eth0"]).await;
+    for _ in 0..2 {
+        bench.asked("/status").await;
+    }
+    let refused = |bench: &Bench| bench.readiness.missing().iter().any(|(name, _)| name == WRITES_RULE);
+    assert!(refused(&bench));
+    bench.tell(news::virtual_ip(Event::Gone(key()))).await;
+    // No time passes while the owner has something to do.
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(!refused(&bench));
+    bench.stop.cancel();
+    bench.owner.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_virtual_ip_that_cannot_be_read_stays_as_it_was() {
+    let mut broken = virtual_ip("2");
+    broken["spec"]["address"] = json!("192.0.2.8");
+    assert!(news::virtual_ip(Event::Applied(read(broken))).is_none());
 }
 
 #[tokio::test]
