@@ -242,7 +242,8 @@ impl Table {
     }
 
     /// The interfaces as they are told to others, ordered by index.
-    pub fn states(&self) -> Vec<InterfaceState> {
+    #[cfg(test)]
+    fn states(&self) -> Vec<InterfaceState> {
         self.links.values().map(|link| link.state.clone()).collect()
     }
 

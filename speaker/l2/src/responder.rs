@@ -8,7 +8,6 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr};
 
-use crate::counters::Family;
 use crate::seam::Mac;
 use crate::wire::{Malformed, OwnedFrame, arp, ethernet, ndp};
 
@@ -158,15 +157,6 @@ pub fn respond(frame: &[u8], port: Port<'_>) -> Action {
     match decide(frame, port) {
         Ok(action) => action,
         Err(reason) => Action::Ignore(reason),
-    }
-}
-
-/// The protocol of a frame, as far as its EtherType tells.
-pub fn family(frame: &[u8]) -> Option<Family> {
-    match ethernet::Frame::new(frame).ok()?.header().ether_type {
-        ethernet::TYPE_ARP => Some(Family::Arp),
-        ethernet::TYPE_IPV6 => Some(Family::Ndp),
-        _ => None,
     }
 }
 
