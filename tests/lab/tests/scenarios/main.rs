@@ -95,6 +95,7 @@ fn main() -> std::process::ExitCode {
                     with_pool(outages::speaker_restarts_without_api),
                 )
                 .scenario("missing_rbac_rule", with_pool(outages::missing_rbac_rule))
+                .scenario("missing_write_rule", with_pool(outages::missing_write_rule))
                 .scenario("missing_crd", with_pool(outages::missing_crd))
                 .scenario("api_server_gone", with_pool(outages::api_server_gone)),
         )

@@ -212,6 +212,50 @@ pub(crate) async fn missing_rbac_rule(s: Scene) -> Result<()> {
     s.fence().await
 }
 
+/// A missing rule for a write: `/readyz` says which, and it heals without a restart.
+pub(crate) async fn missing_write_rule(s: Scene) -> Result<()> {
+    let role = s.json("clusterrole/ferrolb-controller").await?;
+    let rules = role["rules"].as_array().context("a ClusterRole has rules")?;
+    let index = rules
+        .iter()
+        .position(|rule| rule["resources"] == serde_json::json!(["services/status"]))
+        .context("no rule for services/status")?;
+    let change = |op: &str| {
+        let patch = serde_json::json!([{ "op": op, "path": format!("/rules/{index}"), "value": rules[index] }]);
+        let s = s.clone();
+        async move {
+            let patch = patch.to_string();
+            let args = [
+                "patch",
+                "clusterrole",
+                "ferrolb-controller",
+                "--type=json",
+                "-p",
+                &patch,
+            ];
+            s.kubectl(&args).await
+        }
+    };
+    change("remove").await?;
+    let said = async {
+        s.apply(&service("web", "web", "type: LoadBalancer")).await?;
+        s.controller_not_ready("services/status").await
+    }
+    .await;
+    change("add").await?;
+    let restored = Instant::now();
+    let said = said?;
+    ensure!(
+        said.contains("patch") && said.to_lowercase().contains("forbidden"),
+        "/readyz says: {said}"
+    );
+    s.addresses("web", 1).await?;
+    s.controller_ready().await?;
+    let healed = restored.elapsed();
+    ensure!(healed < CATCH_UP, "FerroLB took {healed:?} to use the rule");
+    Ok(())
+}
+
 /// A missing CRD: the log and `/readyz` say which, and it heals when the CRD is there.
 pub(crate) async fn missing_crd(s: Scene) -> Result<()> {
     let name = "l2advertisements.metallb.io";
