@@ -1,8 +1,9 @@
 //! Who announces an address at layer 2.
 //!
 //! The owner stays as long as it may announce; a choice is made only without one: highest preference of the
-//! advertisements, then fewest addresses, then the node of the Service's other address, then a fixed hash. Standbys
-//! stay in the same way, so that a node that comes or goes touches only the addresses it matters to.
+//! advertisements, then fewest addresses, the Service's other one not counted, then the node of that other one, then a
+//! fixed hash. So the families of a Service share a node and Services are spread. Standbys stay in the same way, so that
+//! a node that comes or goes touches only the addresses it matters to.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -274,14 +275,10 @@ impl Controller {
             .filter_map(|a| Some(self.allocator.record(a)?.placed.as_ref()?.owner.as_str()))
             .collect::<BTreeSet<_>>();
         let rank = |(node, score): (&'a str, u32)| {
+            let beside = siblings.contains(node);
             let owned = self.allocator.owned().get(node).copied().unwrap_or(0);
-            (
-                Reverse(score),
-                owned,
-                !siblings.contains(node),
-                hash(node, address),
-                node,
-            )
+            let owned = owned.saturating_sub(usize::from(beside));
+            (Reverse(score), owned, !beside, hash(node, address), node)
         };
         let mut ranked = nodes.map(rank).collect::<Vec<_>>();
         ranked.sort_unstable();

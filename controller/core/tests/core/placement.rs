@@ -252,15 +252,17 @@ fn while_an_advertisement_cannot_be_read_nothing_is_withdrawn() {
 }
 
 #[test]
-fn both_families_prefer_one_node_among_equals() {
-    let mut lab = Lab::started([pool("a", &["192.0.2.1-192.0.2.99", "2001:db8::/120"])]);
-    lab.set_endpoints(endpoints("web", &["n1"]));
-    edit(&mut lab, |c| {
-        c.l2_advertisements.get_mut("all").unwrap().node_selectors = vec![on("n1")]
-    });
-    lab.apply(dual(service("web", 1), FamilyPolicy::RequireDualStack));
-    lab.settle();
-    assert_eq!((lab.owner(ADDRESS), lab.owner("2001:db8::")), (Some("n1"), Some("n1")));
+fn both_families_share_a_node_and_services_spread() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1-192.0.2.99", "2001:db8::1-2001:db8::99"])]);
+    for n in 1..=6 {
+        lab.set_endpoints(endpoints(&format!("s{n}"), &["n1"]));
+        lab.apply(dual(service(&format!("s{n}"), n), FamilyPolicy::RequireDualStack));
+        lab.settle();
+        let (v4, v6) = (format!("192.0.2.{n}"), format!("2001:db8::{n}"));
+        assert_eq!(lab.owner(&v4), lab.owner(&v6), "s{n}");
+    }
+    let counts = lab.controller.addresses_per_node();
+    assert_eq!(counts.values().copied().collect::<Vec<_>>(), [4, 4, 4]);
 }
 
 #[test]
