@@ -89,6 +89,8 @@ pub(crate) async fn rolling_update(s: Scene) -> Result<()> {
     s.kubectl(&["set", "env", "deployment/web", "RELEASE=2"]).await?;
     s.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"])
         .await?;
+    // Until the last old pod is gone, not only until the last new one is there.
+    s.ready("web", 3).await?;
     let seen = client.stop()?;
     ensure!(seen.requests > 50, "too few requests to tell: {seen:?}");
     ensure!(seen.failed == 0, "requests failed twice in a row: {seen:?}");
