@@ -239,16 +239,12 @@ pub(crate) async fn missing_write_rule(s: Scene) -> Result<()> {
     change("remove").await?;
     let said = async {
         s.apply(&service("web", "web", "type: LoadBalancer")).await?;
-        s.controller_not_ready("services/status").await
+        s.controller_not_ready(&["services/status", "patch", "forbidden"]).await
     }
     .await;
     change("add").await?;
     let restored = Instant::now();
-    let said = said?;
-    ensure!(
-        said.contains("patch") && said.to_lowercase().contains("forbidden"),
-        "/readyz says: {said}"
-    );
+    said?;
     s.addresses("web", 1).await?;
     s.controller_ready().await?;
     let healed = restored.elapsed();
