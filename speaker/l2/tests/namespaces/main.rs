@@ -44,15 +44,13 @@ fn a_client_resolves_the_addresses() {
     let (output, success) = lab.client.command(&format!("ndisc6 -1 -w 2000 {V6} c0"));
     assert!(success && output.to_lowercase().contains(NODE), "{output}");
 
+    // A request is counted a moment before its reply.
+    eventually("every request is answered", || {
+        let counts = lab.engine.counts();
+        counts.arp.replies == counts.arp.requests && counts.ndp.replies == counts.ndp.requests
+    });
     let counts = lab.engine.counts();
-    assert!(
-        counts.arp.requests >= 2 && counts.arp.replies == counts.arp.requests,
-        "{counts:?}"
-    );
-    assert!(
-        counts.ndp.requests >= 1 && counts.ndp.replies == counts.ndp.requests,
-        "{counts:?}"
-    );
+    assert!(counts.arp.requests >= 2 && counts.ndp.requests >= 1, "{counts:?}");
     assert_eq!(counts.addresses[&ip(V4)].requests, counts.arp.requests);
     assert_eq!(counts.addresses[&ip(V6)].replies, counts.ndp.replies);
     assert!(counts.arp.gratuitous >= 2 && counts.ndp.gratuitous >= 1, "{counts:?}");
