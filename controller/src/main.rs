@@ -34,7 +34,7 @@ fn main() -> ExitCode {
     let result = runtime.context("cannot start the runtime").and_then(|runtime| {
         let result = runtime.block_on(program::run(args));
         runtime.shutdown_timeout(END);
-        result
+        Ok(result?)
     });
     match result {
         Ok(()) => {

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use ferrolb_api::names::CONTROLLER_MANAGER;
 use ferrolb_controller_core::{Controller, Settings};
-use ferrolb_runtime::admin::{self, Admin, Version};
+use ferrolb_runtime::admin::{self, Admin, AdminError, Version};
 use ferrolb_runtime::readiness::{Heartbeat, Readiness};
-use ferrolb_runtime::tasks::Tasks;
+use ferrolb_runtime::tasks::{TaskDied, Tasks};
 use ferrolb_runtime::{args as common, client, events, watch};
 use prometheus_client::registry::Registry;
+use thiserror::Error;
 use tokio::sync::mpsc;
 use tracing::info;
 
@@ -24,8 +25,19 @@ const NEWS: usize = 256;
 /// Silence of the owner task after which the process counts as dead.
 const PULSE: Duration = Duration::from_secs(10);
 
+/// Why the program ended unasked.
+#[derive(Debug, Error)]
+pub(crate) enum Ended {
+    /// The admin server has no port.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    /// A task that the program cannot do without is gone.
+    #[error(transparent)]
+    Task(#[from] TaskDied),
+}
+
 /// Runs until SIGTERM, or until a task dies.
-pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
+pub(crate) async fn run(args: Args) -> Result<(), Ended> {
     let namespace = args.common.namespace();
     let listener = admin::bind(args.common.admin_addr).await?;
     let client = match client::connect(&args.common).await {
