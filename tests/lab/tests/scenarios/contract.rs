@@ -4,9 +4,10 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use ferrolb_lab::Program;
+use ferrolb_lab::{Program, wait_until};
 
-use crate::scene::Scene;
+use crate::manifests::{deployment, service};
+use crate::scene::{PATIENCE, Scene};
 
 /// Unknown flags and bad values: exit code 2 and one clear line that names the flag or the value.
 pub(crate) async fn bad_flags(s: Scene) -> Result<()> {
@@ -35,21 +36,40 @@ pub(crate) async fn bad_flags(s: Scene) -> Result<()> {
     Ok(())
 }
 
-/// The admin endpoints of both programs answer, and metrics are what they are called.
+/// The admin endpoints of both programs answer, and metrics are called what users of the API know.
 pub(crate) async fn admin_endpoints(s: Scene) -> Result<()> {
-    let (controller, speaker) = (s.control_plane(), s.node("node-1")?.host());
+    s.apply(&deployment("web", 1)).await?;
+    s.apply(&service("web", "web", "type: LoadBalancer")).await?;
+    s.ready("web", 1).await?;
+    let address = s.addresses("web", 1).await?[0];
+    s.page(address, 80).await?;
+    let owner = s.owner(address).await?;
+    let (controller, speaker) = (s.control_plane(), s.node(&owner)?.host());
     for host in [controller, speaker] {
         for path in ["/healthz", "/readyz", "/version"] {
             let (status, body) = s.admin_of(host, path).await?;
             ensure!(status == 200, "{} {path}: {status} {body}", host.name());
         }
     }
-    s.fence().await?;
-    let pool = format!("metallb_allocator_addresses_total{{pool=\"{}\"}}", s.namespace());
-    let metrics = s.metrics(controller).await?;
-    ensure!(metrics.contains(&pool), "{metrics}");
-    let metrics = s.metrics(speaker).await?;
-    ensure!(metrics.contains("metallb_layer2_requests_received"), "{metrics}");
+    let pool = s.namespace();
+    for (host, wanted) in [
+        (
+            controller,
+            format!("metallb_allocator_addresses_total{{pool=\"{pool}\"}} 306"),
+        ),
+        (
+            controller,
+            format!("metallb_allocator_addresses_in_use_total{{pool=\"{pool}\"}} 1"),
+        ),
+        (speaker, format!("metallb_layer2_responses_sent{{ip=\"{address}\"}} ")),
+    ] {
+        wait_until(&format!("metric {wanted} of {}", host.name()), PATIENCE, async || {
+            let metrics = s.metrics(host).await?;
+            ensure!(metrics.contains(&wanted), "{metrics}");
+            Ok(())
+        })
+        .await?;
+    }
     Ok(())
 }
 
