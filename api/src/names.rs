@@ -5,8 +5,6 @@ pub const DEFAULT_NAMESPACE: &str = "ferrolb-system";
 
 /// Group of the kinds that users already have.
 pub const METALLB_GROUP: &str = "metallb.io";
-/// Group of the kinds that are ours.
-pub const FERROLB_GROUP: &str = "ferrolb.io";
 
 /// Field manager of everything the controller writes.
 pub const CONTROLLER_MANAGER: &str = "ferrolb-controller";
@@ -35,9 +33,6 @@ pub mod annotations {
 
     /// Output, the only one: the pool of the Service's address.
     pub const ALLOCATED_FROM_POOL: &str = "metallb.io/ip-allocated-from-pool";
-
-    /// Input on an IPAddressPool: `reassign` takes addresses away that a change has put outside the pool.
-    pub const ON_SHRINK: &str = "ferrolb.io/on-shrink";
 }
 
 /// Labels.
@@ -56,20 +51,14 @@ pub mod labels {
 pub mod configuration_state {
     /// The object of the controller.
     pub const CONTROLLER: &str = "controller";
-    /// The object of a speaker is this and the node's name.
-    pub const SPEAKER_PREFIX: &str = "speaker-";
 
     /// Condition of the controller.
     pub const POOLS_VALID: &str = "poolReconcilerValid";
-    /// Condition of a speaker.
-    pub const CONFIG_VALID: &str = "configReconcilerValid";
 
     /// Reason of a condition that is True.
     pub const RECONCILED: &str = "Reconciled";
     /// Reason of a condition that is False because an object is wrong.
     pub const CONFIGURATION_ERROR: &str = "ConfigurationError";
-    /// Reason of a condition that is False for another cause.
-    pub const UNKNOWN_ERROR: &str = "UnknownError";
 }
 
 /// Types of the conditions of a VirtualIP.
