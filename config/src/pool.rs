@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ferrolb_api::{IpAddressPool, ServiceAllocation};
-use ferrolb_model::{IpRange, LabelSelector, Labels, Pool};
+use ferrolb_model::{IpRange, LabelSelector, Labels, OnShrink, Pool};
 
 use crate::error::{ObjectError, Problem, Report};
 use crate::selector::{once, selectors};
@@ -24,6 +24,7 @@ pub(crate) fn pool(object: &IpAddressPool, namespaces: &BTreeMap<String, Labels>
         auto_assign: object.spec.auto_assign,
         avoid_buggy_ips: object.spec.avoid_buggy_ips,
         allocation,
+        on_shrink: OnShrink::default(),
     })
 }
 

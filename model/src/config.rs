@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::advertise::L2Advertisement;
+use crate::allocation_policy::AllocationPolicy;
 use crate::pool::Pool;
 use crate::selector::Labels;
 
-/// Everything parsed from `metallb.io` objects. Built by `ferrolb-config` alone, so whatever stands here is valid and
+/// Everything parsed from the objects of the configuration. Built by `ferrolb-config` alone, so whatever stands here is valid and
 /// no two pools overlap.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
@@ -15,6 +16,8 @@ pub struct Config {
     pub pools: BTreeMap<String, Pool>,
     /// Layer-2 advertisements by name.
     pub l2_advertisements: BTreeMap<String, L2Advertisement>,
+    /// Limits per namespace, by name.
+    pub allocation_policies: BTreeMap<String, AllocationPolicy>,
     /// Some advertisement, or some pool that an advertisement may select by its labels, is left out because of a mistake
     /// and was never read without one. That no advertisement covers an address then proves nothing: what is announced
     /// stays announced.

@@ -6,6 +6,7 @@
 //! `ferrolb-config`, and only there.
 
 mod advertise;
+mod allocation_policy;
 mod cluster;
 mod config;
 mod ip;
@@ -17,10 +18,11 @@ mod service;
 mod virtual_ip;
 
 pub use advertise::{L2Advertisement, PoolSelection, PreferredNode};
+pub use allocation_policy::{AllocationPolicy, PolicyLimit};
 pub use cluster::{Endpoint, EndpointsView, NodeView};
 pub use config::Config;
 pub use ip::{Family, FamilySet, canonical};
-pub use pool::{Pool, ServiceAllocation};
+pub use pool::{OnShrink, Pool, ServiceAllocation};
 pub use range::{IpRange, RangeError};
 pub use reason::{NodeRefusal, Reason};
 pub use selector::{LabelSelector, Labels, Operator, Requirement};

@@ -22,6 +22,18 @@ pub struct Pool {
     pub avoid_buggy_ips: bool,
     /// Present: the pool is kept for the Services it selects ("pinned").
     pub allocation: Option<ServiceAllocation>,
+    /// What becomes of addresses that the pool would not give to their holders any more.
+    pub on_shrink: OnShrink,
+}
+
+/// The annotation `ferrolb.io/on-shrink` of a pool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnShrink {
+    /// They stay with their holders until somebody moves them.
+    #[default]
+    Keep,
+    /// Each holder gets a new address, and the old one goes when both have been announced for a while.
+    Reassign,
 }
 
 /// `spec.serviceAllocation`, with namespace selectors resolved to names.
@@ -117,6 +129,7 @@ mod tests {
                 auto_assign: true,
                 avoid_buggy_ips: avoid,
                 allocation: None,
+                on_shrink: OnShrink::Keep,
             };
             let counted = (start..start + length).filter(|n| !pool.is_buggy(at(*n))).count();
             prop_assert_eq!(pool.capacity(Family::V4), counted as u128);

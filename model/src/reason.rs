@@ -6,6 +6,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use crate::allocation_policy::PolicyLimit;
 use crate::ip::Family;
 use crate::service::{RequestError, ServiceId};
 use crate::virtual_ip::VirtualIpName;
@@ -90,6 +91,13 @@ pub enum Reason {
         address: IpAddr,
         /// The node.
         node: String,
+    },
+    /// An administrator limits what the Services of this namespace may have.
+    PolicyRefuses {
+        /// The AllocationPolicy.
+        policy: String,
+        /// Which of its limits.
+        limit: PolicyLimit,
     },
     /// The families asked for are not those of the Service.
     RequestFamilies {
@@ -198,6 +206,7 @@ impl Reason {
             Reason::AddressBlocked { .. } => "AddressBlocked",
             Reason::AddressAvoided { .. } => "AddressAvoided",
             Reason::AddressOfNode { .. } => "AddressOfNode",
+            Reason::PolicyRefuses { .. } => "PolicyRefuses",
             Reason::RequestFamilies { .. } => "RequestFamilies",
             Reason::BadRequest(_) => "BadRequest",
             Reason::NotDualStack => "NotDualStack",
@@ -285,6 +294,9 @@ impl fmt::Display for Reason {
                 )
             }
             Reason::AddressOfNode { address, node } => write!(f, "address {address} belongs to node {node}"),
+            Reason::PolicyRefuses { policy, limit } => {
+                write!(f, "AllocationPolicy {policy:?} does not allow it: {limit}")
+            }
             Reason::RequestFamilies { addresses, service } => {
                 write!(
                     f,

@@ -36,13 +36,15 @@ const IMPURE: [&str; 22] = [
 ];
 
 /// Every crate of the product with the crates of the workspace that it may name. `tests/*` and `xtask` may name all.
-const MAY_NAME: [(&str, &[&str]); 9] = [
+const MAY_NAME: [(&str, &[&str]); 11] = [
     ("ferrolb-model", &[]),
     ("ferrolb-api", &[]),
     ("ferrolb-runtime", &[]),
     ("ferrolb-controller-core", &["ferrolb-model"]),
     ("ferrolb-speaker-core", &["ferrolb-model"]),
     ("ferrolb-l2", &["ferrolb-model"]),
+    ("ferrolb-bfd", &["ferrolb-model"]),
+    ("ferrolb-bgp", &["ferrolb-model"]),
     ("ferrolb-config", &["ferrolb-api", "ferrolb-model"]),
     (
         "ferrolb-controller",
@@ -191,11 +193,11 @@ fn the_cores_are_pure() {
 }
 
 #[test]
-fn layer_two_knows_no_kubernetes() {
-    Graph::load().assert_unreachable(
-        "ferrolb-l2",
-        &["kube*", "k8s-openapi", "ferrolb-api", "ferrolb-runtime"],
-    );
+fn protocols_know_no_kubernetes() {
+    let graph = Graph::load();
+    for protocol in ["ferrolb-l2", "ferrolb-bfd", "ferrolb-bgp"] {
+        graph.assert_unreachable(protocol, &["kube*", "k8s-openapi", "ferrolb-api", "ferrolb-runtime"]);
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use ferrolb_model::{Announcer, Claim, Config, L2Advertisement, Labels, NodeRefusal, Pool, ServiceId};
+use ferrolb_model::{Announcer, Claim, Config, L2Advertisement, Labels, NodeRefusal, OnShrink, Pool, ServiceId};
 
 use crate::effect::Announcement;
 
@@ -104,6 +104,7 @@ impl<'a> Facts<'a> {
                 auto_assign: false,
                 avoid_buggy_ips: false,
                 allocation: None,
+                on_shrink: OnShrink::Keep,
             }),
         }
     }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use ferrolb_model::{
     AddressRequest, Claim, Config, Endpoint, EndpointsView, Family, FamilyPolicy, FamilySet, L2Advertisement, Labels,
-    NodeView, Pool, PoolSelection, Port, Protocol, ReclaimPolicy, ServiceId, ServiceType, ServiceView, TrafficPolicy,
-    VirtualIp,
+    NodeView, OnShrink, Pool, PoolSelection, Port, Protocol, ReclaimPolicy, ServiceId, ServiceType, ServiceView,
+    TrafficPolicy, VirtualIp,
 };
 
 pub(crate) fn ip(text: &str) -> IpAddr {
@@ -77,6 +77,7 @@ pub(crate) fn pool(name: &str, ranges: &[&str]) -> Pool {
         auto_assign: true,
         avoid_buggy_ips: false,
         allocation: None,
+        on_shrink: OnShrink::Keep,
     }
 }
 
@@ -93,7 +94,7 @@ pub(crate) fn config(pools: impl IntoIterator<Item = Pool>) -> Arc<Config> {
     Arc::new(Config {
         pools: pools.into_iter().map(|p| (p.name.clone(), p)).collect(),
         l2_advertisements: BTreeMap::from([(ad.name.clone(), ad)]),
-        advertisements_unknown: false,
+        ..Config::default()
     })
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ferrolb_model::{
     Announcer, Claim, Config, Family, FamilyPolicy, FamilySet, L2Advertisement, LabelSelector, Labels, NodeRefusal,
-    NodeView, Operator, Placement, Pool, PoolSelection, ReclaimPolicy, Requirement, ServiceId, ServiceType,
+    NodeView, OnShrink, Operator, Placement, Pool, PoolSelection, ReclaimPolicy, Requirement, ServiceId, ServiceType,
     ServiceView, TrafficPolicy, VirtualIp,
 };
 use ferrolb_speaker_core::{Announcement, Effect, Input, Settings, Speaker};
@@ -113,6 +113,7 @@ pub(crate) fn pool(name: &str, range: &str) -> Pool {
         auto_assign: true,
         avoid_buggy_ips: false,
         allocation: None,
+        on_shrink: OnShrink::Keep,
     }
 }
 
@@ -144,7 +145,7 @@ fn plain(pools: Vec<Pool>, ads: Vec<L2Advertisement>) -> Config {
     Config {
         pools: pools.into_iter().map(|p| (p.name.clone(), p)).collect(),
         l2_advertisements: ads.into_iter().map(|a| (a.name.clone(), a)).collect(),
-        advertisements_unknown: false,
+        ..Config::default()
     }
 }
 

@@ -1,0 +1,1 @@
+//! BGP sessions and what they announce.

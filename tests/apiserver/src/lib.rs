@@ -1,0 +1,1 @@
+//! An API server in memory, with faults on request.
