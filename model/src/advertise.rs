@@ -45,15 +45,22 @@ pub struct PreferredNode {
     pub selector: LabelSelector,
 }
 
-impl L2Advertisement {
-    /// Whether it speaks for `pool`.
-    pub fn covers_pool(&self, pool: &Pool) -> bool {
-        match &self.pools {
+impl PoolSelection {
+    /// Whether `pool` is one of them.
+    pub fn selects(&self, pool: &Pool) -> bool {
+        match self {
             PoolSelection::All => true,
             PoolSelection::Some { names, selectors } => {
                 names.contains(&pool.name) || selectors.iter().any(|s| s.matches(&pool.labels))
             }
         }
+    }
+}
+
+impl L2Advertisement {
+    /// Whether it speaks for `pool`.
+    pub fn covers_pool(&self, pool: &Pool) -> bool {
+        self.pools.selects(pool)
     }
 
     /// Whether it speaks for a Service with these labels.

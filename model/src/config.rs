@@ -2,9 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::advertise::L2Advertisement;
 use crate::allocation_policy::AllocationPolicy;
+use crate::bfd::BfdProfile;
+use crate::bgp::BgpAdvertisement;
+use crate::community::Community;
+use crate::peer::Peer;
 use crate::pool::Pool;
 use crate::selector::Labels;
 
@@ -16,12 +21,22 @@ pub struct Config {
     pub pools: BTreeMap<String, Pool>,
     /// Layer-2 advertisements by name.
     pub l2_advertisements: BTreeMap<String, L2Advertisement>,
+    /// BGP advertisements by name.
+    pub bgp_advertisements: BTreeMap<String, BgpAdvertisement>,
+    /// BGP peers by name.
+    pub peers: BTreeMap<String, Peer>,
+    /// BFD profiles by name, whether a peer uses them or not.
+    pub bfd_profiles: BTreeMap<String, Arc<BfdProfile>>,
+    /// The aliases of each Community object, by its name. No alias is in two objects.
+    pub communities: BTreeMap<String, BTreeMap<String, Community>>,
     /// Limits per namespace, by name.
     pub allocation_policies: BTreeMap<String, AllocationPolicy>,
-    /// Some advertisement, or some pool that an advertisement may select by its labels, is left out because of a mistake
+    /// Some layer-2 advertisement, or some pool that an advertisement may select by its labels, is left out because of a mistake
     /// and was never read without one. That no advertisement covers an address then proves nothing: what is announced
     /// stays announced.
     pub advertisements_unknown: bool,
+    /// The same for BGP advertisements.
+    pub bgp_advertisements_unknown: bool,
 }
 
 impl Config {

@@ -7,9 +7,13 @@
 
 mod advertise;
 mod allocation_policy;
+mod bfd;
+mod bgp;
 mod cluster;
+mod community;
 mod config;
 mod ip;
+mod peer;
 mod pool;
 mod range;
 mod reason;
@@ -19,9 +23,13 @@ mod virtual_ip;
 
 pub use advertise::{L2Advertisement, PoolSelection, PreferredNode};
 pub use allocation_policy::{AllocationPolicy, PolicyLimit};
+pub use bfd::BfdProfile;
+pub use bgp::BgpAdvertisement;
 pub use cluster::{Endpoint, EndpointsView, NodeView};
+pub use community::{Community, CommunityError};
 pub use config::Config;
 pub use ip::{Family, FamilySet, canonical};
+pub use peer::{BgpTimers, Password, PasswordSource, Peer, PeerEndpoint, RemoteAsn};
 pub use pool::{OnShrink, Pool, ServiceAllocation};
 pub use range::{IpRange, RangeError};
 pub use reason::{NodeRefusal, Reason};

@@ -126,6 +126,24 @@ impl IpRange {
         (self.contains(address) && here < self.last).then(|| self.at(here + 1))
     }
 
+    /// The length of the widest CIDR block inside the range.
+    pub fn widest_block(&self) -> u8 {
+        let bits = self.family.bits();
+        let fits = |length: &u8| {
+            // The bits of an address below the prefix, all set.
+            let below = 1u128
+                .checked_shl(u32::from(bits - length))
+                .map_or(u128::MAX, |size| size - 1);
+            // The first block that begins in the range, if there is one.
+            let start = self.first.checked_add(below).map(|end| end & !below);
+            start
+                .and_then(|start| start.checked_add(below))
+                .is_some_and(|end| end <= self.last)
+        };
+        // One address is a block, too.
+        (0..bits).find(fits).unwrap_or(bits)
+    }
+
     fn at(&self, number: u128) -> IpAddr {
         match self.family {
             // An IPv4 range was built from 32-bit numbers, so the cast loses nothing.
@@ -206,6 +224,24 @@ mod tests {
         ] {
             let error = text.parse::<IpRange>().unwrap_err().to_string();
             assert!(error.contains(part), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn widest_blocks() {
+        for (text, length) in [
+            ("0.0.0.0/0", 0),
+            ("::/0", 0),
+            ("192.0.2.0/24", 24),
+            ("192.0.2.10-192.0.2.20", 30),
+            ("192.0.2.1-192.0.2.254", 26),
+            ("192.0.2.255/32", 32),
+            ("255.255.255.254-255.255.255.255", 31),
+            ("0.0.0.1-255.255.255.255", 1),
+            ("::1-ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", 1),
+            ("2001:db8::ffff-2001:db8::1:ffff", 112),
+        ] {
+            assert_eq!(range(text).widest_block(), length, "{text}");
         }
     }
 
