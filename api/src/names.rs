@@ -11,7 +11,8 @@ pub const CONTROLLER_MANAGER: &str = "ferrolb-controller";
 /// Field manager of everything a speaker writes.
 pub const SPEAKER_MANAGER: &str = "ferrolb-speaker";
 
-/// Annotations of Services. Each input is read under two prefixes; where both are present, the new one wins, even empty.
+/// Annotations, of Services unless another kind is named. Each input of a Service is read under two prefixes; where both
+/// are present, the new one wins, even empty.
 pub mod annotations {
     /// Prefix of the deprecated twins. Their use is answered with the event [`super::reasons::DEPRECATED_ANNOTATION`].
     pub const OLD_PREFIX: &str = "metallb.universe.tf";
@@ -33,6 +34,11 @@ pub mod annotations {
 
     /// Output, the only one: the pool of the Service's address.
     pub const ALLOCATED_FROM_POOL: &str = "metallb.io/ip-allocated-from-pool";
+
+    /// Of an IPAddressPool: what becomes of holders whose address the pool no longer has. Without it, they keep it.
+    pub const ON_SHRINK: &str = "ferrolb.io/on-shrink";
+    /// Value of [`ON_SHRINK`]: they get another address.
+    pub const ON_SHRINK_REASSIGN: &str = "reassign";
 }
 
 /// Labels.
@@ -73,7 +79,7 @@ pub mod conditions {
 pub mod reasons {
     /// Normal, on a Service: it has its address.
     pub const ALLOCATED: &str = "IPAllocated";
-    /// Normal, on a Service: an address was taken away.
+    /// Warning, on a Service: an address was taken away.
     pub const CLEARED: &str = "ClearAssignment";
     /// Warning, on a Service: no address could be given.
     pub const ALLOCATION_FAILED: &str = "AllocationFailed";

@@ -1,7 +1,8 @@
 //! The one task that owns the core: news in, effects out, outcomes back in.
 //!
-//! Nothing is decided before every stream has told its first complete list; then the configuration is parsed and the
-//! core starts. Writes run beside each other, at most [`WRITES`] at once, as futures of this task. When the channel of
+//! Nothing is decided before every stream has told its first complete list and this replica leads; until then the core
+//! takes everything in and asks for nothing, so that a replica that takes over need not list anything. A leader whose
+//! lease has run out stands still until it leads again or ends. Writes run beside each other, at most [`WRITES`] at once, as futures of this task. When the channel of
 //! news is full the watches wait; when the API server is slow the core simply asks for no more.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,6 +14,7 @@ use ferrolb_api::{IpAddressPoolStatus, names};
 use ferrolb_controller_core::{Controller, Effect, EventKind, Input, ServiceEvent, Write, WriteKey};
 use ferrolb_runtime::apply::Failure;
 use ferrolb_runtime::events::{Note, Recorder};
+use ferrolb_runtime::leader::Leadership;
 use ferrolb_runtime::readiness::{Heartbeat, Readiness};
 use ferrolb_runtime::write_health::WriteHealth;
 use ferrolb_runtime::writer::Writer;
@@ -69,11 +71,13 @@ pub(crate) struct Owner {
     recorder: Recorder,
     metrics: Metrics,
     heartbeat: Heartbeat,
+    leadership: Leadership,
     start: Instant,
 }
 
 impl Owner {
-    /// An owner that knows nothing yet.
+    /// An owner that knows nothing yet and acts only while `leadership` says so.
+    #[expect(clippy::too_many_arguments, reason = "each is a part of the program, made in one place")]
     pub(crate) fn new(
         controller: Controller,
         client: Client,
@@ -82,6 +86,7 @@ impl Owner {
         metrics: Metrics,
         readiness: Readiness,
         heartbeat: Heartbeat,
+        leadership: Leadership,
     ) -> Self {
         Owner {
             controller,
@@ -100,6 +105,7 @@ impl Owner {
             recorder,
             metrics,
             heartbeat,
+            leadership,
             start: Instant::now(),
         }
     }
@@ -112,9 +118,16 @@ impl Owner {
     ) -> Result<(), Infallible> {
         loop {
             let wake = tokio::time::Instant::from_std(self.wake_at());
+            let acts = self.acts();
+            let known = self.unsynced.is_empty();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
+                () = self.leadership.lapsed(), if acts => {
+                    self.stand_still(&stop).await;
+                    continue;
+                }
+                () = self.leadership.gained(), if known && !acts => {}
                 (job, outcome) = self.writer.next() => self.written(job, outcome),
                 news = inputs.recv() => match news {
                     Some(news) => self.take(news),
@@ -131,15 +144,34 @@ impl Owner {
         }
     }
 
+    /// Whether this replica has led already. Before that nothing is decided, counted, written or told.
+    fn acts(&self) -> bool {
+        self.controller.is_synced()
+    }
+
+    /// Takes nothing in and lets no write go on until this replica leads again, or has to stop.
+    async fn stand_still(&mut self, stop: &CancellationToken) {
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = self.leadership.gained() => return,
+                () = tokio::time::sleep(self.heartbeat.period()) => self.heartbeat.beat(),
+            }
+        }
+    }
+
     /// The next moment at which something is due although nothing happened.
     fn wake_at(&self) -> Instant {
         let idle = Instant::now() + self.heartbeat.period();
+        if !self.acts() {
+            return idle;
+        }
         [
             self.controller.next_deadline().map(|at| self.start + at),
             self.pools.deadline(),
             self.verdict.deadline(),
-            // Nothing is counted before that.
-            self.count_at.filter(|_| self.controller.is_synced()),
+            self.count_at,
         ]
         .into_iter()
         .flatten()
@@ -184,23 +216,29 @@ impl Owner {
     fn settle(&mut self) {
         if self.unsynced.is_empty() {
             if let Some(change) = self.configuration.settle() {
-                for note in change.notes {
-                    self.recorder.record(note);
+                // What a replica that stands by finds wrong, the one that leads has told.
+                if self.leadership.leads() {
+                    for note in change.notes {
+                        self.recorder.record(note);
+                    }
                 }
                 self.verdict.want(&change.lines, Instant::now(), Timestamp::now());
                 self.handle(Input::Config(change.config));
             }
-            if !self.controller.is_synced() {
-                info!("every watch has its first complete list: deciding from here on");
+            if !self.acts() && self.leadership.leads() {
+                info!("leading, and every watch has its first complete list: deciding from here on");
                 self.handle(Input::Synced);
             }
+        }
+        if !self.acts() {
+            return;
         }
         let deadline = self.controller.next_deadline();
         if deadline.is_some_and(|at| at <= self.start.elapsed()) {
             self.handle(Input::Tick);
         }
         let now = Instant::now();
-        if self.controller.is_synced() && self.count_at.is_some_and(|at| at <= now) {
+        if self.count_at.is_some_and(|at| at <= now) {
             self.count_at = None;
             let usage = self.controller.pool_usage();
             self.metrics.pools(&usage);
@@ -310,7 +348,7 @@ impl Owner {
 fn event_words(kind: EventKind) -> (bool, &'static str) {
     match kind {
         EventKind::Allocated => (false, names::reasons::ALLOCATED),
-        EventKind::Cleared => (false, names::reasons::CLEARED),
+        EventKind::Cleared => (true, names::reasons::CLEARED),
         EventKind::AllocationFailed => (true, names::reasons::ALLOCATION_FAILED),
         EventKind::LoadBalancerFailed => (true, names::reasons::LOAD_BALANCER_FAILED),
         EventKind::DeprecatedAnnotation => (true, names::reasons::DEPRECATED_ANNOTATION),

@@ -17,6 +17,7 @@ use ferrolb_model::{Config, NodeView, Port, ServiceId, ServiceView, TrafficPolic
 use crate::allocator::{Allocator, Echo};
 use crate::effect::{Effect, WriteKey};
 use crate::input::Input;
+use crate::line::{Line, Turn};
 use crate::placement::Coverage;
 use crate::report::ServiceState;
 use crate::timers::{Backoff, Timer, Timers};
@@ -48,10 +49,12 @@ const SWEEP: Duration = Duration::from_secs(120);
 /// What has to be looked at.
 #[derive(Debug, Default)]
 pub(crate) struct Dirty {
-    /// Services whose addresses must be decided; oldest first, then by name.
-    pub(crate) services: BTreeSet<(i64, ServiceId)>,
-    /// Addresses that somebody who waits may get now.
+    /// Services whose addresses must be decided, in the order in which they are served.
+    pub(crate) services: BTreeSet<Turn>,
+    /// Addresses that whoever waits for them by name may get now.
     pub(crate) freed: BTreeSet<IpAddr>,
+    /// Addresses that were left, and that any Service that waits may get now.
+    pub(crate) offered: BTreeSet<IpAddr>,
     /// Addresses whose claim must be compared with the object.
     pub(crate) claims: BTreeSet<IpAddr>,
     /// Services whose status must be compared.
@@ -69,8 +72,8 @@ pub struct Controller {
     pub(crate) allocator: Allocator,
     pub(crate) coverage: Coverage,
     pub(crate) states: BTreeMap<ServiceId, ServiceState>,
-    /// Services that would change if an address came free; in the order in which they are served.
-    pub(crate) waiting: BTreeSet<(i64, ServiceId)>,
+    /// Services that would change if an address came free.
+    pub(crate) line: Line,
     /// Writes that met a conflict: news about their object lifts the wait.
     pub(crate) until_news: BTreeSet<WriteKey>,
     pub(crate) timers: Timers,
@@ -88,7 +91,7 @@ impl Controller {
             allocator: Allocator::default(),
             coverage: Coverage::default(),
             states: BTreeMap::new(),
-            waiting: BTreeSet::new(),
+            line: Line::default(),
             until_news: BTreeSet::new(),
             timers: Timers::default(),
             backoff: Backoff::default(),
@@ -144,7 +147,9 @@ impl Controller {
     fn on_config(&mut self, config: Arc<Config>) {
         self.world.set_config(config);
         self.coverage.clear();
-        self.look_at_everything();
+        if self.synced {
+            self.look_at_everything();
+        }
     }
 
     /// Marks all Services and addresses.
@@ -153,7 +158,7 @@ impl Controller {
             .world
             .services()
             .filter(|v| self.world.is_ours(v) || self.states.contains_key(&v.id));
-        self.dirty.services.extend(services.map(|v| (v.created, v.id.clone())));
+        self.dirty.services.extend(services.map(Turn::of));
         let addresses = self.allocator.records().map(|(a, _)| a).collect::<Vec<_>>();
         self.dirty.claims.extend(&addresses);
         self.dirty.placements.extend(&addresses);
@@ -172,22 +177,27 @@ impl Controller {
         if known == Some(false) {
             self.on_service_gone(&id);
         }
-        self.dirty.services.insert((view.created, id.clone()));
+        self.dirty.services.insert(Turn::of(&view));
         self.dirty.statuses.insert(id.clone());
         if let Some(old) = self.world.set_service(view)
             && let Some(new) = self.world.service(&id)
-            && sharing_identity(&old) != sharing_identity(new)
         {
-            // Somebody who waits to share may fit beside it now.
-            self.dirty.freed.extend(self.allocator.held(&id));
+            let (before, now) = (Turn::of(&old), Turn::of(new));
+            if before != now {
+                self.dirty.services.remove(&before);
+            }
+            if sharing_identity(&old) != sharing_identity(new) {
+                // Somebody who waits to share may fit beside it now.
+                self.dirty.freed.extend(self.allocator.held(&id));
+            }
         }
         self.touch_addresses(&id);
     }
 
     fn on_service_gone(&mut self, id: &ServiceId) {
         if let Some(old) = self.world.remove_service(id) {
-            self.waiting.remove(&(old.created, id.clone()));
-            self.dirty.services.remove(&(old.created, id.clone()));
+            self.line.leave(id);
+            self.dirty.services.remove(&Turn::of(&old));
         }
         self.forget_failures(&WriteKey::ServiceStatus(id.clone()));
         self.touch_addresses(id);
@@ -215,8 +225,10 @@ impl Controller {
         }
         self.coverage.clear();
         let freed = self.allocator.set_node_addresses(old, new);
-        self.dirty.freed.extend(freed);
-        self.dirty.placements.extend(self.allocator.records().map(|(a, _)| a));
+        if self.synced {
+            self.dirty.freed.extend(freed);
+            self.dirty.placements.extend(self.allocator.records().map(|(a, _)| a));
+        }
     }
 
     fn on_endpoints(&mut self, services: &BTreeSet<ServiceId>) {
@@ -268,7 +280,7 @@ impl Controller {
         self.allocator.set_object(address, object);
         if old != new || gone {
             let named = old.iter().chain(&new).filter_map(|c| self.world.service(&c.service));
-            self.dirty.services.extend(named.map(|v| (v.created, v.id.clone())));
+            self.dirty.services.extend(named.map(Turn::of));
             self.dirty.freed.insert(address);
         }
         self.allocator.tidy(address);
@@ -288,11 +300,11 @@ impl Controller {
         let strangers = unconfirmed
             .filter_map(|(id, _)| self.world.service(id))
             .filter(|view| self.allocator.may_hold(&self.world, address, view).is_err())
-            .map(|view| (view.created, view.id.clone()))
+            .map(Turn::of)
             .collect::<Vec<_>>();
-        for (created, id) in strangers {
-            self.give_up(address, &id);
-            self.dirty.services.insert((created, id));
+        for turn in strangers {
+            self.give_up(address, &turn.id);
+            self.dirty.services.insert(turn);
         }
     }
 
@@ -320,7 +332,7 @@ impl Controller {
                 Timer::Retry(WriteKey::ServiceStatus(id)) => {
                     self.dirty.statuses.insert(id);
                 }
-                Timer::Sweep => self.dirty.services.extend(self.waiting.iter().cloned()),
+                Timer::Sweep => self.dirty.services.extend(self.line.turns().cloned()),
             }
         }
     }
@@ -332,9 +344,11 @@ impl Controller {
 
     fn settle(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         loop {
-            if let Some((_, id)) = self.dirty.services.pop_first() {
-                self.evaluate(&id, effects);
-            } else if let Some(address) = self.dirty.freed.pop_first() {
+            if let Some(address) = self.dirty.freed.pop_first() {
+                self.call(address);
+            } else if let Some(turn) = self.dirty.services.pop_first() {
+                self.evaluate(&turn.id, effects);
+            } else if let Some(address) = self.dirty.offered.pop_first() {
                 self.offer(address, effects);
             } else if let Some(address) = self.dirty.claims.pop_first() {
                 // May free an address, which is then offered.
@@ -349,7 +363,7 @@ impl Controller {
         while let Some(address) = self.dirty.placements.pop_first() {
             self.settle_placement(address, effects);
         }
-        if self.waiting.is_empty() {
+        if self.line.is_empty() {
             self.timers.clear(&Timer::Sweep);
         } else {
             self.timers.set_earlier(Timer::Sweep, now + SWEEP);

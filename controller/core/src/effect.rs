@@ -118,7 +118,7 @@ pub struct ServiceEvent {
 pub enum EventKind {
     /// Normal `IPAllocated`: the Service has its address.
     Allocated,
-    /// Normal `ClearAssignment`: an address was taken away, and why.
+    /// Warning `ClearAssignment`: an address was taken away, and why.
     Cleared,
     /// Warning `AllocationFailed`: no address could be given.
     AllocationFailed,

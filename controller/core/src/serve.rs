@@ -1,14 +1,14 @@
 //! What each Service holds: the first pass over an existing cluster, and every later decision.
 
 use std::net::IpAddr;
-use std::ops::Bound;
 
 use ferrolb_model::{Claim, Family, Reason, ServiceId, ServiceView};
 
-use crate::allocator::{Allocator, Record, may_share};
+use crate::allocator::{Record, may_share};
 use crate::choose::{Chooser, Decision};
 use crate::controller::Controller;
 use crate::effect::{Effect, EventKind};
+use crate::line::asked;
 
 impl Controller {
     /// Takes over what stands in the cluster: claims first, then addresses in the status of Services, oldest first.
@@ -43,16 +43,21 @@ impl Controller {
         let mut order = self
             .world
             .services()
-            .filter(|v| self.world.is_ours(v))
+            .filter(|v| self.world.is_ours(v) && !v.families.is_empty())
             .collect::<Vec<_>>();
         order.sort_by_key(|v| (v.created, &v.id));
         let mut refused = Vec::new();
         for view in order {
             for address in view.ingress.iter().copied() {
-                if !may_adopt(&self.allocator, view, address) {
+                let held = self.allocator.held(&view.id);
+                if held.iter().any(|a| Family::of(*a) == Family::of(address)) {
                     continue;
                 }
-                match self.allocator.may_hold(&self.world, address, view) {
+                let fits = match wrong_family(view, address) {
+                    Some(reason) => Err(reason),
+                    None => self.allocator.may_hold(&self.world, address, view),
+                };
+                match fits {
                     Ok(()) => self.allocator.hold(address, view),
                     Err(reason) => refused.push((view.id.clone(), address, reason)),
                 }
@@ -73,7 +78,7 @@ impl Controller {
         if !self.world.is_ours(view) || !view.families.contains(family) || !good(claim, address) {
             return false;
         }
-        let asked = view.request.as_ref().map_or(&[][..], |r| &r.addresses);
+        let asked = asked(view);
         let rank = |a: &IpAddr| (!view.ingress.contains(a), !asked.contains(a), *a);
         let claims = |a: &IpAddr| {
             self.allocator
@@ -89,13 +94,13 @@ impl Controller {
     /// Decides what a Service holds, and reports what changed.
     pub(crate) fn evaluate(&mut self, id: &ServiceId, effects: &mut Vec<Effect>) {
         let Some(view) = self.world.service(id) else { return };
-        let (created, ours) = (view.created, self.world.is_ours(view));
+        let ours = self.world.is_ours(view);
         let before = self.allocator.held(id);
         if !ours {
             for address in before {
                 self.give_up(address, id);
             }
-            self.waiting.remove(&(created, id.clone()));
+            self.line.leave(id);
             if let Some(state) = self.states.get_mut(id) {
                 state.forget_reports();
             }
@@ -121,12 +126,12 @@ impl Controller {
             held: &held,
         }
         .decide();
-        self.apply(id, &held, &decision);
         if decision.unmet.is_some() || decision.wants_more {
-            self.waiting.insert((created, id.clone()));
+            self.line.join(view);
         } else {
-            self.waiting.remove(&(created, id.clone()));
+            self.line.leave(id);
         }
+        self.apply(id, &held, &decision);
         self.dirty.statuses.insert(id.clone());
         self.report_decision(id, decision.unmet, effects);
     }
@@ -136,11 +141,8 @@ impl Controller {
         if view.families.is_empty() {
             return Some(None);
         }
-        if !view.families.contains(Family::of(address)) {
-            return Some(Some(Reason::RequestFamilies {
-                addresses: vec![address],
-                service: if view.families.v4 { "IPv4" } else { "IPv6" },
-            }));
+        if let Some(reason) = wrong_family(view, address) {
+            return Some(Some(reason));
         }
         let record = self.allocator.record(address)?;
         record
@@ -171,27 +173,32 @@ impl Controller {
         self.mark_address(address);
     }
 
-    /// Lets those who wait try for an address, oldest first, until somebody has it for himself.
-    pub(crate) fn offer(&mut self, address: IpAddr, effects: &mut Vec<Effect>) {
+    /// Calls those who wait for an address by name; what they leave is then offered to the others.
+    pub(crate) fn call(&mut self, address: IpAddr) {
         let kept = |r: &Record| r.holders.is_empty() && r.object.as_ref().is_some_and(|o| !o.claims.is_empty());
-        if self.allocator.record(address).is_some_and(kept) {
-            // Only those it is kept for can have it, and they look for themselves.
-            return;
+        if !self.allocator.record(address).is_some_and(kept) {
+            self.dirty.services.extend(self.line.asking_for(address).cloned());
+            self.dirty.offered.insert(address);
         }
-        let mut from = Bound::Unbounded;
-        while let Some(next) = self.next_candidate(from, address) {
-            self.evaluate(&next.1, effects);
+        // Otherwise only those it is kept for can have it, and they look for themselves.
+    }
+
+    /// Lets those who wait for any address try for this one, oldest first, until somebody has it for himself.
+    pub(crate) fn offer(&mut self, address: IpAddr, effects: &mut Vec<Effect>) {
+        let mut last = None;
+        loop {
             let closed = |r: &Record| r.sharing_key().is_none() && !r.holders.is_empty();
             if self.allocator.record(address).is_some_and(closed) {
                 return;
             }
-            from = Bound::Excluded(next);
+            let next = {
+                let mut behind = self.line.automatic_after(last.as_ref());
+                behind.find(|t| self.could_use(&t.id, address)).cloned()
+            };
+            let Some(turn) = next else { return };
+            self.evaluate(&turn.id, effects);
+            last = Some(turn);
         }
-    }
-
-    fn next_candidate(&self, from: Bound<(i64, ServiceId)>, address: IpAddr) -> Option<(i64, ServiceId)> {
-        let mut waiting = self.waiting.range((from, Bound::Unbounded));
-        waiting.find(|(_, id)| self.could_use(id, address)).cloned()
     }
 
     /// A quick look whether an address can be of interest to a Service that waits.
@@ -203,13 +210,11 @@ impl Controller {
         if !view.families.contains(Family::of(address)) {
             return false;
         }
-        if !request.addresses.is_empty() {
-            return request.addresses.contains(&address);
-        }
-        if !self.allocator.is_free(address)
-            && view.sharing_key.is_none()
-            && !self.allocator.named(id).contains(&address)
-        {
+        let shares = || {
+            let key = self.allocator.record(address).and_then(Record::sharing_key);
+            key.is_some() && key == view.sharing_key
+        };
+        if !self.allocator.is_free(address) && !shares() && !self.allocator.named(id).contains(&address) {
             return false;
         }
         let Some(pool) = self.world.pool_of(address) else {
@@ -256,8 +261,10 @@ impl Controller {
     }
 }
 
-/// Whether an address in the status may be the Service's: of a family it has, and the only one.
-fn may_adopt(allocator: &Allocator, view: &ServiceView, address: IpAddr) -> bool {
-    let family = Family::of(address);
-    view.families.contains(family) && allocator.held(&view.id).iter().all(|a| Family::of(*a) != family)
+/// The refusal of an address whose family the Service does not have.
+fn wrong_family(view: &ServiceView, address: IpAddr) -> Option<Reason> {
+    (!view.families.contains(Family::of(address))).then(|| Reason::RequestFamilies {
+        addresses: vec![address],
+        service: if view.families.v4 { "IPv4" } else { "IPv6" },
+    })
 }

@@ -1,9 +1,11 @@
 //! The core against a small API server in memory: every outcome is judged by what stands in the objects.
 
 mod allocation;
+mod families;
 mod faults;
 mod fixtures;
 mod lab;
 mod lifecycle;
+mod line;
 mod placement;
 mod properties;
