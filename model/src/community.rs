@@ -1,6 +1,7 @@
 //! BGP communities, as texts and as what goes on the wire.
 
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::str::FromStr;
 
 use thiserror::Error;
@@ -14,6 +15,35 @@ pub enum Community {
     Large(u32, u32, u32),
 }
 
+/// An extended community (RFC 4360, RFC 5668), transitive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ExtendedCommunity {
+    /// What it means.
+    pub kind: ExtendedKind,
+    /// Who gives it its value.
+    pub administrator: Administrator,
+}
+
+/// What an extended community means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ExtendedKind {
+    /// `rt`: route target, RFC 4360 section 4.
+    RouteTarget,
+    /// `soo`: site of origin, RFC 4360 section 5.
+    SiteOfOrigin,
+}
+
+/// The administrator of an extended community, with the number that is left to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Administrator {
+    /// An AS number of two octets, and a number of four.
+    As2(u16, u32),
+    /// An IPv4 address, and a number of two octets.
+    Ipv4(Ipv4Addr, u16),
+    /// An AS number of four octets, and a number of two.
+    As4(u32, u16),
+}
+
 /// Why a text is no community. The messages say what would be right.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum CommunityError {
@@ -23,6 +53,9 @@ pub enum CommunityError {
     /// Colons, but neither of the two forms.
     #[error("{0:?} is neither a community like 64512:100 nor a large one like large:64512:1:2")]
     Shape(String),
+    /// No extended community.
+    #[error("{0:?} is not an extended community like rt:64512:100 or soo:192.0.2.1:7")]
+    Extended(String),
     /// A part that is no number, or too large.
     #[error("{part:?} in {text:?} is not a number from 0 to {most}")]
     Part {
@@ -62,6 +95,55 @@ impl FromStr for Community {
                 number(c, u32::MAX)?,
             )),
             _ => Err(CommunityError::Shape(text.to_owned())),
+        }
+    }
+}
+
+/// Parses `rt:` or `soo:`, an AS number or IPv4 address, a colon and a number.
+impl FromStr for ExtendedCommunity {
+    type Err = CommunityError;
+
+    fn from_str(text: &str) -> Result<Self, CommunityError> {
+        let shape = || CommunityError::Extended(text.to_owned());
+        let [kind, administrator, value] = text.splitn(4, ':').collect::<Vec<_>>()[..] else {
+            return Err(shape());
+        };
+        let kind = match kind {
+            "rt" => ExtendedKind::RouteTarget,
+            "soo" => ExtendedKind::SiteOfOrigin,
+            _ => return Err(shape()),
+        };
+        let value_of = |most: u32| {
+            number(value, most).ok_or_else(|| CommunityError::Part {
+                text: text.to_owned(),
+                part: value.to_owned(),
+                most,
+            })
+        };
+        let short = u32::from(u16::MAX);
+        // The casts lose nothing: `number` refuses what does not fit.
+        let administrator = if let Ok(address) = administrator.parse::<Ipv4Addr>() {
+            Administrator::Ipv4(address, value_of(short)? as u16)
+        } else if let Some(asn) = number(administrator, short) {
+            Administrator::As2(asn as u16, value_of(u32::MAX)?)
+        } else {
+            let asn = number(administrator, u32::MAX).ok_or_else(shape)?;
+            Administrator::As4(asn, value_of(short)? as u16)
+        };
+        Ok(ExtendedCommunity { kind, administrator })
+    }
+}
+
+impl fmt::Display for ExtendedCommunity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            ExtendedKind::RouteTarget => "rt",
+            ExtendedKind::SiteOfOrigin => "soo",
+        };
+        match self.administrator {
+            Administrator::As2(asn, value) => write!(f, "{kind}:{asn}:{value}"),
+            Administrator::Ipv4(address, value) => write!(f, "{kind}:{address}:{value}"),
+            Administrator::As4(asn, value) => write!(f, "{kind}:{asn}:{value}"),
         }
     }
 }
@@ -115,9 +197,36 @@ mod tests {
         }
     }
 
+    #[test]
+    fn extended_communities() {
+        for text in [
+            "rt:64512:4294967295",
+            "soo:192.0.2.1:7",
+            "rt:4200000000:65535",
+            "soo:65535:0",
+        ] {
+            assert_eq!(text.parse::<ExtendedCommunity>().unwrap().to_string(), text);
+        }
+        for (text, part) in [
+            ("rt:70000:65536", "from 0 to 65535"),
+            ("rt:192.0.2.1:65536", "from 0 to 65535"),
+            ("rt:64512", "not an extended community"),
+            ("rd:64512:1", "not an extended community"),
+            ("rt:4294967296:1", "not an extended community"),
+            ("rt:1:2:3", "not an extended community"),
+            ("", "not an extended community"),
+        ] {
+            let error = text.parse::<ExtendedCommunity>().unwrap_err().to_string();
+            assert!(error.contains(part), "{text:?}: {error}");
+        }
+    }
+
     proptest! {
         #[test]
-        fn display_reads_back(text in "(large:)?[0-9:]{0,12}|\\PC{0,20}") {
+        fn display_reads_back(text in "(large:|rt:|soo:)?[0-9:.]{0,12}|\\PC{0,20}") {
+            if let Ok(community) = text.parse::<ExtendedCommunity>() {
+                prop_assert_eq!(community.to_string().parse(), Ok(community));
+            }
             if let Ok(community) = text.parse::<Community>() {
                 prop_assert_eq!(community.to_string().parse(), Ok(community));
             }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::advertise::L2Advertisement;
 use crate::allocation_policy::AllocationPolicy;
+use crate::announcement_policy::AnnouncementPolicy;
 use crate::bfd::BfdProfile;
 use crate::bgp::BgpAdvertisement;
 use crate::community::Community;
@@ -31,6 +32,8 @@ pub struct Config {
     pub communities: BTreeMap<String, BTreeMap<String, Community>>,
     /// Limits per namespace, by name.
     pub allocation_policies: BTreeMap<String, AllocationPolicy>,
+    /// Settings of announcements, by name: of those that select the same thing the first by name decides.
+    pub announcement_policies: BTreeMap<String, AnnouncementPolicy>,
     /// Some layer-2 advertisement, or some pool that an advertisement may select by its labels, is left out because of a mistake
     /// and was never read without one. That no advertisement covers an address then proves nothing: what is announced
     /// stays announced.

@@ -7,6 +7,7 @@
 
 mod advertise;
 mod allocation_policy;
+mod announcement_policy;
 mod bfd;
 mod bgp;
 mod cluster;
@@ -23,10 +24,14 @@ mod virtual_ip;
 
 pub use advertise::{L2Advertisement, PoolSelection, PreferredNode};
 pub use allocation_policy::{AllocationPolicy, PolicyLimit};
+pub use announcement_policy::{
+    AnnouncementPolicy, AntiAffinity, BgpSettings, ConflictDetection, DrainSettings, DrainTrigger, EndpointSettings,
+    Layer2Settings,
+};
 pub use bfd::BfdProfile;
 pub use bgp::BgpAdvertisement;
 pub use cluster::{Endpoint, EndpointsView, NodeView};
-pub use community::{Community, CommunityError};
+pub use community::{Administrator, Community, CommunityError, ExtendedCommunity, ExtendedKind};
 pub use config::Config;
 pub use ip::{Family, FamilySet, canonical};
 pub use peer::{BgpTimers, Password, PasswordSource, Peer, PeerEndpoint, RemoteAsn};
