@@ -97,4 +97,6 @@ pub mod reasons {
     pub const ADDRESS_CONFLICT: &str = "addressConflict";
     /// Warning, on an object of the configuration: it is left out.
     pub const CONFIGURATION_ERROR: &str = "ConfigurationError";
+    /// Warning, on an object of the configuration: it is in force, and something about it is likely to be a mistake.
+    pub const CONFIGURATION_WARNING: &str = "ConfigurationWarning";
 }
