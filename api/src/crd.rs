@@ -1,26 +1,54 @@
 //! The CustomResourceDefinitions, finished: what the derive gives, with what it cannot say put right.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
+    CustomResourceConversion, CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
 };
 use kube::CustomResourceExt;
 
-use crate::{ConfigurationState, IpAddressPool, L2Advertisement, VirtualIp, schema};
+use crate::{
+    AllocationPolicy, AnnouncementPolicy, BfdProfile, BgpAdvertisement, BgpPeer, Community, ConfigurationState,
+    IpAddressPool, L2Advertisement, ServiceBgpStatus, ServiceL2Status, SpeakerState, VirtualIp, schema,
+};
 
 /// Every CRD of FerroLB, by name.
 pub fn crds() -> Vec<CustomResourceDefinition> {
     vec![
+        finish(AllocationPolicy::crd()),
+        finish(AnnouncementPolicy::crd()),
+        finish(SpeakerState::crd()),
         virtual_ip(),
+        without_spec(BfdProfile::crd()),
+        without_spec(BgpAdvertisement::crd()),
+        bgp_peer(),
+        without_spec(Community::crd()),
         finish(ConfigurationState::crd()),
         finish(IpAddressPool::crd()),
-        l2_advertisement(),
+        without_spec(L2Advertisement::crd()),
+        without_spec(ServiceBgpStatus::crd()),
+        without_spec(ServiceL2Status::crd()),
     ]
 }
 
-/// An L2Advertisement may be nothing but a name.
-fn l2_advertisement() -> CustomResourceDefinition {
-    let mut crd = finish(L2Advertisement::crd());
+/// A kind of which an object may be nothing but a name.
+fn without_spec(crd: CustomResourceDefinition) -> CustomResourceDefinition {
+    let mut crd = finish(crd);
     root(&mut crd).required = None;
+    crd
+}
+
+/// Served in two versions that differ in their name alone; see [`crate::metallb::bgp_peer`].
+fn bgp_peer() -> CustomResourceDefinition {
+    let mut crd = finish(BgpPeer::crd());
+    let mut old = crd.spec.versions[0].clone();
+    old.name = "v1beta1".to_owned();
+    old.storage = false;
+    old.deprecated = Some(true);
+    old.deprecation_warning = Some("metallb.io/v1beta1 BGPPeer is deprecated: write metallb.io/v1beta2".to_owned());
+    crd.spec.versions.insert(0, old);
+    crd.spec.conversion = Some(CustomResourceConversion {
+        strategy: "None".to_owned(),
+        webhook: None,
+    });
     crd
 }
 
@@ -47,9 +75,13 @@ fn root(crd: &mut CustomResourceDefinition) -> &mut JSONSchemaProps {
 
 /// Takes out what is there for the sake of lenient reading: `nullable`, so that the API server drops a null instead of
 /// storing it, and defaults of required fields, so that it names a missing one. Descriptions lose the line breaks that
-/// they have only because source lines end.
+/// they have only because source lines end, and formats of unsigned numbers, which the API server does not know, become
+/// one that it knows.
 fn tidy(schema: &mut JSONSchemaProps) {
     schema.nullable = None;
+    if schema.format.as_ref().is_some_and(|format| format.starts_with("uint")) {
+        schema.format = Some("int64".to_owned());
+    }
     for required in schema.required.iter().flatten() {
         if let Some(property) = schema.properties.as_mut().and_then(|p| p.get_mut(required)) {
             property.default = None;

@@ -19,7 +19,21 @@ mod schema;
 mod wire;
 
 pub use crd::crds;
+pub use ferrolb::allocation_policy::{AllocationPolicy, AllocationPolicySpec, SharingLimit};
+pub use ferrolb::announcement_policy::{
+    AnnouncementPolicy, AnnouncementPolicySpec, AntiAffinity, AntiAffinityGroup, BgpPolicy, ConflictDetection,
+    DrainPolicy, DrainTrigger, EndpointCondition, EndpointPolicy, GracefulShutdown, Layer2Policy, LinkBandwidth,
+    LivenessPolicy, NodeWeight, PlacementPolicy,
+};
+pub use ferrolb::speaker_state::{
+    BfdSession, BfdState, BgpSession, BgpState, InterfaceState, Layer2State, Negotiated, SessionState, SpeakerState,
+    SpeakerStateSpec, SpeakerStateStatus,
+};
 pub use ferrolb::virtual_ip::{Announcer, Claim, Placement, ReclaimPolicy, VirtualIp, VirtualIpSpec, VirtualIpStatus};
+pub use metallb::bfd_profile::{BfdProfile, BfdProfileSpec, BfdProfileStatus};
+pub use metallb::bgp_advertisement::{BgpAdvertisement, BgpAdvertisementSpec, BgpAdvertisementStatus};
+pub use metallb::bgp_peer::{BgpPeer, BgpPeerSpec, BgpPeerStatus, DynamicAsn, Password};
+pub use metallb::community::{Community, CommunityAlias, CommunitySpec, CommunityStatus};
 pub use metallb::configuration_state::{
     ConfigurationResult, ConfigurationState, ConfigurationStateSpec, ConfigurationStateStatus,
 };
@@ -27,3 +41,5 @@ pub use metallb::ip_address_pool::{IpAddressPool, IpAddressPoolSpec, IpAddressPo
 pub use metallb::l2_advertisement::{
     L2Advertisement, L2AdvertisementSpec, L2AdvertisementStatus, PreferredNodeSelector,
 };
+pub use metallb::service_bgp_status::{ServiceBgpStatus, ServiceBgpStatusSpec, ServiceBgpStatusStatus};
+pub use metallb::service_l2_status::{InterfaceInfo, ServiceL2Status, ServiceL2StatusSpec, ServiceL2StatusStatus};

@@ -66,7 +66,11 @@ pub struct IpAddressPoolSpec {
 #[serde(rename_all = "camelCase")]
 pub struct ServiceAllocation {
     /// Pools with a lower number are tried first; 0, or none, is tried last.
-    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "is_zero")]
+    #[serde(
+        default,
+        deserialize_with = "wire::or_default",
+        skip_serializing_if = "wire::is_zero"
+    )]
     pub priority: i32,
 
     /// Namespaces whose Services may use the pool, by name.
@@ -130,8 +134,4 @@ impl Default for IpAddressPoolSpec {
             service_allocation: None,
         }
     }
-}
-
-fn is_zero(number: &i32) -> bool {
-    *number == 0
 }

@@ -3,7 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::CustomResource;
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use crate::{schema, wire};
 
@@ -46,7 +46,7 @@ use crate::{schema, wire};
         priority = 10
     )
 )]
-// `remote` keeps the derived code apart, so that the two implementations below can stand in front of it.
+// `remote` keeps the derived code apart, so that `wire::optional_spec` can stand in front of it.
 #[serde(remote = "Self", rename_all = "camelCase")]
 #[schemars(rename = "L2AdvertisementSpec")]
 pub struct L2AdvertisementSpec {
@@ -103,6 +103,8 @@ pub struct L2AdvertisementSpec {
     pub preferred_node_selectors: Vec<PreferredNodeSelector>,
 }
 
+wire::optional_spec!(L2AdvertisementSpec);
+
 /// A preference for some nodes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -122,20 +124,3 @@ pub struct PreferredNodeSelector {
 /// Nothing is reported here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct L2AdvertisementStatus {}
-
-/// A missing or null `spec` is read as one with nothing set: an L2Advertisement that is only a name is in wide use.
-impl<'de> Deserialize<'de> for L2AdvertisementSpec {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        struct Present(#[serde(with = "L2AdvertisementSpec")] L2AdvertisementSpec);
-
-        let spec = Option::<Present>::deserialize(deserializer)?;
-        Ok(spec.map_or_else(L2AdvertisementSpec::default, |present| present.0))
-    }
-}
-
-impl Serialize for L2AdvertisementSpec {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        L2AdvertisementSpec::serialize(self, serializer)
-    }
-}

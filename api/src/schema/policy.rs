@@ -1,0 +1,77 @@
+//! Schemas of `AnnouncementPolicy`.
+
+use schemars::{Schema, SchemaGenerator, json_schema};
+use serde_json::{Value, json};
+
+use super::rule;
+
+/// `layer2.conflictDetection`.
+pub(crate) fn conflict_detection(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "enum": ["Probe", "Passive", "Off"] })
+}
+
+/// `layer2.placement.antiAffinity.among`.
+pub(crate) fn anti_affinity_group(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "enum": ["None", "Service", "Label"] })
+}
+
+/// Rules of `layer2.placement.antiAffinity`.
+pub(crate) fn anti_affinity_rules() -> Value {
+    json!([{
+        "rule": "(self.among == 'Label') == (has(self.labelKey) && self.labelKey != '')",
+        "message": "goes with among: Label, and with nothing else",
+        "fieldPath": ".labelKey",
+    }])
+}
+
+/// `drain.triggers`.
+pub(crate) fn drain_triggers(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": 3,
+        "x-kubernetes-list-type": "set",
+        "items": { "type": "string", "enum": ["ExcludeLabel", "Cordon", "Taint"] },
+    })
+}
+
+/// `endpoints.policy`.
+pub(crate) fn endpoint_condition(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "enum": ["Ready", "Serving"] })
+}
+
+/// `bgp.largeCommunities`.
+pub(crate) fn large_communities(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": 64,
+        "items": {
+            "type": "string",
+            "maxLength": 32,
+            "x-kubernetes-validations": [rule(
+                "self.matches('^[0-9]{1,10}(:[0-9]{1,10}){2}$') && self.split(':', 3).all(n, int(n) <= 4294967295)",
+                "not a large community: write three numbers up to 4294967295 like 65000:1:2",
+            )],
+        },
+    })
+}
+
+/// `bgp.extendedCommunities`: the administrator is an AS number of two or four octets or an IPv4 address, and what room
+/// it leaves is the number's.
+pub(crate) fn extended_communities(_: &mut SchemaGenerator) -> Schema {
+    let parts = "[self.split(':', 3)].all(part, part[1].contains('.') ? isIP(part[1]) && int(part[2]) <= 65535 \
+                 : int(part[1]) <= 65535 ? int(part[2]) <= 4294967295 \
+                 : int(part[1]) <= 4294967295 && int(part[2]) <= 65535)";
+    json_schema!({
+        "type": "array",
+        "maxItems": 64,
+        "items": {
+            "type": "string",
+            "maxLength": 32,
+            "x-kubernetes-validations": [rule(
+                format!("self.matches('^(rt|soo):([0-9]{{1,10}}|[0-9]{{1,3}}([.][0-9]{{1,3}}){{3}}):[0-9]{{1,10}}$') && {parts}"),
+                "not an extended community: write rt: or soo:, an AS number or an IPv4 address, and a number, like \
+                 rt:65000:100 or soo:192.0.2.1:7",
+            )],
+        },
+    })
+}
