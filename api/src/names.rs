@@ -39,6 +39,9 @@ pub mod annotations {
     pub const ON_SHRINK: &str = "ferrolb.io/on-shrink";
     /// Value of [`ON_SHRINK`]: they get another address.
     pub const ON_SHRINK_REASSIGN: &str = "reassign";
+
+    /// Of the controller's ConfigurationState, output: the last good versions of objects that are wrong at present.
+    pub const LAST_GOOD: &str = "ferrolb.io/last-good";
 }
 
 /// Labels.
