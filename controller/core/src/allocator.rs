@@ -106,7 +106,9 @@ pub(crate) struct Allocator {
     records: BTreeMap<IpAddr, Record>,
     held: BTreeMap<ServiceId, BTreeSet<IpAddr>>,
     named: BTreeMap<ServiceId, BTreeSet<IpAddr>>,
-    by_key: BTreeMap<String, BTreeMap<IpAddr, usize>>,
+    by_key: Counts,
+    /// Per namespace its addresses, each with the number of its Services there that hold it.
+    by_namespace: Counts,
     node_addresses: BTreeMap<IpAddr, BTreeSet<String>>,
     owned: BTreeMap<String, usize>,
     taken: Taken,
@@ -134,6 +136,17 @@ impl Allocator {
     /// How many Services hold an address.
     pub(crate) fn holders(&self) -> usize {
         self.held.len()
+    }
+
+    /// How many addresses the Services of a namespace hold; a shared one counts once.
+    pub(crate) fn held_in(&self, namespace: &str) -> usize {
+        self.by_namespace.get(namespace).map_or(0, BTreeMap::len)
+    }
+
+    /// How many Services of the namespace hold the address.
+    pub(crate) fn holders_in(&self, namespace: &str, address: IpAddr) -> usize {
+        let addresses = self.by_namespace.get(namespace);
+        addresses.and_then(|a| a.get(&address)).copied().unwrap_or(0)
     }
 
     /// The addresses whose objects name the Service in a claim.
@@ -215,11 +228,12 @@ impl Allocator {
         };
         let record = self.entry(address);
         record.cooling.remove(&view.id);
-        if let Some(old) = record.holders.insert(view.id.clone(), holder) {
-            self.forget_key(address, old.key.as_deref());
+        match record.holders.insert(view.id.clone(), holder) {
+            Some(old) => count_out(&mut self.by_key, old.key.as_deref(), address),
+            None => count_in(&mut self.by_namespace, view.id.namespace.clone(), address),
         }
         if let Some(key) = key {
-            *self.by_key.entry(key).or_default().entry(address).or_insert(0) += 1;
+            count_in(&mut self.by_key, key, address);
         }
         self.held.entry(view.id.clone()).or_default().insert(address);
     }
@@ -230,28 +244,14 @@ impl Allocator {
             return;
         };
         if let Some(old) = record.holders.remove(id) {
-            self.forget_key(address, old.key.as_deref());
+            count_out(&mut self.by_key, old.key.as_deref(), address);
+            count_out(&mut self.by_namespace, Some(&id.namespace), address);
         }
         if let Some(held) = self.held.get_mut(id) {
             held.remove(&address);
             if held.is_empty() {
                 self.held.remove(id);
             }
-        }
-    }
-
-    fn forget_key(&mut self, address: IpAddr, key: Option<&str>) {
-        let Some(addresses) = key.and_then(|k| self.by_key.get_mut(k)) else {
-            return;
-        };
-        if let Some(count) = addresses.get_mut(&address) {
-            *count -= 1;
-            if *count == 0 {
-                addresses.remove(&address);
-            }
-        }
-        if addresses.is_empty() {
-            self.by_key.remove(key.unwrap_or_default());
         }
     }
 
@@ -369,6 +369,27 @@ impl Allocator {
         } else {
             Err(Reason::AddressInUse { address, by })
         }
+    }
+}
+
+type Counts = BTreeMap<String, BTreeMap<IpAddr, usize>>;
+
+fn count_in(counts: &mut Counts, name: String, address: IpAddr) {
+    *counts.entry(name).or_default().entry(address).or_insert(0) += 1;
+}
+
+fn count_out(counts: &mut Counts, name: Option<&str>, address: IpAddr) {
+    let Some((name, addresses)) = name.and_then(|n| Some((n, counts.get_mut(n)?))) else {
+        return;
+    };
+    if let Some(count) = addresses.get_mut(&address) {
+        *count -= 1;
+        if *count == 0 {
+            addresses.remove(&address);
+        }
+    }
+    if addresses.is_empty() {
+        counts.remove(name);
     }
 }
 

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use ferrolb_model::{AddressRequest, Family, FamilyPolicy, FamilySet, Pool, Reason, ServiceView};
 
 use crate::allocator::Allocator;
+use crate::limits::Limits;
 use crate::world::World;
 
 /// The answer for one Service.
@@ -18,8 +19,8 @@ pub(crate) struct Decision {
     pub(crate) addresses: Vec<IpAddr>,
     /// Why it does not get what it asks for.
     pub(crate) unmet: Option<Reason>,
-    /// Served, but a second family would be taken if there were an address.
-    pub(crate) wants_more: bool,
+    /// Why a second family is missing that would be taken if there were an address.
+    pub(crate) missing: Option<Reason>,
 }
 
 /// The inputs of a decision.
@@ -37,7 +38,7 @@ impl Chooser<'_> {
         let keep = |unmet| Decision {
             addresses: self.held.to_vec(),
             unmet: Some(unmet),
-            wants_more: false,
+            missing: None,
         };
         let wanted = match self.wanted() {
             Ok(wanted) => wanted,
@@ -61,7 +62,7 @@ impl Chooser<'_> {
                 Decision {
                     addresses,
                     unmet: None,
-                    wants_more: missing.is_some(),
+                    missing,
                 }
             }
         }
@@ -95,7 +96,12 @@ impl Chooser<'_> {
         for address in &request.addresses {
             self.check_requested(*address, request.pool.as_deref())?;
         }
-        Ok(request.addresses.clone())
+        let new = request.addresses.iter().filter(|a| !self.held.contains(a));
+        let more = new.map(|a| self.cost(*a)).sum::<usize>();
+        match self.limits().full() {
+            Some(full) if more > self.room(&request.addresses) => Err(full),
+            _ => Ok(request.addresses.clone()),
+        }
     }
 
     fn check_requested(&self, address: IpAddr, asked_pool: Option<&str>) -> Result<(), Reason> {
@@ -120,7 +126,8 @@ impl Chooser<'_> {
             None if self.world.config().pools.is_empty() => return Err(Reason::NoPools),
             None => return Err(Reason::AddressOutsidePools { address }),
             Some(pool) => {
-                self.admits(pool)?;
+                self.allows(pool)?;
+                self.limits().request(address)?;
                 if pool.is_buggy(address) {
                     return Err(Reason::AddressAvoided {
                         address,
@@ -129,7 +136,7 @@ impl Chooser<'_> {
                 }
             }
         }
-        self.allocator.may_hold(self.world, address, self.view)
+        self.may_get(address)
     }
 
     /// Addresses of the one pool asked for. What is held elsewhere is given up only for a full replacement.
@@ -144,7 +151,7 @@ impl Chooser<'_> {
             true => Reason::NoPools,
             false => Reason::PoolNotFound { pool: name.to_owned() },
         })?;
-        self.admits(pool)?;
+        self.allows(pool)?;
         let missing = self.fill(&mut found, wanted, &[vec![pool]]);
         let held_is_covered = self
             .kept(wanted)
@@ -167,7 +174,7 @@ impl Chooser<'_> {
         }
         let mut groups = self.groups();
         if let Some(home) = found.first().and_then(|a| self.world.pool_of(*a))
-            && self.admits(home).is_ok()
+            && self.allows(home).is_ok()
         {
             groups.insert(0, vec![home]);
         }
@@ -190,35 +197,51 @@ impl Chooser<'_> {
 
     /// Adds an address for every family that `found` lacks; says why when one stays missing.
     fn fill(&self, found: &mut Vec<IpAddr>, wanted: FamilySet, groups: &[Vec<&Pool>]) -> Option<Reason> {
+        let primary = self.view.primary_family;
         let lacking = |found: &[IpAddr]| {
-            wanted
-                .iter()
+            let order = [primary, primary.other()].into_iter().filter(|f| wanted.contains(*f));
+            order
                 .filter(|f| found.iter().all(|a| Family::of(*a) != *f))
                 .collect::<Vec<_>>()
         };
+        let mut room = self.room(found);
         for family in lacking(found) {
-            found.extend(self.own(family, groups).or_else(|| self.shared(family, groups)));
+            let fits = |a: &IpAddr| self.cost(*a) <= room;
+            let known = self.own(family, groups).filter(fits);
+            if let Some(address) = known.or_else(|| self.shared(family, groups, room)) {
+                room -= self.cost(address);
+                found.push(address);
+            }
         }
+        let take = |pool: &&Pool, family| self.allocator.first_free(pool, family);
         for group in groups {
             let missing = lacking(found);
-            let take = |pool: &&Pool, family| self.allocator.first_free(pool, family);
             if let [a, b] = missing[..]
+                && room >= 2
                 && let Some((a, b)) = group.iter().find_map(|p| Some((take(p, a)?, take(p, b)?)))
             {
                 found.extend([a, b]);
+                room -= 2;
                 continue;
             }
             for family in missing {
-                found.extend(group.iter().find_map(|p| take(p, family)));
+                if room > 0
+                    && let Some(address) = group.iter().find_map(|p| take(p, family))
+                {
+                    found.push(address);
+                    room -= 1;
+                }
             }
         }
-        lacking(found).first().map(|family| self.why_none(*family, groups))
+        lacking(found)
+            .first()
+            .map(|family| self.why_none(*family, groups, room))
     }
 
     /// An address that is kept for this Service, or stands in its status.
     fn own(&self, family: Family, groups: &[Vec<&Pool>]) -> Option<IpAddr> {
         let of_family = |a: &IpAddr| Family::of(*a) == family;
-        let usable = |a: &IpAddr| self.allocator.may_hold(self.world, *a, self.view).is_ok();
+        let usable = |a: &IpAddr| self.may_get(*a).is_ok();
         let asked = self.view.request.as_ref().ok().and_then(|r| r.pool.as_deref());
         let fits = |a: &IpAddr| of_family(a) && asked.is_none_or(|pool| self.pool_name(*a) == Some(pool));
         let named = self.allocator.named(&self.view.id).into_iter().filter(fits);
@@ -232,14 +255,14 @@ impl Chooser<'_> {
     }
 
     /// An address that carries the Service's sharing key.
-    fn shared(&self, family: Family, groups: &[Vec<&Pool>]) -> Option<IpAddr> {
+    fn shared(&self, family: Family, groups: &[Vec<&Pool>], room: usize) -> Option<IpAddr> {
         let key = self.view.sharing_key.as_deref()?;
         let place = |a: &IpAddr| groups.iter().flatten().position(|p| p.contains(*a));
         self.allocator
             .with_key(key)
             .filter(|a| Family::of(*a) == family)
             .filter_map(|a| Some((place(&a)?, a)))
-            .filter(|(_, a)| self.may_take(*a, groups) && self.allocator.may_hold(self.world, *a, self.view).is_ok())
+            .filter(|(_, a)| self.cost(*a) <= room && self.may_take(*a, groups) && self.may_get(*a).is_ok())
             .min()
             .map(|(_, a)| a)
     }
@@ -249,7 +272,7 @@ impl Chooser<'_> {
         self.world.pool_of(address).is_some_and(|pool| {
             let usable = groups.iter().flatten().any(|p| p.name == pool.name);
             // Whoever held an address of a pool without autoAssign asked for it once; that is still good.
-            (usable || self.admits(pool).is_ok() && self.is_named(address)) && !pool.is_buggy(address)
+            (usable || self.allows(pool).is_ok() && self.is_named(address)) && !pool.is_buggy(address)
         })
     }
 
@@ -275,7 +298,7 @@ impl Chooser<'_> {
     fn groups(&self) -> Vec<Vec<&Pool>> {
         let pools = self.world.config().pools.values();
         let (mut pinned, unpinned): (Vec<_>, Vec<_>) = pools
-            .filter(|p| p.auto_assign && self.admits(p).is_ok())
+            .filter(|p| p.auto_assign && self.allows(p).is_ok())
             .partition(|p| p.allocation.is_some());
         pinned.sort_by(|a, b| a.rank().cmp(&b.rank()));
         let mut groups = pinned
@@ -298,6 +321,37 @@ impl Chooser<'_> {
         }
     }
 
+    /// Whether both the pool's own rules and the policies of the namespace let the Service have addresses of it.
+    fn allows(&self, pool: &Pool) -> Result<(), Reason> {
+        self.admits(pool)?;
+        self.limits().pool(&pool.name)
+    }
+
+    fn limits(&self) -> Limits<'_> {
+        Limits::of(self.world, self.allocator, &self.view.id.namespace)
+    }
+
+    /// Whether the address is free for the Service, or may be shared by it.
+    fn may_get(&self, address: IpAddr) -> Result<(), Reason> {
+        self.allocator.may_hold(self.world, address, self.view)?;
+        if self.is_reserved(address) {
+            return Ok(());
+        }
+        self.limits().sharing(address, &self.view.id)
+    }
+
+    /// How many more addresses the namespace may have once the Service holds nothing but `kept`.
+    fn room(&self, kept: &[IpAddr]) -> usize {
+        let alone = |a: &&IpAddr| self.allocator.holders_in(&self.view.id.namespace, **a) == 1;
+        let given_up = self.held.iter().filter(|a| !kept.contains(a)).filter(alone);
+        self.limits().room(given_up.count())
+    }
+
+    /// How much of that the address takes.
+    fn cost(&self, address: IpAddr) -> usize {
+        usize::from(self.limits().is_more(address) && !self.is_reserved(address))
+    }
+
     /// The pool that the address counts to: the one it lies in, else the one its VirtualIP names.
     fn pool_name(&self, address: IpAddr) -> Option<&str> {
         match self.world.pool_of(address) {
@@ -306,7 +360,7 @@ impl Chooser<'_> {
         }
     }
 
-    fn why_none(&self, family: Family, groups: &[Vec<&Pool>]) -> Reason {
+    fn why_none(&self, family: Family, groups: &[Vec<&Pool>], room: usize) -> Reason {
         let names = |pools: Vec<&&Pool>| {
             let mut names = pools.into_iter().map(|p| p.name.clone()).collect::<Vec<_>>();
             names.dedup();
@@ -321,6 +375,13 @@ impl Chooser<'_> {
         let pools = &self.world.config().pools;
         if pools.is_empty() {
             Reason::NoPools
+        } else if all.is_empty()
+            && let Some(refusal) = pools
+                .values()
+                .filter(|p| p.auto_assign && self.admits(p).is_ok())
+                .find_map(|p| self.limits().pool(&p.name).err())
+        {
+            refusal
         } else if all.is_empty() {
             let refusal = |p: &Pool| match self.admits(p) {
                 Err(_) => "its serviceAllocation does not select this Service",
@@ -334,6 +395,8 @@ impl Chooser<'_> {
                 pools: names(all),
                 family,
             }
+        } else if let Some(full) = self.limits().full().filter(|_| room == 0) {
+            full
         } else {
             Reason::PoolExhausted {
                 pools: names(with_family),

@@ -55,6 +55,8 @@ pub(crate) struct Dirty {
     pub(crate) freed: BTreeSet<IpAddr>,
     /// Addresses that were left, and that any Service that waits may get now.
     pub(crate) offered: BTreeSet<IpAddr>,
+    /// Namespaces that gave an address back and have Services that wait for just that.
+    pub(crate) rooms: BTreeSet<String>,
     /// Addresses whose claim must be compared with the object.
     pub(crate) claims: BTreeSet<IpAddr>,
     /// Services whose status must be compared.
@@ -350,6 +352,8 @@ impl Controller {
                 self.evaluate(&turn.id, effects);
             } else if let Some(address) = self.dirty.offered.pop_first() {
                 self.offer(address, effects);
+            } else if let Some(namespace) = self.dirty.rooms.pop_first() {
+                self.refill(&namespace, effects);
             } else if let Some(address) = self.dirty.claims.pop_first() {
                 // May free an address, which is then offered.
                 self.settle_claim(address, now, effects);

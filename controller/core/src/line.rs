@@ -36,42 +36,55 @@ pub(crate) fn asked(view: &ServiceView) -> &[IpAddr] {
     view.request.as_ref().map_or(&[], |r| &r.addresses)
 }
 
+#[derive(Debug, PartialEq, Eq)]
+struct Place {
+    turn: Turn,
+    asked: Vec<IpAddr>,
+    /// Its namespace has as many addresses as it may have.
+    full: bool,
+}
+
 /// Who waits; each Service stands in it once.
 #[derive(Debug, Default)]
 pub(crate) struct Line {
-    places: BTreeMap<ServiceId, (Turn, Vec<IpAddr>)>,
+    places: BTreeMap<ServiceId, Place>,
     turns: BTreeSet<Turn>,
     by_address: BTreeMap<IpAddr, BTreeSet<Turn>>,
+    full: BTreeMap<String, BTreeSet<Turn>>,
 }
 
 impl Line {
-    /// Puts the Service in its place, or moves it there.
-    pub(crate) fn join(&mut self, view: &ServiceView) {
-        let (turn, asked) = (Turn::of(view), asked(view));
-        if self.places.get(&view.id).is_some_and(|p| p.0 == turn && p.1 == asked) {
+    /// Puts the Service in its place, or moves it there. `full` says that it waits for its namespace to give an address
+    /// back.
+    pub(crate) fn join(&mut self, view: &ServiceView, full: bool) {
+        let (turn, asked) = (Turn::of(view), asked(view).to_vec());
+        let place = Place { turn, asked, full };
+        if self.places.get(&view.id) == Some(&place) {
             return;
         }
         self.leave(&view.id);
-        for address in asked {
-            self.by_address.entry(*address).or_default().insert(turn.clone());
+        for address in &place.asked {
+            self.by_address.entry(*address).or_default().insert(place.turn.clone());
         }
-        self.turns.insert(turn.clone());
-        self.places.insert(view.id.clone(), (turn, asked.to_vec()));
+        if full {
+            let namespace = view.id.namespace.clone();
+            self.full.entry(namespace).or_default().insert(place.turn.clone());
+        }
+        self.turns.insert(place.turn.clone());
+        self.places.insert(view.id.clone(), place);
     }
 
     /// Takes the Service out.
     pub(crate) fn leave(&mut self, id: &ServiceId) {
-        let Some((turn, asked)) = self.places.remove(id) else {
+        let Some(Place { turn, asked, full }) = self.places.remove(id) else {
             return;
         };
         self.turns.remove(&turn);
         for address in asked {
-            if let Some(turns) = self.by_address.get_mut(&address) {
-                turns.remove(&turn);
-                if turns.is_empty() {
-                    self.by_address.remove(&address);
-                }
-            }
+            take_out(&mut self.by_address, &address, &turn);
+        }
+        if full {
+            take_out(&mut self.full, &id.namespace, &turn);
         }
     }
 
@@ -90,6 +103,20 @@ impl Line {
         self.by_address.get(&address).into_iter().flatten()
     }
 
+    /// Whether the Service waits for its namespace to give an address back.
+    pub(crate) fn is_full(&self, id: &ServiceId) -> bool {
+        self.places.get(id).is_some_and(|p| p.full)
+    }
+
+    /// The first behind `last` that waits for the namespace to give an address back.
+    pub(crate) fn next_full(&self, namespace: &str, last: Option<&Turn>) -> Option<&Turn> {
+        let turns = self.full.get(namespace)?;
+        match last {
+            Some(last) => turns.range((Excluded(last), Unbounded)).next(),
+            None => turns.first(),
+        }
+    }
+
     /// Those behind `last` that any address will do for, in order.
     pub(crate) fn automatic_after(&self, last: Option<&Turn>) -> impl Iterator<Item = &Turn> + use<'_> {
         let first = Turn {
@@ -99,5 +126,14 @@ impl Line {
         };
         let from = last.unwrap_or(&first).clone();
         self.turns.range((Excluded(from), Unbounded))
+    }
+}
+
+fn take_out<K: Ord>(turns: &mut BTreeMap<K, BTreeSet<Turn>>, key: &K, turn: &Turn) {
+    if let Some(at) = turns.get_mut(key) {
+        at.remove(turn);
+        if at.is_empty() {
+            turns.remove(key);
+        }
     }
 }

@@ -8,6 +8,7 @@ use crate::allocator::{Record, may_share};
 use crate::choose::{Chooser, Decision};
 use crate::controller::Controller;
 use crate::effect::{Effect, EventKind};
+use crate::limits::{Limits, is_full};
 use crate::line::asked;
 
 impl Controller {
@@ -126,10 +127,9 @@ impl Controller {
             held: &held,
         }
         .decide();
-        if decision.unmet.is_some() || decision.wants_more {
-            self.line.join(view);
-        } else {
-            self.line.leave(id);
+        match decision.unmet.as_ref().or(decision.missing.as_ref()) {
+            Some(reason) => self.line.join(view, is_full(reason)),
+            None => self.line.leave(id),
         }
         self.apply(id, &held, &decision);
         self.dirty.statuses.insert(id.clone());
@@ -168,6 +168,9 @@ impl Controller {
     /// Ends a hold and marks what follows from it.
     pub(crate) fn give_up(&mut self, address: IpAddr, id: &ServiceId) {
         self.allocator.release(address, id);
+        if self.line.next_full(&id.namespace, None).is_some() {
+            self.dirty.rooms.insert(id.namespace.clone());
+        }
         self.allocator.tidy(address);
         self.dirty.freed.insert(address);
         self.mark_address(address);
@@ -201,12 +204,31 @@ impl Controller {
         }
     }
 
+    /// Serves those who wait for their namespace to give an address back, oldest first, until it is full again.
+    pub(crate) fn refill(&mut self, namespace: &str, effects: &mut Vec<Effect>) {
+        let mut last = None;
+        while Limits::of(&self.world, &self.allocator, namespace).room(0) > 0
+            && let Some(turn) = self.line.next_full(namespace, last.as_ref()).cloned()
+        {
+            self.evaluate(&turn.id, effects);
+            last = Some(turn);
+        }
+    }
+
+    fn limits<'a>(&'a self, view: &'a ServiceView) -> Limits<'a> {
+        Limits::of(&self.world, &self.allocator, &view.id.namespace)
+    }
+
     /// A quick look whether an address can be of interest to a Service that waits.
     fn could_use(&self, id: &ServiceId, address: IpAddr) -> bool {
         let Some(view) = self.world.service(id) else {
             return false;
         };
         let Ok(request) = &view.request else { return false };
+        let named = self.allocator.named(id).contains(&address);
+        if self.line.is_full(id) && !named && self.limits(view).is_more(address) {
+            return false;
+        }
         if !view.families.contains(Family::of(address)) {
             return false;
         }
@@ -214,7 +236,7 @@ impl Controller {
             let key = self.allocator.record(address).and_then(Record::sharing_key);
             key.is_some() && key == view.sharing_key
         };
-        if !self.allocator.is_free(address) && !shares() && !self.allocator.named(id).contains(&address) {
+        if !self.allocator.is_free(address) && !shares() && !named {
             return false;
         }
         let Some(pool) = self.world.pool_of(address) else {
@@ -236,7 +258,10 @@ impl Controller {
             Some(pool) if pool.is_buggy(address) => {
                 format!("IPAddressPool {:?} avoids addresses that end in .0 or .255", pool.name)
             }
-            Some(_) => return None,
+            Some(pool) => match self.why_refused(&pool.name, address, view) {
+                Some(reason) => reason.to_string(),
+                None => return None,
+            },
             None => {
                 let mut claims = record.object.iter().flat_map(|o| &o.claims);
                 if claims.any(|c| c.service == view.id && record.is_reservation(c)) {
@@ -252,6 +277,19 @@ impl Controller {
             }
         };
         Some(Reason::PoolChanged { address, why })
+    }
+
+    /// The policy that would not give the address to its holder today.
+    fn why_refused(&self, pool: &str, address: IpAddr, view: &ServiceView) -> Option<Reason> {
+        let record = self.allocator.record(address)?;
+        let mut claims = record.object.iter().flat_map(|o| &o.claims);
+        if claims.any(|c| c.service == view.id && record.is_reservation(c)) {
+            return None;
+        }
+        let limits = self.limits(view);
+        let named = asked(view).contains(&address).then(|| limits.request(address));
+        let refused = limits.pool(pool).and(named.unwrap_or(Ok(())));
+        refused.and_then(|()| limits.sharing(address, &view.id)).err()
     }
 
     /// Records a lost address on the Service.

@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ferrolb_model::{Config, EndpointsView, Family, NodeView, Pool, ServiceId, ServiceType, ServiceView};
+use ferrolb_model::{
+    AllocationPolicy, Config, EndpointsView, Family, NodeView, Pool, ServiceId, ServiceType, ServiceView,
+};
 
 /// Services, nodes, endpoints and the configuration.
 #[derive(Debug, Default)]
@@ -15,6 +17,9 @@ pub(crate) struct World {
     config: Arc<Config>,
     /// First address of every range to its last and the pool's name; ranges never overlap.
     ranges: BTreeMap<IpAddr, (IpAddr, String)>,
+    /// The names of the policies that speak for every namespace, and for each of the others.
+    policies_for_all: Vec<String>,
+    policies: BTreeMap<String, Vec<String>>,
     services: BTreeMap<ServiceId, ServiceView>,
     nodes: BTreeMap<String, NodeView>,
     slices: BTreeMap<ServiceId, BTreeMap<(String, String), EndpointsView>>,
@@ -45,7 +50,26 @@ impl World {
             .values()
             .flat_map(|p| p.ranges.iter().map(|r| (r.first(), (r.last(), p.name.clone()))))
             .collect();
+        self.policies_for_all.clear();
+        self.policies.clear();
+        for policy in config.allocation_policies.values() {
+            match &policy.namespaces {
+                None => self.policies_for_all.push(policy.name.clone()),
+                Some(names) => {
+                    for name in names {
+                        self.policies.entry(name.clone()).or_default().push(policy.name.clone());
+                    }
+                }
+            }
+        }
         self.config = config;
+    }
+
+    /// The policies that speak for the namespace.
+    pub(crate) fn policies(&self, namespace: &str) -> impl Iterator<Item = &AllocationPolicy> + use<'_> {
+        let own = self.policies.get(namespace).into_iter().flatten();
+        let names = self.policies_for_all.iter().chain(own);
+        names.filter_map(|name| self.config.allocation_policies.get(name))
     }
 
     /// The pool in force that `address` lies in.

@@ -140,8 +140,12 @@ impl Lab {
     }
 
     pub(crate) fn delete(&mut self, name: &str) {
-        if self.services.remove(&id(name)).is_some() {
-            self.watched(Input::ServiceGone(id(name)));
+        self.delete_service(&id(name));
+    }
+
+    pub(crate) fn delete_service(&mut self, id: &ServiceId) {
+        if self.services.remove(id).is_some() {
+            self.watched(Input::ServiceGone(id.clone()));
         }
     }
 

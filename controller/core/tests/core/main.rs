@@ -9,3 +9,4 @@ mod lifecycle;
 mod line;
 mod placement;
 mod properties;
+mod tenancy;
