@@ -1,6 +1,6 @@
 //! The command line.
 
-use clap::Parser;
+use clap::{ArgAction, Parser};
 use ferrolb_runtime::args::{CommonArgs, class};
 
 /// Gives addresses from IPAddressPools to Services of type LoadBalancer
@@ -13,4 +13,13 @@ pub(crate) struct Args {
     /// Serve Services of exactly this loadBalancerClass; without it those that have none
     #[arg(long, value_name = "CLASS", env = "FERROLB_LOAD_BALANCER_CLASS", value_parser = class)]
     pub(crate) load_balancer_class: Option<String>,
+
+    /// Decide only while holding the lease `ferrolb-controller`, so that further replicas stand by
+    #[arg(long, value_name = "BOOL", env = "FERROLB_LEADER_ELECT", action = ArgAction::Set,
+          default_value_t = true, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub(crate) leader_elect: bool,
+
+    /// The pod's name, for the lease; without it the host's
+    #[arg(long, value_name = "POD", env = "FERROLB_POD_NAME")]
+    pub(crate) pod_name: Option<String>,
 }

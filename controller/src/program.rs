@@ -1,4 +1,5 @@
-//! How the program is put together: one owner task, its watches, the poster of events and the admin server.
+//! How the program is put together: one owner task, its watches, the candidate for its lease, the poster of events and
+//! the admin server.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,6 +7,7 @@ use std::time::Duration;
 use ferrolb_api::names::CONTROLLER_MANAGER;
 use ferrolb_controller_core::{Controller, Settings};
 use ferrolb_runtime::admin::{self, Admin, AdminError, Version};
+use ferrolb_runtime::leader::{self, Candidate, Leadership};
 use ferrolb_runtime::readiness::{Heartbeat, Readiness};
 use ferrolb_runtime::tasks::{TaskDied, Tasks};
 use ferrolb_runtime::{args as common, client, events, watch};
@@ -18,6 +20,9 @@ use crate::args::Args;
 use crate::metrics::Metrics;
 use crate::news;
 use crate::owner::Owner;
+
+/// The Lease that the leader holds, in the controller's namespace.
+const LEASE: &str = "ferrolb-controller";
 
 /// News that may wait for the owner task; then the watches wait.
 const NEWS: usize = 256;
@@ -66,6 +71,23 @@ pub(crate) async fn run(args: Args) -> Result<(), Ended> {
     let mut tasks = Tasks::new();
     let stop = tasks.stop();
     let (sender, inputs) = mpsc::channel(NEWS);
+    let leads = leader::gauge(&mut registry);
+    let leadership = if args.leader_elect {
+        let candidate = Candidate::new(
+            client.clone(),
+            (&namespace, LEASE),
+            leader::identity(args.pod_name.as_deref()),
+            CONTROLLER_MANAGER,
+            &readiness,
+            leads,
+        );
+        let leadership = candidate.leadership();
+        tasks.spawn("leader", candidate.run(stop.clone()));
+        leadership
+    } else {
+        leads.set(1);
+        Leadership::always()
+    };
     let owner = Owner::new(
         controller,
         client.clone(),
@@ -74,6 +96,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Ended> {
         metrics,
         readiness.clone(),
         heartbeat.clone(),
+        leadership,
     );
     tasks.spawn("owner", owner.run(inputs, stop.clone()));
     tasks.spawn("events", poster.run(stop.clone()));

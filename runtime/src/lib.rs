@@ -1,5 +1,5 @@
-//! The kit that both programs stand on: flags, the Kubernetes client, watches, writes, events, the admin server, logs
-//! and tasks. It knows no word of FerroLB's domain.
+//! The kit that both programs stand on: flags, the Kubernetes client, watches, writes, leadership, events, the admin
+//! server, logs and tasks. It knows no word of FerroLB's domain.
 //!
 //! A program is put together like this: [`args::parse`], [`logs::init`], [`client::connect`], a [`readiness::Readiness`]
 //! and a metrics registry, one [`watch::Source`] per kind feeding one bounded channel, one owner task that reads that
@@ -10,7 +10,9 @@ pub mod apply;
 pub mod args;
 pub mod backoff;
 pub mod client;
+pub mod elector;
 pub mod events;
+pub mod leader;
 pub mod logs;
 pub mod readiness;
 pub mod tasks;

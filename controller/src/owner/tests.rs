@@ -24,6 +24,7 @@ fn owner(readiness: &Readiness) -> Owner {
         Metrics::register(&mut Registry::default()),
         readiness.clone(),
         Heartbeat::new(Duration::from_secs(30)),
+        Leadership::always(),
     )
 }
 
