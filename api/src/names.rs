@@ -92,6 +92,10 @@ pub mod reasons {
     pub const DEPRECATED_ANNOTATION: &str = "deprecatedAnnotation";
     /// Warning, on a Service: it keeps an address that would not be chosen for it today.
     pub const POOL_CHANGED: &str = "PoolChanged";
+    /// Normal, on a Service: it has a new address beside the one that its pool would not give any more.
+    pub const RENUMBERING: &str = "Renumbering";
+    /// Normal, on a Service: the new address has taken the place of the old one.
+    pub const RENUMBERED: &str = "Renumbered";
     /// Normal, on a Service: a node announces its address.
     pub const NODE_ASSIGNED: &str = "nodeAssigned";
     /// Warning, on a Service: the address is not announced.
