@@ -40,17 +40,20 @@ fn property<'a>(crd: &'a CustomResourceDefinition, path: &str) -> &'a JSONSchema
 struct Expected {
     file: &'static str,
     kind: &'static str,
+    /// The version that is stored.
     version: &'static str,
     scope: &'static str,
+    status: bool,
     columns: &'static [(&'static str, &'static str)],
 }
 
-const EXPECTED: [Expected; 4] = [
+const EXPECTED: [Expected; 13] = [
     Expected {
         file: "metallb.io_ipaddresspools.yaml",
         kind: "IPAddressPool",
         version: "v1beta1",
         scope: "Namespaced",
+        status: true,
         columns: &[
             ("Auto Assign", ".spec.autoAssign"),
             ("Avoid Buggy IPs", ".spec.avoidBuggyIPs"),
@@ -62,6 +65,7 @@ const EXPECTED: [Expected; 4] = [
         kind: "L2Advertisement",
         version: "v1beta1",
         scope: "Namespaced",
+        status: true,
         columns: &[
             ("IPAddressPools", ".spec.ipAddressPools"),
             ("IPAddressPool Selectors", ".spec.ipAddressPoolSelectors"),
@@ -74,6 +78,7 @@ const EXPECTED: [Expected; 4] = [
         kind: "ConfigurationState",
         version: "v1beta1",
         scope: "Namespaced",
+        status: true,
         columns: &[
             ("Result", ".status.result"),
             ("ErrorSummary", ".status.errorSummary"),
@@ -85,6 +90,7 @@ const EXPECTED: [Expected; 4] = [
         kind: "VirtualIP",
         version: "v1alpha1",
         scope: "Cluster",
+        status: true,
         columns: &[
             ("Address", ".spec.address"),
             ("Pool", ".spec.pool"),
@@ -95,10 +101,123 @@ const EXPECTED: [Expected; 4] = [
             ("Age", ".metadata.creationTimestamp"),
         ],
     },
+    Expected {
+        file: "metallb.io_bgpadvertisements.yaml",
+        kind: "BGPAdvertisement",
+        version: "v1beta1",
+        scope: "Namespaced",
+        status: true,
+        columns: &[
+            ("IPAddressPools", ".spec.ipAddressPools"),
+            ("IPAddressPool Selectors", ".spec.ipAddressPoolSelectors"),
+            ("Peers", ".spec.peers"),
+            ("Node Selectors", ".spec.nodeSelectors"),
+        ],
+    },
+    Expected {
+        file: "metallb.io_bgppeers.yaml",
+        kind: "BGPPeer",
+        version: "v1beta2",
+        scope: "Namespaced",
+        status: true,
+        columns: &[
+            ("Address", ".spec.peerAddress"),
+            ("ASN", ".spec.peerASN"),
+            ("BFD Profile", ".spec.bfdProfile"),
+            ("Multi Hops", ".spec.ebgpMultiHop"),
+        ],
+    },
+    Expected {
+        file: "metallb.io_bfdprofiles.yaml",
+        kind: "BFDProfile",
+        version: "v1beta1",
+        scope: "Namespaced",
+        status: true,
+        columns: &[
+            ("Passive Mode", ".spec.passiveMode"),
+            ("Transmit Interval", ".spec.transmitInterval"),
+            ("Receive Interval", ".spec.receiveInterval"),
+            ("Multiplier", ".spec.detectMultiplier"),
+        ],
+    },
+    Expected {
+        file: "metallb.io_communities.yaml",
+        kind: "Community",
+        version: "v1beta1",
+        scope: "Namespaced",
+        status: true,
+        columns: &[],
+    },
+    Expected {
+        file: "metallb.io_servicel2statuses.yaml",
+        kind: "ServiceL2Status",
+        version: "v1beta1",
+        scope: "Namespaced",
+        status: true,
+        columns: &[
+            ("Allocated Node", ".status.node"),
+            ("Service Name", ".status.serviceName"),
+            ("Service Namespace", ".status.serviceNamespace"),
+        ],
+    },
+    Expected {
+        file: "metallb.io_servicebgpstatuses.yaml",
+        kind: "ServiceBGPStatus",
+        version: "v1beta1",
+        scope: "Namespaced",
+        status: true,
+        columns: &[
+            ("Node", ".status.node"),
+            ("Service Name", ".status.serviceName"),
+            ("Service Namespace", ".status.serviceNamespace"),
+        ],
+    },
+    Expected {
+        file: "ferrolb.io_allocationpolicies.yaml",
+        kind: "AllocationPolicy",
+        version: "v1alpha1",
+        scope: "Cluster",
+        status: false,
+        columns: &[
+            ("Namespaces", ".spec.namespaces"),
+            ("Namespace Selectors", ".spec.namespaceSelectors"),
+            ("Pools", ".spec.pools"),
+            ("Max Addresses", ".spec.maxAddresses"),
+            ("Age", ".metadata.creationTimestamp"),
+        ],
+    },
+    Expected {
+        file: "ferrolb.io_announcementpolicies.yaml",
+        kind: "AnnouncementPolicy",
+        version: "v1alpha1",
+        scope: "Cluster",
+        status: false,
+        columns: &[
+            ("IPAddressPools", ".spec.ipAddressPools"),
+            ("Service Selectors", ".spec.serviceSelectors"),
+            ("Node Selectors", ".spec.nodeSelectors"),
+            ("Age", ".metadata.creationTimestamp"),
+        ],
+    },
+    Expected {
+        file: "ferrolb.io_speakerstates.yaml",
+        kind: "SpeakerState",
+        version: "v1alpha1",
+        scope: "Cluster",
+        status: true,
+        columns: &[
+            ("Version", ".status.version"),
+            ("Addresses", ".status.layer2.announcedAddresses"),
+            ("Established", ".status.bgp.established"),
+            ("Last Error", ".status.lastError"),
+            ("Age", ".metadata.creationTimestamp"),
+        ],
+    },
 ];
 
 #[test]
 fn names_scope_and_columns() {
+    assert_eq!(EXPECTED.len(), ferrolb_api::crds().len());
     for expected in EXPECTED {
         let crd = read(expected.file);
         let (group, plural) = expected.file.trim_end_matches(".yaml").split_once('_').unwrap();
@@ -109,15 +228,14 @@ fn names_scope_and_columns() {
         );
         assert_eq!(crd.spec.names.kind, expected.kind);
         assert_eq!(crd.spec.scope, expected.scope);
-        assert_eq!(crd.spec.versions.len(), 1);
-        let version = &crd.spec.versions[0];
+        let stored: Vec<_> = crd.spec.versions.iter().filter(|version| version.storage).collect();
+        let [version] = stored[..] else {
+            panic!("{} stores {} versions", expected.kind, stored.len());
+        };
         assert_eq!(version.name, expected.version);
-        assert!(version.served && version.storage);
-        assert!(
-            version.subresources.as_ref().is_some_and(|s| s.status.is_some()),
-            "{}",
-            expected.kind
-        );
+        assert!(crd.spec.versions.iter().all(|version| version.served));
+        let status = version.subresources.as_ref().is_some_and(|s| s.status.is_some());
+        assert_eq!(status, expected.status, "{}", expected.kind);
         let columns: Vec<(&str, &str)> = version
             .additional_printer_columns
             .iter()
@@ -125,6 +243,38 @@ fn names_scope_and_columns() {
             .map(|column| (column.name.as_str(), column.json_path.as_str()))
             .collect();
         assert_eq!(columns, expected.columns, "{}", expected.kind);
+    }
+}
+
+/// Nothing converts between them, so a field that one of them lacked would be lost.
+#[test]
+fn versions_of_a_kind_are_alike() {
+    let several: Vec<_> = EXPECTED
+        .iter()
+        .map(|expected| (expected.kind, read(expected.file)))
+        .filter(|(_, crd)| crd.spec.versions.len() > 1)
+        .collect();
+    let [("BGPPeer", crd)] = &several[..] else {
+        panic!("{} kinds have several versions", several.len());
+    };
+    assert_eq!(crd.spec.conversion.as_ref().unwrap().strategy, "None");
+    let [old, new] = &crd.spec.versions[..] else {
+        panic!("{} versions", crd.spec.versions.len());
+    };
+    assert_eq!((old.name.as_str(), new.name.as_str()), ("v1beta1", "v1beta2"));
+    assert_eq!((old.deprecated, new.deprecated), (Some(true), None));
+    assert!(old.deprecation_warning.as_ref().unwrap().contains("v1beta2"));
+    assert_eq!(old.schema, new.schema);
+    assert_eq!(old.subresources, new.subresources);
+    assert_eq!(old.additional_printer_columns, new.additional_printer_columns);
+}
+
+/// The API server warns of a format that it does not know.
+#[test]
+fn formats_are_known() {
+    for expected in EXPECTED {
+        let text = serde_json::to_string(&read(expected.file)).unwrap();
+        assert!(!text.contains("\"format\":\"uint"), "{}", expected.kind);
     }
 }
 
@@ -164,6 +314,9 @@ fn defaults_and_required_fields() {
     let pool = read("metallb.io_ipaddresspools.yaml");
     let advertisement = read("metallb.io_l2advertisements.yaml");
     let vip = read("ferrolb.io_virtualips.yaml");
+    let peer = read("metallb.io_bgppeers.yaml");
+    let bgp = read("metallb.io_bgpadvertisements.yaml");
+    let policy = read("ferrolb.io_announcementpolicies.yaml");
     for (crd, path, default) in [
         (&pool, "spec.autoAssign", Some("true")),
         (&pool, "spec.avoidBuggyIPs", Some("false")),
@@ -174,6 +327,18 @@ fn defaults_and_required_fields() {
         (&vip, "spec.address", None),
         (&vip, "spec.claims", None),
         (&vip, "spec.reclaimPolicy", Some("\"Delete\"")),
+        (&peer, "spec.myASN", None),
+        (&peer, "spec.peerASN", None),
+        (&peer, "spec.peerPort", Some("179")),
+        (&peer, "spec.holdTime", None),
+        (&peer, "spec.ebgpMultiHop", None),
+        (&peer, "spec.enableGracefulRestart", None),
+        (&peer, "spec.disableMP", Some("false")),
+        (&peer, "spec.dualStackAddressFamily", Some("false")),
+        (&bgp, "spec.aggregationLength", Some("32")),
+        (&bgp, "spec.aggregationLengthV6", Some("128")),
+        (&bgp, "spec.localPref", None),
+        (&policy, "spec.layer2.liveness.multiplier", None),
     ] {
         let actual = property(crd, path).default.as_ref().map(|json| json.0.to_string());
         assert_eq!(actual.as_deref(), default, "{path}");
@@ -187,6 +352,20 @@ fn defaults_and_required_fields() {
         [""; 0]
     );
     assert_eq!(required(schema(&vip)), ["spec"]);
+    assert_eq!(required(property(&peer, "spec")), ["myASN"]);
+    for file in [
+        "bgpadvertisements",
+        "bfdprofiles",
+        "communities",
+        "servicel2statuses",
+        "servicebgpstatuses",
+    ] {
+        assert_eq!(
+            required(schema(&read(&format!("metallb.io_{file}.yaml")))),
+            [""; 0],
+            "{file}"
+        );
+    }
 }
 
 #[test]

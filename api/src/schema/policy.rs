@@ -58,9 +58,17 @@ pub(crate) fn large_communities(_: &mut SchemaGenerator) -> Schema {
 /// `bgp.extendedCommunities`: the administrator is an AS number of two or four octets or an IPv4 address, and what room
 /// it leaves is the number's.
 pub(crate) fn extended_communities(_: &mut SchemaGenerator) -> Schema {
-    let parts = "[self.split(':', 3)].all(part, part[1].contains('.') ? isIP(part[1]) && int(part[2]) <= 65535 \
-                 : int(part[1]) <= 65535 ? int(part[2]) <= 4294967295 \
-                 : int(part[1]) <= 4294967295 && int(part[2]) <= 65535)";
+    let part = |n: u8| format!("self.split(':', 3)[{n}]");
+    let number = |n: u8, most: u32| format!("int({}) <= {most}", part(n));
+    let short = u32::from(u16::MAX);
+    let room = format!(
+        "({0}.contains('.') ? isIP({0}) && {1} : {2} ? {3} : {4} && {1})",
+        part(1),
+        number(2, short),
+        number(1, short),
+        number(2, u32::MAX),
+        number(1, u32::MAX),
+    );
     json_schema!({
         "type": "array",
         "maxItems": 64,
@@ -68,7 +76,7 @@ pub(crate) fn extended_communities(_: &mut SchemaGenerator) -> Schema {
             "type": "string",
             "maxLength": 32,
             "x-kubernetes-validations": [rule(
-                format!("self.matches('^(rt|soo):([0-9]{{1,10}}|[0-9]{{1,3}}([.][0-9]{{1,3}}){{3}}):[0-9]{{1,10}}$') && {parts}"),
+                format!("self.matches('^(rt|soo):([0-9]{{1,10}}|[0-9]{{1,3}}([.][0-9]{{1,3}}){{3}}):[0-9]{{1,10}}$') && {room}"),
                 "not an extended community: write rt: or soo:, an AS number or an IPv4 address, and a number, like \
                  rt:65000:100 or soo:192.0.2.1:7",
             )],
