@@ -85,6 +85,12 @@ impl Record {
                 .is_some_and(|o| o.reclaim_policy == ReclaimPolicy::Retain)
     }
 
+    /// Whether a claim of the Service stays whatever happens to it.
+    pub(crate) fn is_reserved_for(&self, id: &ServiceId) -> bool {
+        let mut claims = self.object.iter().flat_map(|o| &o.claims);
+        claims.any(|c| c.service == *id && self.is_reservation(c))
+    }
+
     /// The pool that the object names, or named before somebody deleted it.
     pub(crate) fn recorded_pool(&self) -> Option<&str> {
         self.pool.as_deref()
@@ -131,6 +137,11 @@ impl Allocator {
     /// The addresses that the Service holds, IPv4 first.
     pub(crate) fn held(&self, id: &ServiceId) -> Vec<IpAddr> {
         self.held.get(id).into_iter().flatten().copied().collect()
+    }
+
+    /// The Services that hold the address.
+    pub(crate) fn holders_of(&self, address: IpAddr) -> impl Iterator<Item = &ServiceId> {
+        self.record(address).into_iter().flat_map(|r| r.holders.keys())
     }
 
     /// How many Services hold an address.

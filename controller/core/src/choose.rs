@@ -30,6 +30,8 @@ pub(crate) struct Chooser<'a> {
     pub(crate) view: &'a ServiceView,
     /// What the Service holds and may keep; of the Service's families, one of each at most.
     pub(crate) held: &'a [IpAddr],
+    /// What is chosen takes the place of something else, so it is not one more for its namespace.
+    pub(crate) replacing: bool,
 }
 
 impl Chooser<'_> {
@@ -286,12 +288,8 @@ impl Chooser<'_> {
     }
 
     fn is_reserved(&self, address: IpAddr) -> bool {
-        self.allocator.record(address).is_some_and(|record| {
-            let claims = record.object.iter().flat_map(|o| &o.claims);
-            claims
-                .into_iter()
-                .any(|c| c.service == self.view.id && record.is_reservation(c))
-        })
+        let record = self.allocator.record(address);
+        record.is_some_and(|r| r.is_reserved_for(&self.view.id))
     }
 
     /// The pools that may be chosen unasked, in groups of equal standing.
@@ -342,6 +340,9 @@ impl Chooser<'_> {
 
     /// How many more addresses the namespace may have once the Service holds nothing but `kept`.
     fn room(&self, kept: &[IpAddr]) -> usize {
+        if self.replacing {
+            return usize::MAX;
+        }
         let alone = |a: &&IpAddr| self.allocator.holders_in(&self.view.id.namespace, **a) == 1;
         let given_up = self.held.iter().filter(|a| !kept.contains(a)).filter(alone);
         self.limits().room(given_up.count())

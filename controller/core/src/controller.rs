@@ -32,6 +32,8 @@ pub struct Settings {
     /// then, so a restarted controller still sees the claim; it starts the cool-down anew, because nobody can tell
     /// when it began. The address is thus never handed to somebody else too early, at worst one cool-down too late.
     pub cool_down: Duration,
+    /// How long a Service that is renumbered has both addresses.
+    pub overlap: Duration,
 }
 
 impl Default for Settings {
@@ -39,6 +41,7 @@ impl Default for Settings {
         Settings {
             load_balancer_class: None,
             cool_down: Duration::from_secs(60),
+            overlap: Duration::from_secs(30),
         }
     }
 }
@@ -135,7 +138,7 @@ impl Controller {
             Input::Synced | Input::Tick => {}
         }
         if self.synced {
-            self.fire(now);
+            self.fire(now, &mut effects);
             self.settle(now, &mut effects);
         }
         effects
@@ -202,6 +205,7 @@ impl Controller {
             self.dirty.services.remove(&Turn::of(&old));
         }
         self.forget_failures(&WriteKey::ServiceStatus(id.clone()));
+        self.timers.clear(&Timer::Overlap(id.clone()));
         self.touch_addresses(id);
         for address in self.allocator.held(id) {
             self.give_up(address, id);
@@ -324,7 +328,7 @@ impl Controller {
         }
     }
 
-    fn fire(&mut self, now: Duration) {
+    fn fire(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         while let Some(timer) = self.timers.pop_due(now) {
             match timer {
                 Timer::Address(address) => self.mark_address(address),
@@ -334,6 +338,7 @@ impl Controller {
                 Timer::Retry(WriteKey::ServiceStatus(id)) => {
                     self.dirty.statuses.insert(id);
                 }
+                Timer::Overlap(id) => self.end_overlap(&id, effects),
                 Timer::Sweep => self.dirty.services.extend(self.line.turns().cloned()),
             }
         }

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use ferrolb_model::{Claim, Condition, ConditionType, Reason, ServiceId, ServiceView};
+use ferrolb_model::{Claim, Condition, ConditionType, Family, Reason, ServiceId, ServiceView};
 
 use crate::allocator::{Echo, Record};
 use crate::controller::Controller;
@@ -186,6 +186,7 @@ impl Controller {
         let shown = (view.ingress.clone(), view.pool_annotation.clone());
         // An entry that is no address is nobody's business until there is an address to put in its place.
         if shown == wanted && (!view.ingress_foreign || wanted.0.is_empty()) {
+            self.begin_overlap(id, &wanted.0, now);
             if let Some(state) = self.states.get_mut(id) {
                 state.stood = Some(wanted);
             }
@@ -224,7 +225,10 @@ impl Controller {
 
     /// What the status should say; `None` to leave it as it is for now.
     fn wanted_status(&self, view: &ServiceView) -> Option<Shown> {
-        let held = self.allocator.held(&view.id);
+        let mut held = self.allocator.held(&view.id);
+        // The new one of two goes first.
+        let leaving = self.leaving(&view.id);
+        held.sort_by_key(|a| (Family::of(*a), leaving == Some(*a), *a));
         if !self.world.is_ours(view) {
             return self.is_leftover(view).then(|| (Vec::new(), None));
         }
@@ -340,6 +344,11 @@ impl Controller {
             .keys()
             .filter_map(|id| self.world.service(id))
             .collect::<Vec<_>>();
+        let leaving = |view: &&&ServiceView| self.leaving(&view.id) == Some(address);
+        if let Some(view) = holders.iter().find(leaving) {
+            let message = format!("{} moves to another address and has both for a while", view.id);
+            return condition(true, "Renumbering", message);
+        }
         if let Some(reason) = holders.iter().find_map(|view| self.why_kept(address, view)) {
             return condition(true, reason.as_str(), reason.to_string());
         }

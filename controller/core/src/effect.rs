@@ -128,6 +128,10 @@ pub enum EventKind {
     DeprecatedAnnotation,
     /// Warning `PoolChanged`: the Service keeps an address that would not be chosen for it today.
     PoolChanged,
+    /// Normal `Renumbering`: the Service has a new address beside the one that its pool would not give any more.
+    Renumbering,
+    /// Normal `Renumbered`: the old address is gone.
+    Renumbered,
     /// Warning `announceFailed`: the address is allocated, but no node may announce it.
     AnnounceFailed,
 }

@@ -13,6 +13,7 @@ mod input;
 mod limits;
 mod line;
 mod placement;
+mod renumber;
 mod report;
 mod serve;
 mod taken;

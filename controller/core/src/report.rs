@@ -9,6 +9,7 @@ use ferrolb_model::{ConditionType, Family, Reason, ServiceId};
 use crate::controller::Controller;
 use crate::effect::{Effect, EventKind, ServiceEvent, Write};
 use crate::limits::is_same;
+use crate::renumber::Leaving;
 
 /// What a Service's status says: addresses and pool annotation.
 pub(crate) type Shown = (Vec<IpAddr>, Option<String>);
@@ -30,6 +31,10 @@ pub(crate) struct ServiceState {
     pub(crate) unmet: Option<Reason>,
     /// Why the status cannot be written, as reported.
     pub(crate) unwritable: Option<Reason>,
+    /// The address that makes way for another.
+    pub(crate) leaving: Option<Leaving>,
+    /// Why an address that should make way cannot be replaced.
+    pub(crate) stuck: Option<Reason>,
     changed: Vec<Reason>,
     deprecated: BTreeSet<String>,
 }
@@ -135,7 +140,9 @@ impl Controller {
     pub(crate) fn report_decision(&mut self, id: &ServiceId, unmet: Option<Reason>, effects: &mut Vec<Effect>) {
         let Some(view) = self.world.service(id) else { return };
         let held = self.allocator.held(id);
-        let changed = held.iter().filter_map(|a| self.why_kept(*a, view)).collect::<Vec<_>>();
+        let staying = self.staying(id);
+        let changed = staying.iter().filter_map(|a| self.why_kept(*a, view));
+        let changed = changed.collect::<Vec<_>>();
         // What stands in a VirtualIP was said before a restart.
         let objects = held.iter().filter_map(|a| self.allocator.record(*a)?.object.as_ref());
         let said = objects.filter_map(|o| Some(o.conditions.get(&ConditionType::Allocated)?.message.clone()));

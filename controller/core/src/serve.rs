@@ -10,6 +10,7 @@ use crate::controller::Controller;
 use crate::effect::{Effect, EventKind};
 use crate::limits::{Limits, is_full};
 use crate::line::asked;
+use crate::renumber::replacement;
 
 impl Controller {
     /// Takes over what stands in the cluster: claims first, then addresses in the status of Services, oldest first.
@@ -80,7 +81,11 @@ impl Controller {
             return false;
         }
         let asked = asked(view);
-        let rank = |a: &IpAddr| (!view.ingress.contains(a), !asked.contains(a), *a);
+        // Of two that stand in the status, the one to leave counts: the other is chosen beside it again.
+        let rank = |a: &IpAddr| {
+            let leaving = self.must_leave(*a, view);
+            (!view.ingress.contains(a), !asked.contains(a), !leaving, *a)
+        };
         let claims = |a: &IpAddr| {
             self.allocator
                 .record(*a)
@@ -104,6 +109,7 @@ impl Controller {
             self.line.leave(id);
             if let Some(state) = self.states.get_mut(id) {
                 state.forget_reports();
+                self.set_leaving(id, None);
             }
             self.dirty.statuses.insert(id.clone());
             return;
@@ -118,22 +124,49 @@ impl Controller {
                 self.report_cleared(id, *address, reason, effects);
             }
         }
-        let held = self.allocator.held(id);
+        let Some((held, decision)) = self.decide(id) else {
+            return;
+        };
         let Some(view) = self.world.service(id) else { return };
-        let decision = Chooser {
-            world: &self.world,
-            allocator: &self.allocator,
-            view,
-            held: &held,
-        }
-        .decide();
         match decision.unmet.as_ref().or(decision.missing.as_ref()) {
             Some(reason) => self.line.join(view, is_full(reason)),
             None => self.line.leave(id),
         }
         self.apply(id, &held, &decision);
+        if self.leaving(id).is_none() {
+            self.renumber(id);
+        }
         self.dirty.statuses.insert(id.clone());
         self.report_decision(id, decision.unmet, effects);
+    }
+
+    /// What the Service may keep, and what it should hold. An address that it is leaving is not counted, unless there
+    /// is no other any more, or it is asked for: then it stays.
+    fn decide(&mut self, id: &ServiceId) -> Option<(Vec<IpAddr>, Decision)> {
+        loop {
+            let (view, held) = (self.world.service(id)?, self.staying(id));
+            let decision = Chooser {
+                world: &self.world,
+                allocator: &self.allocator,
+                view,
+                held: &held,
+                replacing: false,
+            }
+            .decide();
+            let Some(old) = self.leaving(id) else {
+                return Some((held, decision));
+            };
+            let holds = self.allocator.holders_of(old).any(|other| other == id);
+            let fellow = |addresses: &[IpAddr]| replacement(old, addresses);
+            let replaced = fellow(&decision.addresses);
+            if holds && replaced.is_some() && !asked(view).contains(&old) {
+                if replaced != fellow(&held) {
+                    self.set_leaving(id, Some(old));
+                }
+                return Some((held, decision));
+            }
+            self.set_leaving(id, None);
+        }
     }
 
     /// Why a held address cannot stay, whatever else there is; the inner `None` needs no event.
@@ -250,45 +283,52 @@ impl Controller {
 
     /// Why an address would not be chosen for its holder today.
     pub(crate) fn why_kept(&self, address: IpAddr, view: &ServiceView) -> Option<Reason> {
-        let record = self.allocator.record(address)?;
-        let why = match self.world.pool_of(address) {
-            Some(pool) if !pool.admits(&view.id.namespace, &view.labels) => {
-                format!("IPAddressPool {:?} is kept for other Services", pool.name)
-            }
-            Some(pool) if pool.is_buggy(address) => {
-                format!("IPAddressPool {:?} avoids addresses that end in .0 or .255", pool.name)
-            }
-            Some(pool) => match self.why_refused(&pool.name, address, view) {
-                Some(reason) => reason.to_string(),
-                None => return None,
+        let why = match self.why_outside(address, view) {
+            Some(why) => match self.states.get(&view.id).and_then(|s| s.stuck.as_ref()) {
+                Some(stuck) if self.must_leave(address, view) => {
+                    format!("{why}, and there is no other for it ({}: {stuck})", stuck.as_str())
+                }
+                _ => why,
             },
-            None => {
-                let mut claims = record.object.iter().flat_map(|o| &o.claims);
-                if claims.any(|c| c.service == view.id && record.is_reservation(c)) {
-                    return None;
-                }
-                match record.recorded_pool() {
-                    Some(pool) if self.world.config().pools.contains_key(pool) => {
-                        format!("IPAddressPool {pool:?} does not contain it any more")
-                    }
-                    Some(pool) => format!("IPAddressPool {pool:?} is not in force any more"),
-                    None => "it is in no IPAddressPool".to_owned(),
-                }
-            }
+            None => self.why_refused(address, view)?.to_string(),
         };
         Some(Reason::PoolChanged { address, why })
     }
 
-    /// The policy that would not give the address to its holder today.
-    fn why_refused(&self, pool: &str, address: IpAddr, view: &ServiceView) -> Option<Reason> {
+    /// Why the pool of the address would not give it to its holder today.
+    pub(crate) fn why_outside(&self, address: IpAddr, view: &ServiceView) -> Option<String> {
         let record = self.allocator.record(address)?;
-        let mut claims = record.object.iter().flat_map(|o| &o.claims);
-        if claims.any(|c| c.service == view.id && record.is_reservation(c)) {
+        let pool = self.world.pool_of(address);
+        if let Some(pool) = pool.filter(|p| !p.admits(&view.id.namespace, &view.labels)) {
+            return Some(format!("IPAddressPool {:?} is kept for other Services", pool.name));
+        }
+        if let Some(pool) = pool.filter(|p| p.is_buggy(address)) {
+            let name = &pool.name;
+            return Some(format!(
+                "IPAddressPool {name:?} avoids addresses that end in .0 or .255"
+            ));
+        }
+        if pool.is_some() || record.is_reserved_for(&view.id) {
+            return None;
+        }
+        Some(match record.recorded_pool() {
+            Some(pool) if self.world.config().pools.contains_key(pool) => {
+                format!("IPAddressPool {pool:?} does not contain it any more")
+            }
+            Some(pool) => format!("IPAddressPool {pool:?} is not in force any more"),
+            None => "it is in no IPAddressPool".to_owned(),
+        })
+    }
+
+    /// The policy that would not give the address to its holder today.
+    fn why_refused(&self, address: IpAddr, view: &ServiceView) -> Option<Reason> {
+        let pool = self.world.pool_of(address)?;
+        if self.allocator.record(address)?.is_reserved_for(&view.id) {
             return None;
         }
         let limits = self.limits(view);
         let named = asked(view).contains(&address).then(|| limits.request(address));
-        let refused = limits.pool(pool).and(named.unwrap_or(Ok(())));
+        let refused = limits.pool(&pool.name).and(named.unwrap_or(Ok(())));
         refused.and_then(|()| limits.sharing(address, &view.id)).err()
     }
 

@@ -6,6 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use ferrolb_model::ServiceId;
+
 use crate::effect::WriteKey;
 
 /// What a deadline is for.
@@ -15,6 +17,8 @@ pub(crate) enum Timer {
     Address(IpAddr),
     /// A failed write may be tried again.
     Retry(WriteKey),
+    /// The old address of a Service that is renumbered goes.
+    Overlap(ServiceId),
     /// Look at everything that waits for an address.
     Sweep,
 }
@@ -126,7 +130,6 @@ impl Backoff {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ferrolb_model::ServiceId;
 
     #[test]
     fn a_deadline_fires_once_and_can_be_moved() {

@@ -198,9 +198,11 @@ impl Controller {
                 self.dirty.claims.extend(self.allocator.named(id));
                 self.report_unwritable(id, None, effects);
                 if !giving.is_empty() {
-                    let list = giving.iter().map(|a| format!("\"{a}\"")).collect::<Vec<_>>().join(", ");
-                    let from = pool.map(|p| format!(" from IPAddressPool {p:?}")).unwrap_or_default();
-                    self.event(id, EventKind::Allocated, format!("Assigned IP [{list}]{from}"), effects);
+                    let (kind, message) = match self.renumbering_message(id, &giving) {
+                        Some(message) => (EventKind::Renumbering, message),
+                        None => (EventKind::Allocated, assigned(&giving, pool)),
+                    };
+                    self.event(id, kind, message, effects);
                 }
             }
             Err(error) => {
@@ -255,6 +257,13 @@ impl Controller {
     fn is_unseen(&self, address: IpAddr) -> bool {
         self.allocator.record(address).is_none_or(|r| r.object.is_none())
     }
+}
+
+/// The event about addresses that were given.
+fn assigned(addresses: &[IpAddr], pool: Option<String>) -> String {
+    let list = addresses.iter().map(|a| format!("\"{a}\"")).collect::<Vec<_>>();
+    let from = pool.map(|p| format!(" from IPAddressPool {p:?}")).unwrap_or_default();
+    format!("Assigned IP [{}]{from}", list.join(", "))
 }
 
 /// The version that a write is based on; `None` when it creates.

@@ -9,4 +9,5 @@ mod lifecycle;
 mod line;
 mod placement;
 mod properties;
+mod renumber;
 mod tenancy;
