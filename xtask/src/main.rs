@@ -9,6 +9,7 @@ mod demo;
 mod generate;
 mod lab;
 mod licenses;
+mod sim;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -36,6 +37,8 @@ enum Command {
     Lab(lab::Args),
     /// Check the licence of every package that is linked in, and advisories where cargo-deny is installed.
     Licenses(licenses::Args),
+    /// Play the controller in a seeded world, or replay one seed.
+    Sim(sim::Args),
 }
 
 fn main() -> ExitCode {
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Command::Gen(args) => generate::run(&args),
         Command::Lab(args) => lab::run(&args),
         Command::Licenses(args) => licenses::run(&args),
+        Command::Sim(args) => sim::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

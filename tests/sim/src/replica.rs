@@ -1,0 +1,184 @@
+//! One controller process: the core, its watches, and what it has been told so far.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fastrand::Rng;
+use ferrolb_controller_core::{Controller, Input, Settings, WriteKey};
+use ferrolb_model::{Config, NodeView, ServiceId, ServiceView, VirtualIp};
+
+use crate::store::{KINDS, Key, Store};
+
+/// How long an old word of a watch counts as an excuse: a decision may wait that long for its write.
+const RECENT: Duration = Duration::from_secs(40);
+
+/// What the watches have told a core: the picture that its decisions can be judged by.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    pub(crate) objects: BTreeSet<Key>,
+    pub(crate) services: BTreeMap<ServiceId, Vec<(Duration, ServiceView)>>,
+    pub(crate) configs: Vec<(Duration, Arc<Config>)>,
+    pub(crate) nodes: BTreeMap<String, NodeView>,
+    pub(crate) virtual_ips: BTreeMap<IpAddr, VirtualIp>,
+}
+
+impl Told {
+    fn note(&mut self, key: &Key, input: &Input, now: Duration) {
+        let fresh = |end: &mut Duration| {
+            if *end == Duration::MAX {
+                *end = now + RECENT;
+            }
+            *end >= now
+        };
+        match input {
+            Input::Config(config) => {
+                self.configs.retain_mut(|(end, _)| fresh(end));
+                self.configs.push((Duration::MAX, Arc::clone(config)));
+            }
+            Input::Service(view) => {
+                let views = self.services.entry(view.id.clone()).or_default();
+                views.retain_mut(|(end, old)| fresh(end) && old.uid == view.uid);
+                views.push((Duration::MAX, view.clone()));
+            }
+            Input::ServiceGone(id) => {
+                self.services.remove(id);
+            }
+            Input::Node(view) => {
+                self.nodes.insert(view.name.clone(), view.clone());
+            }
+            Input::NodeGone(name) => {
+                self.nodes.remove(name);
+            }
+            Input::VirtualIp(object) => {
+                self.virtual_ips.insert(object.address, object.clone());
+            }
+            Input::VirtualIpGone(address) => {
+                self.virtual_ips.remove(address);
+            }
+            _ => {}
+        }
+        if is_gone(input) {
+            self.objects.remove(key);
+        } else {
+            self.objects.insert(key.clone());
+        }
+    }
+
+    /// The Service as it was told last, and before that not long ago.
+    pub(crate) fn views(&self, id: &ServiceId) -> impl Iterator<Item = &ServiceView> {
+        self.services.get(id).into_iter().flatten().rev().map(|(_, view)| view)
+    }
+}
+
+fn is_gone(input: &Input) -> bool {
+    matches!(
+        input,
+        Input::NodeGone(_) | Input::EndpointsGone(_) | Input::ServiceGone(_) | Input::VirtualIpGone(_)
+    )
+}
+
+/// A process.
+#[derive(Debug)]
+pub(crate) struct Replica {
+    pub(crate) core: Controller,
+    /// Its clock starts with it.
+    pub(crate) started: Duration,
+    /// Which process of this replica it is; what belongs to an earlier one finds nobody.
+    pub(crate) life: u64,
+    pub(crate) told: Told,
+    queues: [VecDeque<(Key, Input)>; KINDS],
+    /// How many entries of the queue belong to the first list.
+    listing: [usize; KINDS],
+    /// A stream says nothing before this time.
+    pub(crate) stalled: [Duration; KINDS],
+    /// The process does nothing before this time.
+    pub(crate) paused: Duration,
+    /// It believes to be the leader.
+    pub(crate) leads: bool,
+    pub(crate) synced: bool,
+    pub(crate) writing: BTreeSet<WriteKey>,
+    pub(crate) tick_at: Option<Duration>,
+    /// The Services (by uid) that it claimed an address for: doing so again needs no new reason.
+    pub(crate) claimed: BTreeSet<(String, IpAddr)>,
+}
+
+impl Replica {
+    /// A process that starts now.
+    pub(crate) fn start(now: Duration, life: u64) -> Self {
+        Replica {
+            core: Controller::new(Settings::default()),
+            started: now,
+            life,
+            told: Told::default(),
+            queues: Default::default(),
+            listing: [0; KINDS],
+            stalled: [now; KINDS],
+            paused: now,
+            leads: false,
+            synced: false,
+            writing: BTreeSet::new(),
+            tick_at: None,
+            claimed: BTreeSet::new(),
+        }
+    }
+
+    /// Puts the first lists into the queues; gives how many entries each has.
+    pub(crate) fn list_first(&mut self, store: &Store, rng: &mut Rng) -> [usize; KINDS] {
+        for kind in 0..KINDS {
+            self.relist(store, kind, rng);
+            self.listing[kind] = self.queues[kind].len();
+        }
+        self.listing
+    }
+
+    /// A stream that broke starts over with a list: what was still to come is gone, what is gone is told as gone.
+    /// Gives how many entries the list has.
+    pub(crate) fn relist(&mut self, store: &Store, kind: usize, rng: &mut Rng) -> usize {
+        let mut keys = store.list(kind);
+        let gone = self
+            .told
+            .objects
+            .iter()
+            .filter(|k| k.kind() == kind && !keys.contains(k));
+        let gone = gone.cloned().collect::<Vec<_>>();
+        keys.extend(gone);
+        rng.shuffle(&mut keys);
+        self.queues[kind] = keys.into_iter().map(|k| (k.clone(), store.tell(&k))).collect();
+        self.queues[kind].len()
+    }
+
+    /// Whether the first lists are still being told.
+    pub(crate) fn is_listing(&self) -> bool {
+        self.listing.iter().any(|left| *left > 0)
+    }
+
+    /// Whether the stream's first list is still being told.
+    pub(crate) fn is_listing_kind(&self, kind: usize) -> bool {
+        self.listing[kind] > 0
+    }
+
+    pub(crate) fn enqueue(&mut self, key: Key, input: Input) {
+        self.queues[key.kind()].push_back((key, input));
+    }
+
+    /// The next word of a stream. At times one about another object overtakes; about one object the order holds.
+    pub(crate) fn next(&mut self, kind: usize, rng: &mut Rng, now: Duration) -> Option<Input> {
+        let queue = &mut self.queues[kind];
+        if queue.is_empty() {
+            return None;
+        }
+        let mut index = 0;
+        if self.listing[kind] > 0 {
+            self.listing[kind] -= 1;
+        } else if rng.u8(..4) == 0 {
+            index = rng.usize(..queue.len());
+            let key = &queue[index].0;
+            index = queue.iter().position(|(k, _)| k == key).unwrap_or(0);
+        }
+        let (key, input) = queue.remove(index)?;
+        self.told.note(&key, &input, now);
+        Some(input)
+    }
+}

@@ -1,0 +1,687 @@
+//! The world in motion: one queue of events in virtual time, one generator of random numbers, no threads.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use fastrand::Rng;
+use ferrolb_controller_core::{Effect, Input, Write, WriteError, WriteKey};
+use ferrolb_model::{Claim, ReclaimPolicy, ServiceType, ServiceView, VirtualIp};
+
+use crate::history::{Action, History, Scenario};
+use crate::ledger::Ledger;
+use crate::replica::Replica;
+use crate::store::{KINDS, Key, Store, empty};
+use crate::words;
+
+/// What a run is given besides its history.
+pub(crate) struct Settings<'a> {
+    /// Seed of delays, faults and crashes.
+    pub(crate) order: u64,
+    /// Where every input, effect and write is told.
+    pub(crate) log: Option<&'a dyn Fn(&str)>,
+    /// Falsifies what a core asks for; a check of the checks.
+    pub(crate) sabotage: Option<Sabotage>,
+}
+
+/// Changes the effects of a core before they are done.
+pub type Sabotage = Box<dyn FnMut(&mut Vec<Effect>)>;
+
+/// What happens at a moment.
+#[derive(Clone, Debug)]
+enum Event {
+    Act(usize),
+    Watch { replica: usize, life: u64, kind: usize },
+    Tick { replica: usize, life: u64 },
+    Arrive(u64),
+    Answer(u64),
+    Announce(IpAddr),
+    Lead { replica: usize, term: u64 },
+    Start { replica: usize },
+    Deposed { replica: usize, life: u64 },
+    Chaos,
+}
+
+/// A write under way.
+#[derive(Debug)]
+struct Flight {
+    replica: usize,
+    life: u64,
+    write: Write,
+    result: Result<(), WriteError>,
+}
+
+/// The world.
+pub(crate) struct Sim<'a> {
+    pub(crate) now: Duration,
+    pub(crate) store: Store,
+    pub(crate) replicas: Vec<Option<Replica>>,
+    pub(crate) scenario: Scenario,
+    pub(crate) writes: usize,
+    pub(crate) inputs: usize,
+    pub(crate) last_write: Duration,
+    /// The newest writes, for who asks why it is not quiet.
+    pub(crate) recent: Vec<String>,
+    history: &'a History,
+    settings: Settings<'a>,
+    queue: BTreeMap<(Duration, u64), Event>,
+    flights: BTreeMap<u64, Flight>,
+    ledger: Ledger,
+    rng: Rng,
+    next: u64,
+    term: u64,
+    lives: u64,
+    /// Nothing fails, stalls or crashes any more.
+    peace: bool,
+    acted: usize,
+}
+
+impl<'a> Sim<'a> {
+    /// A world with what stands there before the first controller starts.
+    pub(crate) fn new(history: &'a History, settings: Settings<'a>) -> Self {
+        let rng = Rng::with_seed(settings.order);
+        let scenario = history.scenario.clone();
+        let mut sim = Sim {
+            now: Duration::ZERO,
+            store: Store::default(),
+            replicas: (0..scenario.replicas).map(|_| None).collect(),
+            scenario,
+            writes: 0,
+            inputs: 0,
+            last_write: Duration::ZERO,
+            recent: Vec::new(),
+            history,
+            settings,
+            queue: BTreeMap::new(),
+            flights: BTreeMap::new(),
+            ledger: Ledger::default(),
+            rng,
+            next: 0,
+            term: 0,
+            lives: 0,
+            peace: false,
+            acted: 0,
+        };
+        for action in &history.before {
+            sim.act(action);
+        }
+        for replica in 0..sim.replicas.len() {
+            sim.start(replica);
+        }
+        sim.elect(Some(0), Duration::ZERO);
+        for (n, (at, _)) in history.actions.iter().enumerate() {
+            sim.at(*at, Event::Act(n));
+        }
+        sim.at(Duration::from_secs(1), Event::Chaos);
+        sim
+    }
+
+    pub(crate) fn log(&mut self, text: impl FnOnce() -> String) {
+        if let Some(log) = self.settings.log {
+            log(&format!("{:>9.3} {}", self.now.as_secs_f64(), text()));
+        }
+    }
+
+    fn at(&mut self, at: Duration, event: Event) {
+        self.next += 1;
+        self.queue.insert((at, self.next), event);
+    }
+
+    fn delay(&mut self) -> Duration {
+        let slow = self.scenario.slow.as_micros().max(1) as u64;
+        // Most are fast, some are not.
+        let most = if self.rng.u8(..8) == 0 { slow } else { slow / 20 + 1 };
+        Duration::from_micros(self.rng.u64(..most))
+    }
+
+    /// When the last action has happened.
+    pub(crate) fn is_over(&self) -> bool {
+        self.acted == self.history.actions.len()
+    }
+
+    /// Lets one event happen, if one is due until `end`; time goes on to it.
+    pub(crate) fn step(&mut self, end: Duration) -> Result<bool, String> {
+        let Some(entry) = self.queue.first_entry().filter(|e| e.key().0 <= end) else {
+            self.now = end;
+            return Ok(false);
+        };
+        let ((at, _), event) = entry.remove_entry();
+        self.now = self.now.max(at);
+        self.happen(event)?;
+        Ok(true)
+    }
+
+    fn happen(&mut self, event: Event) -> Result<(), String> {
+        match event {
+            Event::Act(n) => {
+                let history = self.history;
+                self.acted += 1;
+                self.act(&history.actions[n].1);
+            }
+            Event::Watch { replica, life, kind } => return self.watch(replica, life, kind),
+            Event::Tick { replica, life } => return self.tick(replica, life),
+            Event::Arrive(flight) => return self.arrive(flight),
+            Event::Answer(flight) => return self.answer(flight),
+            Event::Announce(address) => {
+                if self.store.announce(address) {
+                    self.log(|| format!("speaker     announces {address}"));
+                    self.spread();
+                }
+            }
+            Event::Lead { replica, term } => {
+                let Some(process) = self.replicas[replica].as_mut() else {
+                    return Ok(());
+                };
+                if term == self.term {
+                    process.leads = true;
+                    self.log(|| format!("controller{replica} leads"));
+                    self.divide();
+                    return self.sync(replica);
+                }
+            }
+            Event::Start { replica } => {
+                if self.replicas[replica].is_none() {
+                    self.start(replica);
+                }
+            }
+            Event::Deposed { replica, life } => {
+                if self.process(replica, life).is_some() {
+                    self.log(|| format!("controller{replica} sees that it does not lead any more"));
+                    self.crash(replica);
+                }
+            }
+            Event::Chaos => self.chaos(),
+        }
+        Ok(())
+    }
+
+    fn process(&mut self, replica: usize, life: u64) -> Option<&mut Replica> {
+        self.replicas[replica].as_mut().filter(|p| p.life == life)
+    }
+
+    // --- people and machines
+
+    fn act(&mut self, action: &Action) {
+        self.log(|| format!("            {}", words::action(action)));
+        let now = self.now;
+        match action.clone() {
+            Action::Config(config, _) => {
+                self.store.set_config(config);
+                self.ledger.configured(&self.store);
+            }
+            Action::Apply(view) => {
+                self.ledger.edited(&self.store, &view.id, now);
+                self.store.apply_service(*view, now.as_secs() as i64);
+            }
+            Action::Delete(id) => {
+                self.ledger.edited(&self.store, &id, now);
+                self.ledger.gone(&id);
+                self.store.remove_service(&id);
+            }
+            Action::Reserve {
+                address,
+                service,
+                retain,
+            } => {
+                if !self.store.virtual_ips.contains_key(&address) {
+                    self.ledger.touched(address, now);
+                    let claim = |service| Claim { service, uid: None };
+                    let retains = retain && service.is_some();
+                    self.store.put_virtual_ip(VirtualIp {
+                        claims: service.map(claim).into_iter().collect(),
+                        reclaim_policy: policy(retains),
+                        ..empty(address)
+                    });
+                }
+            }
+            Action::Retain { address, retain } => {
+                if let Some(object) = self.store.virtual_ips.get(&address).cloned() {
+                    self.ledger.touched(address, now);
+                    self.store.put_virtual_ip(VirtualIp {
+                        reclaim_policy: policy(retain),
+                        ..object
+                    });
+                }
+            }
+            Action::DeleteVirtualIp(address) => {
+                if self.store.virtual_ips.contains_key(&address) {
+                    self.ledger.touched(address, now);
+                    self.store.remove_virtual_ip(address);
+                }
+            }
+            Action::WriteStatus {
+                service,
+                ingress,
+                foreign,
+            } => {
+                // The API server lets no other type have such a status.
+                let view = self.store.services.get(&service).cloned();
+                if let Some(view) = view.filter(|v| v.kind == ServiceType::LoadBalancer) {
+                    self.ledger.status_by_hand(&service);
+                    self.store.put_service(ServiceView {
+                        ingress,
+                        ingress_foreign: foreign,
+                        ..view
+                    });
+                }
+            }
+            Action::Node(view) => self.store.set_node(view),
+            Action::NodeGone(name) => self.store.remove_node(&name),
+            Action::Endpoints(view) => self.store.set_slice(view),
+            Action::TakeOver(address) => {
+                self.store.take_over(address);
+            }
+        }
+        self.spread();
+    }
+
+    /// Takes what changed to every watch, and to the speakers.
+    fn spread(&mut self) {
+        for (key, input) in std::mem::take(&mut self.store.changed) {
+            if let Input::VirtualIp(object) = &input
+                && object.placement.as_ref().map(|p| &p.owner) != object.announcer.as_ref().map(|a| &a.node)
+            {
+                let (address, at) = (object.address, self.now + self.delay() + Duration::from_millis(5));
+                self.at(at, Event::Announce(address));
+            }
+            for replica in 0..self.replicas.len() {
+                let Some(process) = self.replicas[replica].as_mut() else {
+                    continue;
+                };
+                process.enqueue(key.clone(), input.clone());
+                let life = process.life;
+                let twice = !self.scenario.calm && self.rng.u8(..16) == 0;
+                if twice && let Some(process) = self.replicas[replica].as_mut() {
+                    process.enqueue(key.clone(), input.clone());
+                }
+                for _ in 0..=usize::from(twice) {
+                    let at = self.now + self.delay();
+                    let kind = key.kind();
+                    self.at(at, Event::Watch { replica, life, kind });
+                }
+            }
+        }
+    }
+
+    // --- controllers
+
+    fn start(&mut self, replica: usize) {
+        self.log(|| format!("controller{replica} starts"));
+        self.lives += 1;
+        let life = self.lives;
+        let mut process = Replica::start(self.now, life);
+        let lists = process.list_first(&self.store, &mut self.rng);
+        self.replicas[replica] = Some(process);
+        for (kind, entries) in lists.into_iter().enumerate() {
+            self.schedule_list(replica, life, kind, entries);
+        }
+    }
+
+    fn schedule_list(&mut self, replica: usize, life: u64, kind: usize, entries: usize) {
+        let at = self.now + self.delay();
+        for _ in 0..entries {
+            self.at(at, Event::Watch { replica, life, kind });
+        }
+    }
+
+    /// Another replica, or the one named, is going to lead.
+    fn elect(&mut self, replica: Option<usize>, after: Duration) {
+        self.term += 1;
+        let living = (0..self.replicas.len()).filter(|r| self.replicas[*r].as_ref().is_some_and(|p| !p.leads));
+        let living = living.collect::<Vec<_>>();
+        if let Some(replica) = replica.or_else(|| self.rng.choice(living)) {
+            let (at, term) = (self.now + after, self.term);
+            self.at(at, Event::Lead { replica, term });
+        }
+    }
+
+    fn leaders(&self) -> usize {
+        self.replicas.iter().flatten().filter(|p| p.leads).count()
+    }
+
+    fn divide(&mut self) {
+        if self.leaders() > 1 {
+            self.ledger.divided();
+        }
+    }
+
+    fn crash(&mut self, replica: usize) {
+        let Some(process) = self.replicas[replica].take() else {
+            return;
+        };
+        self.log(|| format!("controller{replica} is gone"));
+        // What it sent may still arrive; what it had not sent yet is lost.
+        let sent = self
+            .flights
+            .iter()
+            .filter(|(_, f)| f.life == process.life)
+            .map(|(n, _)| *n);
+        for flight in sent.collect::<Vec<_>>() {
+            if self.rng.bool() {
+                self.flights.remove(&flight);
+            }
+        }
+        let back = self.now + Duration::from_millis(self.rng.u64(10..3_000));
+        self.at(back, Event::Start { replica });
+        if process.leads && self.leaders() == 0 {
+            if self.replicas.len() == 1 {
+                self.elect(Some(replica), back - self.now + Duration::from_millis(1));
+            } else {
+                let after = Duration::from_millis(self.rng.u64(10..8_000));
+                self.elect(None, after);
+            }
+        }
+    }
+
+    fn sync(&mut self, replica: usize) -> Result<(), String> {
+        match self.replicas[replica].as_mut() {
+            Some(process) if process.leads && !process.synced && !process.is_listing() => {
+                process.synced = true;
+                self.feed(replica, Input::Synced)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn watch(&mut self, replica: usize, life: u64, kind: usize) -> Result<(), String> {
+        let (now, mut rng) = (self.now, self.rng.fork());
+        let Some(process) = self.process(replica, life) else {
+            return Ok(());
+        };
+        let ready = process.paused.max(process.stalled[kind]);
+        if ready > now {
+            self.at(ready, Event::Watch { replica, life, kind });
+            return Ok(());
+        }
+        if let Some(input) = process.next(kind, &mut rng, now) {
+            self.feed(replica, input)?;
+            self.sync(replica)?;
+        }
+        Ok(())
+    }
+
+    fn tick(&mut self, replica: usize, life: u64) -> Result<(), String> {
+        let now = self.now;
+        let Some(process) = self.process(replica, life) else {
+            return Ok(());
+        };
+        if process.paused > now {
+            let at = process.paused;
+            self.at(at, Event::Tick { replica, life });
+            return Ok(());
+        }
+        process.tick_at = None;
+        let due = |p: &Replica| p.core.next_deadline().filter(|at| p.started + *at <= now);
+        if due(process).is_some() {
+            self.feed(replica, Input::Tick)?;
+            if let Some(at) = self.process(replica, life).and_then(|p| due(p)) {
+                return Err(format!("the deadline {at:?} stays although its time has come"));
+            }
+        }
+        self.schedule_tick(replica);
+        Ok(())
+    }
+
+    fn schedule_tick(&mut self, replica: usize) {
+        let Some(process) = self.replicas[replica].as_mut() else {
+            return;
+        };
+        let due = process.core.next_deadline().map(|at| process.started + at);
+        let Some(due) = due.filter(|at| process.tick_at.is_none_or(|set| *at < set)) else {
+            return;
+        };
+        process.tick_at = Some(due);
+        let life = process.life;
+        let at = due.max(self.now);
+        self.at(at, Event::Tick { replica, life });
+    }
+
+    /// Tells a core, judges what it asks for, and sends it off.
+    fn feed(&mut self, replica: usize, input: Input) -> Result<(), String> {
+        self.inputs += 1;
+        self.log(|| format!("controller{replica} <- {}", words::input(&input)));
+        let bound = 20 * (self.store.services.len() + self.store.virtual_ips.len() + 4);
+        let Some(process) = self.replicas[replica].as_mut() else {
+            return Ok(());
+        };
+        let mut effects = process.core.handle(input, self.now - process.started);
+        if let Some(sabotage) = self.settings.sabotage.as_mut() {
+            sabotage(&mut effects);
+        }
+        if !process.synced && !effects.is_empty() {
+            return Err(format!("it acts before it is synced: {effects:?}"));
+        }
+        if effects.len() > bound {
+            return Err(format!("{} effects at once", effects.len()));
+        }
+        for effect in effects {
+            self.log(|| format!("controller{replica} -> {}", words::effect(&effect)));
+            if let Effect::Write(write) = effect {
+                self.send(replica, write)?;
+            }
+        }
+        self.schedule_tick(replica);
+        Ok(())
+    }
+
+    fn send(&mut self, replica: usize, write: Write) -> Result<(), String> {
+        let Some(process) = self.replicas[replica].as_mut() else {
+            return Ok(());
+        };
+        if !process.writing.insert(write.key()) {
+            return Err(format!("two writes under way for {:?}", write.key()));
+        }
+        self.ledger.asked(process, &write)?;
+        let life = process.life;
+        self.writes += 1;
+        self.last_write = self.now;
+        let mut line = String::new();
+        let _ = write!(
+            line,
+            "{:.3} controller{replica} {}",
+            self.now.as_secs_f64(),
+            words::write(&write)
+        );
+        self.recent.push(line);
+        if self.recent.len() > 8 {
+            self.recent.remove(0);
+        }
+        self.next += 1;
+        let number = self.next;
+        let result = Ok(());
+        self.flights.insert(
+            number,
+            Flight {
+                replica,
+                life,
+                write,
+                result,
+            },
+        );
+        let at = self.now + self.delay();
+        self.at(at, Event::Arrive(number));
+        Ok(())
+    }
+
+    fn arrive(&mut self, number: u64) -> Result<(), String> {
+        let Some(flight) = self.flights.get(&number) else {
+            return Ok(());
+        };
+        let write = flight.write.clone();
+        let fault = self.fault();
+        let done = match &fault {
+            None | Some(None) => Some(self.perform(&write)?),
+            Some(Some(_)) => None,
+        };
+        let result = match (fault, done) {
+            (Some(Some(error)), _) => Err(error),
+            (Some(None), _) => Err(WriteError::Unavailable("the answer was lost".to_owned())),
+            (None, done) => done.unwrap_or(Ok(())),
+        };
+        self.log(|| format!("server      {} : {result:?}", words::write(&write)));
+        if let Some(flight) = self.flights.get_mut(&number) {
+            flight.result = result;
+        }
+        let at = self.now + self.delay();
+        self.at(at, Event::Answer(number));
+        Ok(())
+    }
+
+    /// `Some(None)`: done, but nobody learns of it.
+    fn fault(&mut self) -> Option<Option<WriteError>> {
+        if !self.scenario.faults || self.peace || self.rng.u8(..8) != 0 {
+            return None;
+        }
+        Some(match self.rng.u8(..12) {
+            0..3 => None,
+            3..7 => Some(WriteError::Unavailable("down".to_owned())),
+            7..9 => Some(WriteError::Conflict),
+            9 => Some(WriteError::Forbidden("no rule".to_owned())),
+            10 => Some(WriteError::Refused("no".to_owned())),
+            _ => Some(WriteError::ForeignManager("somebody".to_owned())),
+        })
+    }
+
+    fn perform(&mut self, write: &Write) -> Result<Result<(), WriteError>, String> {
+        let (service, object) = match write.key() {
+            WriteKey::ServiceStatus(id) => (self.store.services.get(&id).cloned(), None),
+            WriteKey::Claim(a) | WriteKey::VirtualIpStatus(a) => (None, self.store.virtual_ips.get(&a).cloned()),
+        };
+        let result = self.store.perform(write);
+        if result.is_ok() {
+            self.ledger
+                .written(&self.store, write, service.as_ref(), object.as_ref(), self.now)?;
+            self.spread();
+        }
+        self.divide();
+        Ok(result)
+    }
+
+    fn answer(&mut self, number: u64) -> Result<(), String> {
+        let Some(flight) = self.flights.get(&number) else {
+            return Ok(());
+        };
+        let (replica, life, now) = (flight.replica, flight.life, self.now);
+        if let Some(process) = self.process(replica, life) {
+            if process.paused > now {
+                let at = process.paused;
+                self.at(at, Event::Answer(number));
+                return Ok(());
+            }
+            if let Some(flight) = self.flights.remove(&number) {
+                let key = flight.write.key();
+                if let Some(process) = self.process(replica, life) {
+                    process.writing.remove(&key);
+                }
+                return self.feed(
+                    replica,
+                    Input::Written {
+                        key,
+                        result: flight.result,
+                    },
+                );
+            }
+        }
+        self.flights.remove(&number);
+        Ok(())
+    }
+
+    // --- what goes wrong
+
+    fn chaos(&mut self) {
+        if self.peace {
+            return;
+        }
+        let replica = self.rng.usize(..self.replicas.len());
+        let kind = self.rng.usize(..KINDS);
+        match self.rng.u8(..8) {
+            0 if self.scenario.crashes => self.crash(replica),
+            1 if self.scenario.crashes => self.pause(replica),
+            2 | 3 if self.scenario.relists => self.relist(replica, kind),
+            4 if self.scenario.relists => {
+                let end = self.now + Duration::from_millis(self.rng.u64(..20_000));
+                if let Some(process) = &mut self.replicas[replica] {
+                    process.stalled[kind] = end;
+                    self.log(|| format!("controller{replica} stream {kind} stalls"));
+                }
+            }
+            _ => {}
+        }
+        let wait = if self.rng.bool() { 400 } else { 12_000 };
+        let at = self.now + Duration::from_millis(self.rng.u64(1..wait));
+        self.at(at, Event::Chaos);
+    }
+
+    fn relist(&mut self, replica: usize, kind: usize) {
+        let Some(process) = self.replicas[replica].as_mut().filter(|p| !p.is_listing_kind(kind)) else {
+            return;
+        };
+        let (entries, life) = (process.relist(&self.store, kind, &mut self.rng), process.life);
+        self.log(|| format!("controller{replica} stream {kind} is listed anew"));
+        self.schedule_list(replica, life, kind, entries);
+    }
+
+    /// A process stops for a while. When it led, another leads meanwhile, and for a moment after it wakes both do.
+    fn pause(&mut self, replica: usize) {
+        let length = Duration::from_millis(self.rng.u64(10..40_000));
+        let (now, several) = (self.now, self.replicas.len() > 1);
+        let Some(process) = self.replicas[replica].as_mut() else {
+            return;
+        };
+        process.paused = now + length;
+        let (leads, life) = (process.leads, process.life);
+        self.log(|| format!("controller{replica} pauses for {length:?}"));
+        if leads && several && self.leaders() == 1 {
+            let awake = Duration::from_millis(self.rng.u64(..6_000));
+            self.at(now + length + awake, Event::Deposed { replica, life });
+            let after = Duration::from_millis(self.rng.u64(1..1 + length.as_millis() as u64));
+            self.elect(None, after);
+        }
+    }
+
+    /// From now on nothing goes wrong, and one replica leads.
+    pub(crate) fn calm_down(&mut self) {
+        self.log(|| "            nothing happens and nothing fails from here on".to_owned());
+        self.peace = true;
+        for replica in 0..self.replicas.len() {
+            match &mut self.replicas[replica] {
+                Some(process) => {
+                    process.paused = self.now;
+                    process.stalled = [self.now; KINDS];
+                }
+                None => self.start(replica),
+            }
+        }
+        let leaders = (0..self.replicas.len()).filter(|r| self.replicas[*r].as_ref().is_some_and(|p| p.leads));
+        let leaders = leaders.collect::<Vec<_>>();
+        self.queue
+            .retain(|_, e| !matches!(e, Event::Lead { .. } | Event::Deposed { .. } | Event::Start { .. }));
+        for replica in leaders.iter().skip(1) {
+            self.replicas[*replica] = None;
+        }
+        if leaders.is_empty() {
+            self.elect(Some(0), Duration::from_millis(1));
+        }
+    }
+
+    /// The core that leads.
+    pub(crate) fn leader(&self) -> Option<&Replica> {
+        self.replicas.iter().flatten().find(|p| p.leads && p.synced)
+    }
+
+    /// Everything as a controller that starts now is told it, in some order.
+    pub(crate) fn lists(&mut self) -> Vec<Input> {
+        let mut keys = (0..KINDS).flat_map(|k| self.store.list(k)).collect::<Vec<Key>>();
+        self.rng.shuffle(&mut keys);
+        keys.iter().map(|k| self.store.tell(k)).collect()
+    }
+}
+
+fn policy(retain: bool) -> ReclaimPolicy {
+    if retain {
+        ReclaimPolicy::Retain
+    } else {
+        ReclaimPolicy::Delete
+    }
+}

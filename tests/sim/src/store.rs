@@ -1,0 +1,326 @@
+//! The API server: objects with uid and resourceVersion, writes with preconditions, and what the watches have to tell.
+//!
+//! Every change bumps one version counter, as etcd does, and is put into `changed`, from where the simulator takes it
+//! to each replica's watches.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ferrolb_controller_core::{Input, Write, WriteError};
+use ferrolb_model::{
+    Config, EndpointsView, NodeView, Placement, ReclaimPolicy, ServiceId, ServiceType, ServiceView, VirtualIp,
+};
+
+/// One object of the world, or the configuration as a whole.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Key {
+    Config,
+    Node(String),
+    Slice((String, String)),
+    Service(ServiceId),
+    VirtualIp(IpAddr),
+}
+
+/// How many kinds of [`Key`] there are; each has a watch stream of its own.
+pub(crate) const KINDS: usize = 5;
+
+impl Key {
+    /// The number of its stream.
+    pub(crate) fn kind(&self) -> usize {
+        match self {
+            Key::Config => 0,
+            Key::Node(_) => 1,
+            Key::Slice(_) => 2,
+            Key::Service(_) => 3,
+            Key::VirtualIp(_) => 4,
+        }
+    }
+}
+
+/// The objects.
+#[derive(Debug, Default)]
+pub(crate) struct Store {
+    pub(crate) config: Arc<Config>,
+    pub(crate) nodes: BTreeMap<String, NodeView>,
+    pub(crate) slices: BTreeMap<(String, String), EndpointsView>,
+    pub(crate) services: BTreeMap<ServiceId, ServiceView>,
+    pub(crate) virtual_ips: BTreeMap<IpAddr, VirtualIp>,
+    /// Changes that no watch has been given yet.
+    pub(crate) changed: Vec<(Key, Input)>,
+    version: u64,
+}
+
+impl Store {
+    fn next_version(&mut self) -> String {
+        self.version += 1;
+        self.version.to_string()
+    }
+
+    fn change(&mut self, key: Key) {
+        let input = self.tell(&key);
+        self.changed.push((key, input));
+    }
+
+    /// What a watch says of the object now.
+    pub(crate) fn tell(&self, key: &Key) -> Input {
+        match key {
+            Key::Config => Input::Config(Arc::clone(&self.config)),
+            Key::Node(name) => match self.nodes.get(name) {
+                Some(view) => Input::Node(view.clone()),
+                None => Input::NodeGone(name.clone()),
+            },
+            Key::Slice(name) => match self.slices.get(name) {
+                Some(view) => Input::Endpoints(view.clone()),
+                None => Input::EndpointsGone(name.clone()),
+            },
+            Key::Service(id) => match self.services.get(id) {
+                Some(view) => Input::Service(view.clone()),
+                None => Input::ServiceGone(id.clone()),
+            },
+            Key::VirtualIp(address) => match self.virtual_ips.get(address) {
+                Some(object) => Input::VirtualIp(object.clone()),
+                None => Input::VirtualIpGone(*address),
+            },
+        }
+    }
+
+    /// Every object of a kind.
+    pub(crate) fn list(&self, kind: usize) -> Vec<Key> {
+        match kind {
+            0 => vec![Key::Config],
+            1 => self.nodes.keys().cloned().map(Key::Node).collect(),
+            2 => self.slices.keys().cloned().map(Key::Slice).collect(),
+            3 => self.services.keys().cloned().map(Key::Service).collect(),
+            _ => self.virtual_ips.keys().copied().map(Key::VirtualIp).collect(),
+        }
+    }
+
+    pub(crate) fn set_config(&mut self, config: Arc<Config>) {
+        self.config = config;
+        self.change(Key::Config);
+    }
+
+    pub(crate) fn set_node(&mut self, view: NodeView) {
+        let key = Key::Node(view.name.clone());
+        self.nodes.insert(view.name.clone(), view);
+        self.change(key);
+    }
+
+    pub(crate) fn remove_node(&mut self, name: &str) {
+        if self.nodes.remove(name).is_some() {
+            self.change(Key::Node(name.to_owned()));
+        }
+    }
+
+    pub(crate) fn set_slice(&mut self, view: EndpointsView) {
+        let key = Key::Slice(view.slice.clone());
+        self.slices.insert(view.slice.clone(), view);
+        self.change(key);
+    }
+
+    /// Creates a Service or changes all but its status, as a user does. A Service that is no LoadBalancer has no status.
+    pub(crate) fn apply_service(&mut self, mut view: ServiceView, created: i64) {
+        match self.services.get(&view.id) {
+            Some(old) => {
+                view.uid.clone_from(&old.uid);
+                view.created = old.created;
+                view.ingress.clone_from(&old.ingress);
+                view.ingress_foreign = old.ingress_foreign;
+                view.pool_annotation.clone_from(&old.pool_annotation);
+            }
+            None => {
+                view.uid = format!("{}#{}", view.id, self.version);
+                view.created = created;
+            }
+        }
+        if view.kind != ServiceType::LoadBalancer {
+            view.ingress.clear();
+            view.ingress_foreign = false;
+        }
+        self.put_service(view);
+    }
+
+    /// Writes a Service as it is.
+    pub(crate) fn put_service(&mut self, mut view: ServiceView) {
+        view.resource_version = self.next_version();
+        let key = Key::Service(view.id.clone());
+        self.services.insert(view.id.clone(), view);
+        self.change(key);
+    }
+
+    pub(crate) fn remove_service(&mut self, id: &ServiceId) {
+        if self.services.remove(id).is_some() {
+            self.change(Key::Service(id.clone()));
+        }
+    }
+
+    /// Writes a VirtualIP; a new one gets a uid.
+    pub(crate) fn put_virtual_ip(&mut self, mut object: VirtualIp) {
+        object.resource_version = self.next_version();
+        if object.uid.is_empty() {
+            object.uid = format!("vip#{}", object.resource_version);
+        }
+        let key = Key::VirtualIp(object.address);
+        self.virtual_ips.insert(object.address, object);
+        self.change(key);
+    }
+
+    pub(crate) fn remove_virtual_ip(&mut self, address: IpAddr) {
+        if self.virtual_ips.remove(&address).is_some() {
+            self.change(Key::VirtualIp(address));
+        }
+    }
+
+    /// Does a write of the controller, or says why not.
+    pub(crate) fn perform(&mut self, write: &Write) -> Result<(), WriteError> {
+        match write.clone() {
+            Write::CreateVirtualIp {
+                address,
+                pool,
+                claims,
+                sharing_key,
+            } => {
+                if self.virtual_ips.contains_key(&address) {
+                    return Err(WriteError::Conflict);
+                }
+                self.put_virtual_ip(VirtualIp {
+                    pool,
+                    claims,
+                    sharing_key,
+                    ..empty(address)
+                });
+            }
+            Write::UpdateVirtualIp {
+                address,
+                pool,
+                claims,
+                sharing_key,
+                resource_version,
+            } => {
+                let object = self.read(address, &resource_version)?;
+                self.put_virtual_ip(VirtualIp {
+                    pool,
+                    claims,
+                    sharing_key,
+                    ..object
+                });
+            }
+            Write::DeleteVirtualIp {
+                address,
+                uid,
+                resource_version,
+            } => {
+                if self.read(address, &resource_version)?.uid != uid {
+                    return Err(WriteError::Conflict);
+                }
+                self.remove_virtual_ip(address);
+            }
+            Write::SetVirtualIpStatus {
+                address,
+                placement,
+                conditions,
+                resource_version,
+            } => {
+                let object = self.read(address, &resource_version)?;
+                self.put_virtual_ip(VirtualIp {
+                    placement,
+                    conditions,
+                    ..object
+                });
+            }
+            Write::SetServiceStatus {
+                service,
+                uid,
+                resource_version,
+                ingress,
+                pool,
+            } => {
+                let view = self.services.get(&service).ok_or(WriteError::Gone)?;
+                if view.uid != uid || view.resource_version != resource_version {
+                    return Err(WriteError::Conflict);
+                }
+                self.put_service(ServiceView {
+                    pool_annotation: pool.filter(|_| !ingress.is_empty()),
+                    ingress,
+                    ingress_foreign: false,
+                    ..view.clone()
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn read(&self, address: IpAddr, version: &str) -> Result<VirtualIp, WriteError> {
+        let object = self.virtual_ips.get(&address).ok_or(WriteError::Gone)?;
+        if object.resource_version == version {
+            Ok(object.clone())
+        } else {
+            Err(WriteError::Conflict)
+        }
+    }
+
+    /// The speaker of the owner notes that it announces. Gives whether there was anything to note.
+    pub(crate) fn announce(&mut self, address: IpAddr) -> bool {
+        let Some(object) = self.virtual_ips.get(&address) else {
+            return false;
+        };
+        let announcer = object.placement.as_ref().map(|p| ferrolb_model::Announcer {
+            node: p.owner.clone(),
+            interfaces: ["eth0".to_owned()].into(),
+        });
+        if object.announcer == announcer {
+            return false;
+        }
+        let object = VirtualIp {
+            announcer,
+            ..object.clone()
+        };
+        self.put_virtual_ip(object);
+        true
+    }
+
+    /// The first standby takes the address over and writes itself down.
+    pub(crate) fn take_over(&mut self, address: IpAddr) -> bool {
+        let Some(object) = self.virtual_ips.get(&address) else {
+            return false;
+        };
+        let Some(placed) = object.placement.clone().filter(|p| !p.standbys.is_empty()) else {
+            return false;
+        };
+        let mut standbys = placed.standbys;
+        let placement = Placement {
+            owner: standbys.remove(0),
+            standbys,
+            epoch: placed.epoch + 1,
+        };
+        let object = VirtualIp {
+            placement: Some(placement),
+            ..object.clone()
+        };
+        self.put_virtual_ip(object);
+        true
+    }
+}
+
+/// A VirtualIP that says nothing but its address.
+pub(crate) fn empty(address: IpAddr) -> VirtualIp {
+    VirtualIp {
+        address,
+        pool: None,
+        claims: Vec::new(),
+        sharing_key: None,
+        reclaim_policy: ReclaimPolicy::Delete,
+        placement: None,
+        announcer: None,
+        conditions: BTreeMap::new(),
+        uid: String::new(),
+        resource_version: String::new(),
+    }
+}
+
+/// Whether the object carries a claim that is good for the Service.
+pub(crate) fn claims(object: Option<&VirtualIp>, view: &ServiceView) -> bool {
+    let good = |c: &ferrolb_model::Claim| c.service == view.id && c.uid.as_ref().is_none_or(|uid| *uid == view.uid);
+    object.is_some_and(|o| o.claims.iter().any(good))
+}
