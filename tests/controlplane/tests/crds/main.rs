@@ -11,7 +11,8 @@ use ferrolb_api::{
     BfdSession, BfdState, BgpSession, BgpState, InterfaceInfo, InterfaceState, Layer2State, Negotiated,
     ServiceBgpStatusStatus, ServiceL2StatusStatus, SessionState, SpeakerStateStatus,
 };
-use kube::api::{Patch, PatchParams, PostParams};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -29,6 +30,7 @@ async fn crds_on_a_real_api_server() {
     peers_in_both_versions(&server).await;
     statuses_are_kept_whole(&server).await;
     a_service_status_stays_with_its_service(&server).await;
+    a_conversion_webhook_is_replaced(&server).await;
 }
 
 fn manifests() -> Vec<Value> {
@@ -77,12 +79,12 @@ async fn the_widest_objects_fit(server: &Server) {
     let pool = (0..1024u32).map(|n| format!("10.{}.{}.0-10.{}.{}.255", n / 256, n % 256, n / 256, n % 256));
     let aliases = (0..1024).map(|n| json!({ "name": format!("alias-{n}"), "value": format!("large:{n}:{n}:{n}") }));
     for object in [
-        peer(
+        metallb(
             "IPAddressPool",
             "v1beta1",
             json!({ "addresses": pool.collect::<Vec<_>>() }),
         ),
-        peer(
+        metallb(
             "Community",
             "v1beta1",
             json!({ "communities": aliases.collect::<Vec<_>>() }),
@@ -94,7 +96,7 @@ async fn the_widest_objects_fit(server: &Server) {
 }
 
 /// An object of `metallb.io` called `one`.
-fn peer(kind: &str, version: &str, spec: Value) -> Value {
+fn metallb(kind: &str, version: &str, spec: Value) -> Value {
     json!({
         "apiVersion": format!("metallb.io/{version}"),
         "kind": kind,
@@ -108,16 +110,16 @@ async fn defaults_are_those_of_the_types(server: &Server) {
         let read = |object: &Value| serde_json::from_value::<T>(object["spec"].clone()).unwrap();
         assert_eq!(read(applied), read(stored));
     }
-    let pool = peer("IPAddressPool", "v1beta1", json!({ "addresses": ["192.0.2.0/24"] }));
+    let pool = metallb("IPAddressPool", "v1beta1", json!({ "addresses": ["192.0.2.0/24"] }));
     same::<ferrolb_api::IpAddressPoolSpec>(&pool, &server.apply(&pool).await.unwrap());
-    let router = peer(
+    let router = metallb(
         "BGPPeer",
         "v1beta2",
         json!({ "myASN": 1, "peerASN": 2, "peerAddress": "192.0.2.1" }),
     );
     same::<ferrolb_api::BgpPeerSpec>(&router, &server.apply(&router).await.unwrap());
     let advertisement = server
-        .apply(&peer("BGPAdvertisement", "v1beta1", json!({})))
+        .apply(&metallb("BGPAdvertisement", "v1beta1", json!({})))
         .await
         .unwrap();
     assert_eq!(
@@ -128,7 +130,7 @@ async fn defaults_are_those_of_the_types(server: &Server) {
 
 /// What is written through one version is there in the other, and an edit through the old one loses nothing.
 async fn peers_in_both_versions(server: &Server) {
-    let [old, new] = ["v1beta1", "v1beta2"].map(|version| peer("BGPPeer", version, Value::Null));
+    let [old, new] = ["v1beta1", "v1beta2"].map(|version| metallb("BGPPeer", version, Value::Null));
     let read = async |version: &Value, name: &str| -> Value {
         let object = server.api(version).get(name).await.unwrap();
         assert_eq!(object.types.as_ref().unwrap().api_version, version["apiVersion"]);
@@ -253,4 +255,31 @@ async fn a_service_status_stays_with_its_service(server: &Server) {
             assert!(error.contains(&format!("status.{field}")), "{kind}: {error}");
         }
     }
+}
+
+/// Where MetalLB was, the CRD of peers names its conversion webhook; replaced by ours, it names none, and the objects
+/// are there.
+async fn a_conversion_webhook_is_replaced(server: &Server) {
+    let crds: Api<CustomResourceDefinition> = Api::all(server.client());
+    let webhook = json!({ "spec": { "conversion": {
+        "strategy": "Webhook",
+        "webhook": { "conversionReviewVersions": ["v1"], "clientConfig": { "url": "https://192.0.2.1/convert" } },
+    } } });
+    let name = "bgppeers.metallb.io";
+    crds.patch(name, &PatchParams::default(), &Patch::Merge(&webhook))
+        .await
+        .unwrap();
+    let mut ours = ferrolb_api::crds()
+        .into_iter()
+        .find(|crd| crd.metadata.name.as_deref() == Some(name))
+        .unwrap();
+    // An apply leaves the webhook where it stands. Then it must fail, not keep a webhook that nobody serves.
+    let merged = crds
+        .patch(name, &PatchParams::apply("test").force(), &Patch::Apply(&ours))
+        .await;
+    assert!(merged.unwrap_err().to_string().contains("spec.conversion"));
+    ours.metadata.resource_version = crds.get(name).await.unwrap().metadata.resource_version;
+    crds.replace(name, &PostParams::default(), &ours).await.unwrap();
+    let api = server.api(&metallb("BGPPeer", "v1beta1", Value::Null));
+    assert!(!api.list(&Default::default()).await.unwrap().items.is_empty());
 }
