@@ -329,3 +329,49 @@ fn seen(lease: &Lease) -> Seen {
         version: lease.resource_version().unwrap_or_default(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::poll;
+    use std::thread;
+
+    fn leading_for(time: Duration) -> (watch::Sender<Option<Instant>>, Leadership) {
+        let (sender, until) = watch::channel(Some(Instant::now() + time));
+        (sender, Leadership { until, always: false })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lead_ends_in_time_unless_it_is_renewed() {
+        let (sender, leadership) = leading_for(Duration::from_secs(8));
+        let begin = Instant::now();
+        let mut lapsed = pin!(leadership.lapsed());
+        assert!(timeout(Duration::from_secs(7), &mut lapsed).await.is_err());
+        sender.send_replace(Some(begin + Duration::from_secs(15)));
+        lapsed.await;
+        assert_eq!(begin.elapsed().as_secs(), 15);
+        assert!(!leadership.leads());
+
+        let mut gained = pin!(leadership.gained());
+        assert!(poll!(&mut gained).is_pending());
+        sender.send_replace(Some(begin + Duration::from_secs(30)));
+        gained.await;
+    }
+
+    #[tokio::test]
+    async fn one_that_stood_still_knows_at_the_first_poll() {
+        let (_sender, leadership) = leading_for(Duration::from_millis(30));
+        let mut lapsed = pin!(leadership.lapsed());
+        assert!(poll!(&mut lapsed).is_pending());
+        // The whole process stands still: no timer fires, and nobody is woken.
+        thread::sleep(Duration::from_millis(40));
+        assert!(poll!(&mut lapsed).is_ready());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_lease_it_always_leads() {
+        let leadership = Leadership::always();
+        leadership.gained().await;
+        assert!(timeout(Duration::from_secs(3600), leadership.lapsed()).await.is_err());
+    }
+}

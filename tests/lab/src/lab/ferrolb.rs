@@ -23,15 +23,15 @@ use crate::process::{Capabilities, Process, Spec};
 
 /// The namespace of FerroLB and of the `metallb.io` objects.
 pub const NAMESPACE: &str = "ferrolb-system";
-/// The port of both programs' admin server, on every address of their host.
+/// The port of both programs' admin server, on every address of their host; further controllers have the next ones.
 pub const ADMIN_PORT: u16 = 7472;
 
 const CONTROLLER: &str = "ferrolb-controller";
 const SPEAKER: &str = "ferrolb-speaker";
 
-/// Installs FerroLB and starts the controller on the control plane's host and a speaker on each node; returns the
-/// controller.
-pub(super) async fn start(shared: &Shared, client: &Client, nodes: &[Node]) -> Result<Process> {
+/// Installs FerroLB and starts the controllers on the control plane's host and a speaker on each node; returns the
+/// controllers.
+pub(super) async fn start(shared: &Shared, client: &Client, nodes: &[Node]) -> Result<Vec<Process>> {
     let (controller, speaker) = (binary(CONTROLLER)?, binary(SPEAKER)?);
     install(shared, client).await?;
     let (controller_token, speaker_token) = tokio::try_join!(token(client, CONTROLLER), token(client, SPEAKER))?;
@@ -47,37 +47,51 @@ pub(super) async fn start(shared: &Shared, client: &Client, nodes: &[Node]) -> R
             .capabilities(Capabilities::NetRawOnly);
         node.set_speaker(Process::start(spec)?)?;
     }
-    let spec = program(
-        shared,
-        CONTROLLER,
-        &controller,
-        &shared.control_host,
-        CONTROLLER,
-        &controller_token,
-    )?
-    .args(&shared.setup.controller_args)
-    .capabilities(Capabilities::None);
+    (0..shared.setup.controllers)
+        .map(|index| start_controller(shared, index, &controller, &controller_token))
+        .collect()
+}
+
+fn start_controller(shared: &Shared, index: u16, binary: &Path, token: &str) -> Result<Process> {
+    let name = match index {
+        0 => CONTROLLER.to_owned(),
+        _ => format!("{CONTROLLER}-{}", index + 1),
+    };
+    let spec = program(shared, &name, binary, &shared.control_host, CONTROLLER, token)?
+        .args(["--pod-name", &name, "--admin-addr"])
+        .args([format!("[::]:{}", controller_port(index))])
+        .args(&shared.setup.controller_args)
+        .capabilities(Capabilities::None);
     Process::start(spec)
 }
 
+/// The port of the admin server of controller number `index`, from zero.
+pub(super) fn controller_port(index: u16) -> u16 {
+    ADMIN_PORT + index
+}
+
 /// Waits until every program says it is ready.
-pub(super) async fn wait_ready(shared: &Shared, controller: &Process, nodes: &[Node]) -> Result<()> {
-    let mut programs = vec![(controller, &shared.control_host)];
+pub(super) async fn wait_ready(shared: &Shared, controllers: &[Process], nodes: &[Node]) -> Result<()> {
+    let ports = (0..).map(controller_port);
+    let controllers = controllers.iter().zip(ports);
+    let mut programs = controllers
+        .map(|(process, port)| (process, &shared.control_host, port))
+        .collect::<Vec<_>>();
     for node in nodes {
-        programs.push((node.program(Program::Speaker)?, node.host()));
+        programs.push((node.program(Program::Speaker)?, node.host(), ADMIN_PORT));
     }
     let programs = programs.into_iter();
-    futures::future::try_join_all(programs.map(|(process, host)| program_ready(process, host)))
+    futures::future::try_join_all(programs.map(|(process, host, port)| program_ready(process, host, port)))
         .await
         .map(drop)
 }
 
-/// Waits until `/readyz` of the program on `host` says 200.
-pub(super) async fn program_ready(process: &Process, host: &Host) -> Result<()> {
+/// Waits until `/readyz` of the program at this port of `host` says 200.
+pub(super) async fn program_ready(process: &Process, host: &Host, port: u16) -> Result<()> {
     wait_until(&format!("{} to be ready", process.name()), PATIENCE, async || {
         ensure_seen(process.is_alive(), || format!("it has ended: {}", process.log_tail(3)))?;
         let namespace = host.namespace().clone();
-        let address = SocketAddr::from((Ipv6Addr::LOCALHOST, ADMIN_PORT));
+        let address = SocketAddr::from((Ipv6Addr::LOCALHOST, port));
         let get = move || http_get(&namespace, address, "/readyz");
         let (status, body) = tokio::task::spawn_blocking(get).await??;
         ensure_seen(status == 200, || format!("/readyz says {status}: {}", body.trim()))

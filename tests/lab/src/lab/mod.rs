@@ -47,7 +47,7 @@ use shared::Shared;
 pub struct Lab {
     client: DebugClient,
     nodes: Vec<Node>,
-    controller: Option<Process>,
+    controllers: Vec<Process>,
     control: Control,
     extra: Mutex<Vec<Process>>,
     startup: Vec<(&'static str, Duration)>,
@@ -95,19 +95,19 @@ impl Lab {
         let nodes = boot::start_nodes(&shared)?;
         let ferrolb = async {
             if !shared.setup.ferrolb {
-                return Ok(None);
+                return Ok(Vec::new());
             }
-            let controller = ferrolb::start(&shared, &client, &nodes).await?;
-            ferrolb::wait_ready(&shared, &controller, &nodes).await?;
-            Ok(Some(controller))
+            let controllers = ferrolb::start(&shared, &client, &nodes).await?;
+            ferrolb::wait_ready(&shared, &controllers, &nodes).await?;
+            Ok(controllers)
         };
-        let (controller, ()) = tokio::try_join!(ferrolb, boot::finish_nodes(&client, &nodes))?;
+        let (controllers, ()) = tokio::try_join!(ferrolb, boot::finish_nodes(&client, &nodes))?;
         clock.lap("nodes and FerroLB");
         let extra = Mutex::default();
         Ok(Self {
             client: DebugClient(client),
             nodes,
-            controller,
+            controllers,
             control,
             extra,
             startup: clock.laps,
@@ -189,12 +189,17 @@ impl Lab {
         ferrolb::binary(name)
     }
 
-    /// FerroLB's controller.
+    /// FerroLB's controller; the first, where there are several.
     ///
     /// # Panics
     /// When the lab was made without FerroLB.
     pub fn controller(&self) -> &Process {
-        self.controller.as_ref().expect("the lab runs FerroLB")
+        self.controllers.first().expect("the lab runs FerroLB")
+    }
+
+    /// FerroLB's controllers.
+    pub fn controllers(&self) -> &[Process] {
+        &self.controllers
     }
 
     /// The API server; after a restart wait with [`Lab::wait_api_ready`].
@@ -218,7 +223,7 @@ impl Lab {
         ]
         .map(Clone::clone)
         .into();
-        all.extend(self.controller.clone());
+        all.extend(self.controllers.iter().cloned());
         for node in &self.nodes {
             all.extend(node.processes().cloned());
         }

@@ -36,7 +36,7 @@ pub(super) fn of_failure(lab: &Lab) -> String {
         .nodes()
         .iter()
         .filter_map(|node| node.program(Program::Speaker).ok());
-    for process in lab.controller.iter().chain(speakers) {
+    for process in lab.controllers().iter().chain(speakers) {
         show(&mut text, &process.log(), LINES);
     }
     text

@@ -21,14 +21,16 @@ pub struct Setup {
     pub node_monitor_grace: Duration,
     /// Whether FerroLB is installed and running.
     pub ferrolb: bool,
-    /// Arguments of the controller beyond the lab's own.
+    /// How many controllers run on the control plane's host, of which one leads.
+    pub controllers: u16,
+    /// Arguments of each controller beyond the lab's own.
     pub controller_args: Vec<String>,
     /// Arguments of each speaker beyond the lab's own.
     pub speaker_args: Vec<String>,
 }
 
 impl Default for Setup {
-    /// Three nodes, nftables, both families, FerroLB running.
+    /// Three nodes, nftables, both families, FerroLB running with one controller.
     fn default() -> Self {
         Self {
             name: "lab".to_owned(),
@@ -37,6 +39,7 @@ impl Default for Setup {
             families: Families::Dual,
             node_monitor_grace: Duration::from_secs(4),
             ferrolb: true,
+            controllers: 1,
             controller_args: Vec::new(),
             speaker_args: Vec::new(),
         }

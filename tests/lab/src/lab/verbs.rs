@@ -145,13 +145,15 @@ impl Lab {
         wait_for_api_server(&self.client(), self.api_server()).await
     }
 
-    /// Waits until the controller and every speaker that runs say they are ready.
+    /// Waits until every controller and every speaker that runs say they are ready.
     pub async fn wait_ferrolb_ready(&self) -> Result<()> {
-        ferrolb::program_ready(self.controller(), self.control_plane()).await?;
+        for (controller, port) in self.controllers().iter().zip((0..).map(ferrolb::controller_port)) {
+            ferrolb::program_ready(controller, self.control_plane(), port).await?;
+        }
         for node in self.nodes() {
             let speaker = node.program(Program::Speaker)?;
             if speaker.is_alive() {
-                ferrolb::program_ready(speaker, node.host()).await?;
+                ferrolb::program_ready(speaker, node.host(), super::ADMIN_PORT).await?;
             }
         }
         Ok(())
@@ -162,6 +164,14 @@ impl Lab {
         let namespace = host.namespace().clone();
         let (address, path) = (SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, port)), path.to_owned());
         tokio::task::spawn_blocking(move || http_get(&namespace, address, &path)).await?
+    }
+
+    /// The metrics of controller number `index`, from zero.
+    pub async fn controller_metrics(&self, index: u16) -> Result<String> {
+        let port = ferrolb::controller_port(index);
+        let (status, body) = self.admin(self.control_plane(), port, "/metrics").await?;
+        ensure_seen(status == 200, || format!("/metrics says {status}"))?;
+        Ok(body)
     }
 
     /// The metrics of the program whose admin server listens on `host` (see [`super::ADMIN_PORT`]).

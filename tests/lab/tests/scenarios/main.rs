@@ -3,6 +3,7 @@
 //! Read `scene.rs` for the words they are told in. A group shares a cluster; what breaks a cluster's programs stands in
 //! a group of its own, so that the others need not mend it.
 
+mod availability;
 mod bad_input;
 mod contract;
 mod families;
@@ -35,6 +36,11 @@ fn main() -> std::process::ExitCode {
         nodes: 2,
         families: Families::V6,
         ..Setup::named("ipv6")
+    };
+    let availability = Setup {
+        nodes: 1,
+        controllers: 2,
+        ..Setup::named("availability")
     };
     Harness::new()
         .group(
@@ -98,6 +104,14 @@ fn main() -> std::process::ExitCode {
                 .scenario("missing_write_rule", with_pool(outages::missing_write_rule))
                 .scenario("missing_crd", with_pool(outages::missing_crd))
                 .scenario("api_server_gone", with_pool(outages::api_server_gone)),
+        )
+        .group(
+            Group::new(availability)
+                .scenario("leader_killed", with_pool(availability::leader_killed))
+                .scenario("leader_stopped", with_pool(availability::leader_stopped))
+                .scenario("leader_paused", without_pool(availability::leader_paused))
+                .scenario("two_leaders", without_pool(availability::two_leaders))
+                .scenario("outage", with_pool(availability::outage)),
         )
         .group(
             Group::new(iptables)
