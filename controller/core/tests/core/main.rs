@@ -4,6 +4,7 @@ mod allocation;
 mod families;
 mod faults;
 mod fixtures;
+mod follower;
 mod lab;
 mod lifecycle;
 mod line;
