@@ -140,6 +140,9 @@ impl Controller {
         if self.synced {
             self.fire(now, &mut effects);
             self.settle(now, &mut effects);
+        } else {
+            // The first pass looks at everything. Until then, perhaps for months, nothing may pile up.
+            self.dirty = Dirty::default();
         }
         effects
     }

@@ -6,15 +6,26 @@ use std::time::Duration;
 use axum::http::{Request, Response};
 use ferrolb_controller_core::Settings;
 use ferrolb_model::ServiceId;
+use ferrolb_runtime::elector::Identity;
 use ferrolb_runtime::events;
+use ferrolb_runtime::leader::Candidate;
 use kube::client::Body;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::*;
 
-fn owner(readiness: &Readiness) -> Owner {
+fn client() -> Client {
     let server = tower::service_fn(|_: Request<Body>| std::future::pending::<Result<Response<Body>, io::Error>>());
-    let client = Client::new(server, "default");
+    Client::new(server, "default")
+}
+
+fn owner(readiness: &Readiness) -> Owner {
+    owner_that(readiness, Leadership::always())
+}
+
+fn owner_that(readiness: &Readiness, leadership: Leadership) -> Owner {
+    let client = client();
     let (recorder, _) = events::recorder(client.clone(), "ferrolb-test", "", &mut Registry::default());
     Owner::new(
         Controller::new(Settings::default()),
@@ -24,7 +35,7 @@ fn owner(readiness: &Readiness) -> Owner {
         Metrics::register(&mut Registry::default()),
         readiness.clone(),
         Heartbeat::new(Duration::from_secs(30)),
-        Leadership::always(),
+        leadership,
     )
 }
 
@@ -45,6 +56,24 @@ async fn before_everything_is_known_there_is_nothing_to_wake_for() {
     }
     owner.settle();
     assert!(owner.wake_at() <= Instant::now() + PACE, "now figures are due");
+}
+
+#[tokio::test]
+async fn whoever_stands_by_knows_everything_and_does_nothing() {
+    let readiness = Readiness::default();
+    let identity = Identity::of_pod("controller-1", "1");
+    let lease = ("ferrolb-system", "ferrolb-controller");
+    let candidate = Candidate::new(client(), lease, identity, "ferrolb-test", &readiness, Gauge::default());
+    for (leadership, leads) in [(candidate.leadership(), false), (Leadership::always(), true)] {
+        let mut owner = owner_that(&readiness, leadership);
+        for stream in Stream::ALL {
+            owner.take(News::Synced(stream));
+        }
+        owner.settle();
+        assert_eq!(owner.acts(), leads);
+        assert_eq!(owner.writer.is_empty(), !leads, "the verdict is a write");
+        assert_eq!(owner.wake_at() > Instant::now() + PACE, !leads);
+    }
 }
 
 #[tokio::test]
