@@ -30,10 +30,10 @@ use crate::elector::{Elector, Identity, NotWritten, Seen, Standing, Step, Timing
 use crate::readiness::Readiness;
 use crate::write_health::WriteHealth;
 
-/// A leader that dies is replaced within 12 s and the time of two requests, one that says goodbye within a second.
+/// A leader that dies is replaced within 11 s and the time of a few requests, one that says goodbye within a second.
 pub const TIMING: Timing = Timing {
-    lease: Duration::from_secs(12),
-    renew_deadline: Duration::from_secs(8),
+    lease: Duration::from_secs(10),
+    renew_deadline: Duration::from_secs(7),
     renew: Duration::from_secs(2),
     look: Duration::from_millis(800),
 };

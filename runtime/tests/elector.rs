@@ -64,8 +64,8 @@ fn a_lease_is_taken_when_it_was_seen_unchanged_for_its_duration() {
     };
     assert_eq!(renewed(1, 1.0), Step::WaitUntil(s(1.0) + TIMING.look));
     assert_eq!(renewed(2, 8.0), Step::WaitUntil(s(8.0) + TIMING.look));
-    assert_eq!(renewed(2, 19.9), Step::WaitUntil(s(20.0)), "8 s + 12 s");
-    assert!(matches!(renewed(2, 20.0), Step::Write(_)));
+    assert_eq!(renewed(2, 17.9), Step::WaitUntil(s(18.0)), "8 s + 10 s");
+    assert!(matches!(renewed(2, 18.0), Step::Write(_)));
 }
 
 #[test]
@@ -97,8 +97,8 @@ fn an_earlier_run_of_the_pod_is_dead() {
 #[test]
 fn the_lead_counts_from_the_question_not_from_the_answer() {
     let elector = leader();
-    assert_eq!(elector.standing(s(17.9)), Standing::Leading(s(18.0)));
-    assert_eq!(elector.standing(s(18.0)), Standing::Suspended);
+    assert_eq!(elector.standing(s(16.9)), Standing::Leading(s(17.0)));
+    assert_eq!(elector.standing(s(17.0)), Standing::Suspended);
     let renewal = write(&elector, 12.0);
     assert_eq!(renewal.over.as_deref(), Some("2"));
     assert_eq!((renewal.transitions, renewal.acquires), (5, false));
@@ -106,11 +106,11 @@ fn the_lead_counts_from_the_question_not_from_the_answer() {
 
 #[test]
 fn one_that_was_paused_looks_before_it_writes() {
-    assert_eq!(leader().step(s(18.0)), Step::Read);
+    assert_eq!(leader().step(s(17.0)), Step::Read);
 
     let mut waiting = elector();
     waiting.read(Ok(None), s(0.0), s(0.0));
-    assert_eq!(waiting.step(s(8.0)), Step::Read);
+    assert_eq!(waiting.step(s(7.0)), Step::Read);
 }
 
 #[test]
@@ -126,11 +126,11 @@ fn a_lost_answer_is_made_up_for() {
     // That of a renewal; it still leads until its deadline, and again when nobody else has led.
     let mut one = leader();
     one.written(Err(NotWritten::Unknown), s(12.0), s(14.0));
-    assert_eq!(one.standing(s(14.0)), Standing::Leading(s(18.0)));
+    assert_eq!(one.standing(s(14.0)), Standing::Leading(s(17.0)));
     one.read(Ok(Some(held(Some("a_1"), 3, 5))), s(20.0), s(20.0));
     assert_eq!(write(&one, 20.0).over.as_deref(), Some("3"));
     one.written(Ok(held(Some("a_1"), 4, 5)), s(20.0), s(20.1));
-    assert_eq!(one.standing(s(20.1)), Standing::Leading(s(28.0)));
+    assert_eq!(one.standing(s(20.1)), Standing::Leading(s(27.0)));
 }
 
 #[test]
