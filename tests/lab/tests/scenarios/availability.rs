@@ -71,7 +71,7 @@ pub(crate) async fn leader_stopped(s: Scene) -> Result<()> {
 /// The leader falls asleep in the middle of its work, for longer than its lease, and wakes up in the middle of the work
 /// of its successor: it ends, and no address is given twice.
 pub(crate) async fn leader_paused(s: Scene) -> Result<()> {
-    big_pool(&s).await?;
+    big_pool(&s, "10.78.0.0/22").await?;
     let sleeper = leader(&s).await?;
     let first = burst(&s, "first");
     addressed(&s, BURST / 4).await?;
@@ -101,7 +101,7 @@ pub(crate) async fn leader_paused(s: Scene) -> Result<()> {
 /// Two controllers that both lead, as no Lease would let them: every Service is served, no address is given twice, and
 /// they come to rest.
 pub(crate) async fn two_leaders(s: Scene) -> Result<()> {
-    big_pool(&s).await?;
+    big_pool(&s, "10.79.0.0/22").await?;
     let specs = s.controllers().iter().map(Process::spec).collect::<Vec<_>>();
     for (controller, spec) in s.controllers().iter().zip(&specs) {
         controller.restart_with(spec.clone().args(["--leader-elect=false"]))?;
@@ -165,9 +165,10 @@ async fn one_leads(s: &Scene) -> Result<()> {
     leader(s).await.map(drop)
 }
 
-async fn big_pool(s: &Scene) -> Result<()> {
+/// Pools stay until the cluster goes, so each scenario has a range of its own.
+async fn big_pool(s: &Scene, range: &str) -> Result<()> {
     let name = format!("{}-many", s.namespace());
-    s.apply_config(&pool(&name, s.namespace(), &["10.78.0.0/22"])).await
+    s.apply_config(&pool(&name, s.namespace(), &[range])).await
 }
 
 /// Makes [`BURST`] Services.
