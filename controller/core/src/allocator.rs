@@ -76,6 +76,15 @@ impl Record {
             .any(|c| c.service == *id && c.uid.as_deref().is_none_or(|u| u == uid))
     }
 
+    /// Whether the write under way takes the Service's claim off the object.
+    pub(crate) fn is_losing(&self, id: &ServiceId) -> bool {
+        match &self.flight {
+            Some(Write::DeleteVirtualIp { .. }) => true,
+            Some(Write::UpdateVirtualIp { claims, .. }) => claims.iter().all(|c| c.service != *id),
+            _ => false,
+        }
+    }
+
     /// Whether this claim stays whatever happens to its Service.
     pub(crate) fn is_reservation(&self, claim: &Claim) -> bool {
         claim.uid.is_none()

@@ -81,6 +81,8 @@ pub struct Controller {
     pub(crate) line: Line,
     /// Writes that met a conflict: news about their object lifts the wait.
     pub(crate) until_news: BTreeSet<WriteKey>,
+    /// Claims that somebody was told cannot be written.
+    pub(crate) refused: BTreeSet<IpAddr>,
     pub(crate) timers: Timers,
     pub(crate) backoff: Backoff,
     pub(crate) dirty: Dirty,
@@ -98,6 +100,7 @@ impl Controller {
             states: BTreeMap::new(),
             line: Line::default(),
             until_news: BTreeSet::new(),
+            refused: BTreeSet::new(),
             timers: Timers::default(),
             backoff: Backoff::default(),
             dirty: Dirty::default(),

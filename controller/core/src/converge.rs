@@ -74,6 +74,7 @@ impl Controller {
                     None => self.timers.clear(&Timer::Address(address)),
                 }
                 if same {
+                    self.claim_written(address);
                     return;
                 }
                 if claims.is_empty() {
@@ -190,13 +191,7 @@ impl Controller {
             if let Some(state) = self.states.get_mut(id) {
                 state.stood = Some(wanted);
             }
-            if self
-                .states
-                .get(id)
-                .is_some_and(|s| matches!(s.unwritable, Some(Reason::ForeignWriter { .. })))
-            {
-                self.report_unwritable(id, None, effects);
-            }
+            self.report_written(id, &key);
             return;
         }
         let write = Write::SetServiceStatus {
@@ -213,8 +208,8 @@ impl Controller {
             state.giving.clear();
             if state.restored.is_some_and(|at| now < at + TRUCE) {
                 let manager = "another writer".to_owned();
+                self.report_unwritable(id, &key, Reason::ForeignWriter { manager }, effects);
                 self.timers.set(Timer::Retry(key), now + TRUCE);
-                self.report_unwritable(id, Some(Reason::ForeignWriter { manager }), effects);
                 return;
             }
             state.restored = Some(now);
@@ -234,7 +229,7 @@ impl Controller {
         }
         let claimed = |a: &IpAddr| {
             let record = self.allocator.record(*a);
-            record.is_some_and(|r| r.claims(&view.id, &view.uid))
+            record.is_some_and(|r| r.claims(&view.id, &view.uid) && !r.is_losing(&view.id))
         };
         // A claim that is on its way, or that somebody removed and that comes back, is worth waiting for; one that
         // cannot be written does not keep the other family from being shown.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use ferrolb_model::{ConditionType, Family, Reason, ServiceId};
 
 use crate::controller::Controller;
-use crate::effect::{Effect, EventKind, ServiceEvent, Write};
+use crate::effect::{Effect, EventKind, ServiceEvent, Write, WriteKey};
 use crate::limits::is_same;
 use crate::renumber::Leaving;
 
@@ -29,8 +29,8 @@ pub(crate) struct ServiceState {
     pub(crate) restored: Option<Duration>,
     /// Why the request is not met, as reported.
     pub(crate) unmet: Option<Reason>,
-    /// Why the status cannot be written, as reported.
-    pub(crate) unwritable: Option<Reason>,
+    /// What of it cannot be written, and why, as reported.
+    pub(crate) unwritable: Option<(WriteKey, Reason)>,
     /// The address that makes way for another.
     pub(crate) leaving: Option<Leaving>,
     /// Why an address that should make way cannot be replaced.
@@ -107,7 +107,8 @@ impl Controller {
     pub fn pending_by_reason(&self) -> BTreeMap<&'static str, usize> {
         let mut pending = BTreeMap::new();
         for state in self.states.values() {
-            if let Some(reason) = state.unmet.as_ref().or(state.unwritable.as_ref()) {
+            let unwritable = state.unwritable.as_ref().map(|(_, reason)| reason);
+            if let Some(reason) = state.unmet.as_ref().or(unwritable) {
                 *pending.entry(reason.as_str()).or_insert(0) += 1;
             }
         }
@@ -182,15 +183,30 @@ impl Controller {
         }
     }
 
-    /// Reports that a Service's status cannot be written, when it is news.
-    pub(crate) fn report_unwritable(&mut self, id: &ServiceId, reason: Option<Reason>, effects: &mut Vec<Effect>) {
+    /// Reports that the claim or the status of a Service cannot be written, when it is news.
+    pub(crate) fn report_unwritable(
+        &mut self,
+        id: &ServiceId,
+        key: &WriteKey,
+        reason: Reason,
+        effects: &mut Vec<Effect>,
+    ) {
+        if let WriteKey::Claim(address) = key {
+            self.refused.insert(*address);
+        }
+        let news = Some((key.clone(), reason.clone()));
         let state = self.states.entry(id.clone()).or_default();
-        if state.unwritable != reason {
-            state.unwritable.clone_from(&reason);
-            if let Some(reason) = reason {
-                let message = format!("{}: {reason}", reason.as_str());
-                self.event(id, EventKind::LoadBalancerFailed, message, effects);
-            }
+        if state.unwritable != news {
+            state.unwritable = news;
+            let message = format!("{}: {reason}", reason.as_str());
+            self.event(id, EventKind::LoadBalancerFailed, message, effects);
+        }
+    }
+
+    /// What could not be written is as it should be, or is not wanted any more.
+    pub(crate) fn report_written(&mut self, id: &ServiceId, key: &WriteKey) {
+        if let Some(state) = self.states.get_mut(id) {
+            state.unwritable.take_if(|(k, _)| k == key);
         }
     }
 }

@@ -7,7 +7,7 @@ use ferrolb_model::{Claim, Family, Reason, ServiceId, ServiceView};
 use crate::allocator::{Record, may_share};
 use crate::choose::{Chooser, Decision};
 use crate::controller::Controller;
-use crate::effect::{Effect, EventKind};
+use crate::effect::{Effect, EventKind, WriteKey};
 use crate::limits::{Limits, is_full};
 use crate::line::asked;
 use crate::renumber::replacement;
@@ -97,6 +97,28 @@ impl Controller {
         rivals.all(|a| rank(&a) >= rank(&address) || !claims(&a).into_iter().flatten().any(|c| good(c, a)))
     }
 
+    /// Lets a Service hold what its claims stand for where it holds nothing, as a controller that starts would. So a claim
+    /// of the leader before, which comes late, is not given up because the request cannot be met today.
+    fn take_back(&mut self, id: &ServiceId) -> bool {
+        let Some(view) = self.world.service(id) else {
+            return false;
+        };
+        let held = self.allocator.held(id);
+        let stands = |address: &IpAddr| {
+            let object = self.allocator.record(*address).and_then(|r| r.object.as_ref());
+            let mut claims = object.into_iter().flat_map(|o| &o.claims);
+            held.iter().all(|a| Family::of(*a) != Family::of(*address))
+                && claims.any(|c| self.is_first_claim(view, *address, c))
+                && self.allocator.may_keep(&self.world, *address, view).is_ok()
+        };
+        let mut back = self.allocator.named(id);
+        back.retain(stands);
+        for address in &back {
+            self.allocator.hold(*address, view);
+        }
+        !back.is_empty()
+    }
+
     /// Decides what a Service holds, and reports what changed.
     pub(crate) fn evaluate(&mut self, id: &ServiceId, effects: &mut Vec<Effect>) {
         let Some(view) = self.world.service(id) else { return };
@@ -124,9 +146,15 @@ impl Controller {
                 self.report_cleared(id, *address, reason, effects);
             }
         }
-        let Some((held, decision)) = self.decide(id) else {
+        let Some((mut held, mut decision)) = self.decide(id) else {
             return;
         };
+        if decision.unmet.is_some()
+            && self.take_back(id)
+            && let Some(again) = self.decide(id)
+        {
+            (held, decision) = again;
+        }
         let Some(view) = self.world.service(id) else { return };
         match decision.unmet.as_ref().or(decision.missing.as_ref()) {
             Some(reason) => self.line.join(view, is_full(reason)),
@@ -135,6 +163,11 @@ impl Controller {
         self.apply(id, &held, &decision);
         if self.leaving(id).is_none() {
             self.renumber(id);
+        }
+        if let Some((WriteKey::Claim(address), _)) = self.states.get(id).and_then(|s| s.unwritable.clone())
+            && !self.allocator.held(id).contains(&address)
+        {
+            self.report_written(id, &WriteKey::Claim(address));
         }
         self.dirty.statuses.insert(id.clone());
         self.report_decision(id, decision.unmet, effects);

@@ -61,9 +61,7 @@ impl Controller {
             .map(|r| r.holders.keys().cloned().collect::<Vec<_>>());
         self.dirty.statuses.extend(holders.iter().flatten().cloned());
         if result.is_ok() && matches!(key, WriteKey::Claim(_)) {
-            for id in holders.iter().flatten() {
-                self.report_unwritable(id, None, effects);
-            }
+            self.claim_written(address);
         }
         let seen = self.allocator.record(address).and_then(|r| r.object.as_ref());
         let unchanged = match base(&write) {
@@ -80,10 +78,30 @@ impl Controller {
             Err(error) => {
                 let reason = self.failed(key, error, unchanged, now);
                 // Without its claim the Service has no address; a placement that cannot be written takes nothing away.
-                let matters = reason.is_some() && matches!(key, WriteKey::Claim(_));
-                for id in holders.iter().flatten().filter(|_| matters) {
-                    self.report_unwritable(id, reason.clone(), effects);
+                if let Some(reason) = reason.filter(|_| matches!(key, WriteKey::Claim(_))) {
+                    for id in self.unclaimed(address) {
+                        self.report_unwritable(&id, key, reason.clone(), effects);
+                    }
                 }
+            }
+        }
+    }
+
+    /// The holders of the address that the object does not name.
+    fn unclaimed(&self, address: IpAddr) -> Vec<ServiceId> {
+        let Some(record) = self.allocator.record(address) else {
+            return Vec::new();
+        };
+        let holders = record.holders.iter().filter(|(id, h)| !record.claims(id, &h.uid));
+        holders.map(|(id, _)| id.clone()).collect()
+    }
+
+    /// The claims on the address are as they should be: whoever was told otherwise is in order again.
+    pub(crate) fn claim_written(&mut self, address: IpAddr) {
+        let key = WriteKey::Claim(address);
+        if self.refused.remove(&address) {
+            for id in self.allocator.holders_of(address).cloned().collect::<Vec<_>>() {
+                self.report_written(&id, &key);
             }
         }
     }
@@ -196,7 +214,7 @@ impl Controller {
                 }
                 // A released claim waits for the status to let go of the address.
                 self.dirty.claims.extend(self.allocator.named(id));
-                self.report_unwritable(id, None, effects);
+                self.report_written(id, key);
                 if !giving.is_empty() {
                     let (kind, message) = match self.renumbering_message(id, &giving) {
                         Some(message) => (EventKind::Renumbering, message),
@@ -208,7 +226,7 @@ impl Controller {
             Err(error) => {
                 state.giving = giving;
                 if let Some(reason) = self.failed(key, error, unchanged, now) {
-                    self.report_unwritable(id, Some(reason), effects);
+                    self.report_unwritable(id, key, reason, effects);
                 }
             }
         }

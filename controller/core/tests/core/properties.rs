@@ -1,14 +1,14 @@
 //! Random histories with faults and crashes, and random orders of one list: what must hold whatever happens.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ferrolb_controller_core::{Input, WriteError};
 use ferrolb_model::{
-    Claim, Config, Family, FamilyPolicy, FamilySet, Placement, Pool, ReclaimPolicy, ServiceAllocation, ServiceType,
-    ServiceView, TrafficPolicy, VirtualIp,
+    AllocationPolicy, Claim, Config, Family, FamilyPolicy, FamilySet, OnShrink, Placement, Pool, ReclaimPolicy,
+    ServiceAllocation, ServiceId, ServiceType, ServiceView, TrafficPolicy, VirtualIp,
 };
 use proptest::prelude::*;
 
@@ -66,7 +66,7 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         6 => (0..6u8, shape()).prop_map(|(n, s)| Op::Apply(n, s)),
         2 => (0..6u8).prop_map(Op::Delete),
-        2 => (0..5u8).prop_map(Op::Config),
+        3 => (0..9u8).prop_map(Op::Config),
         2 => (0..3u8, any::<bool>()).prop_map(|(n, r)| Op::NodeReady(n, r)),
         2 => (0..6u8, prop::collection::vec(0..3u8, 0..3)).prop_map(|(s, n)| Op::Endpoints(s, n)),
         1 => (0..6u8).prop_map(Op::DeleteVirtualIp),
@@ -83,8 +83,14 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// The Services live in two namespaces.
+fn name(n: u8) -> ServiceId {
+    ServiceId::new(if n < 4 { "default" } else { "t" }, format!("s{n}"))
+}
+
 fn view(n: u8, shape: &Shape) -> ServiceView {
     let mut view = service(&format!("s{n}"), i64::from(n));
+    view.id = name(n);
     view.kind = match shape.kind {
         0 => ServiceType::ClusterIp,
         1 => ServiceType::ExternalName,
@@ -133,14 +139,47 @@ fn pools(n: u8) -> Arc<Config> {
             b.auto_assign = false;
             config([pool("a", &["192.0.2.2-192.0.2.3"]), b])
         }
-        _ => config([]),
+        4 => config([]),
+        5 => config([reassigning(pool("a", &["192.0.2.2-192.0.2.3"])), b]),
+        6 => config([
+            reassigning(a()),
+            reassigning(pool("b", &["198.51.100.1-198.51.100.2", "2001:db8::2/128"])),
+        ]),
+        7 => limited(config([a(), b]), |p| p.max_addresses = Some(2)),
+        _ => limited(config([a(), b]), |p| {
+            p.share_with = Some(BTreeSet::new());
+            p.pools = Some(BTreeSet::from(["b".to_owned()]));
+            p.namespaces = Some(BTreeSet::from(["t".to_owned()]));
+        }),
     }
+}
+
+fn reassigning(mut pool: Pool) -> Pool {
+    pool.on_shrink = OnShrink::Reassign;
+    pool
+}
+
+fn limited(config: Arc<Config>, limit: impl Fn(&mut AllocationPolicy)) -> Arc<Config> {
+    let mut policy = AllocationPolicy {
+        name: "p".to_owned(),
+        namespaces: None,
+        pools: None,
+        max_addresses: None,
+        requestable: None,
+        share_with: None,
+    };
+    limit(&mut policy);
+    let allocation_policies = BTreeMap::from([(policy.name.clone(), policy)]);
+    Arc::new(Config {
+        allocation_policies,
+        ..Config::clone(&config)
+    })
 }
 
 fn run(lab: &mut Lab, op: &Op) {
     match op {
         Op::Apply(n, shape) => lab.apply(view(*n, shape)),
-        Op::Delete(n) => lab.delete(&format!("s{n}")),
+        Op::Delete(n) => lab.delete_service(&name(*n)),
         Op::Config(n) => lab.set_config(pools(*n)),
         Op::NodeReady(n, ready) => {
             let mut view = node(&format!("n{}", n + 1));
@@ -150,7 +189,9 @@ fn run(lab: &mut Lab, op: &Op) {
         Op::Endpoints(n, nodes) => {
             let nodes = nodes.iter().map(|n| format!("n{}", n + 1)).collect::<Vec<_>>();
             let nodes = nodes.iter().map(String::as_str).collect::<Vec<_>>();
-            lab.set_endpoints(endpoints(&format!("s{n}"), &nodes));
+            let mut view = endpoints(&format!("s{n}"), &nodes);
+            view.service = name(*n);
+            lab.set_endpoints(view);
         }
         Op::DeleteVirtualIp(n) => {
             let address = lab.virtual_ips.keys().nth(usize::from(*n)).map(ToString::to_string);
@@ -212,6 +253,13 @@ fn check_claims(lab: &Lab) {
         }
     }
     for view in lab.services.values() {
+        let families = view.ingress.iter().map(|a| Family::of(*a)).collect::<FamilySet>();
+        assert_eq!(
+            families.len(),
+            view.ingress.len(),
+            "{} shows two of one family",
+            view.id
+        );
         let ours = view.kind == ServiceType::LoadBalancer;
         assert!(
             ours || view.ingress.is_empty(),
@@ -236,7 +284,9 @@ fn check_served(lab: &Lab) {
             addresses.into_iter().any(|a| !lab.virtual_ips.contains_key(&a))
         })
     };
-    for view in lab.services.values().filter(|v| v.kind == ServiceType::LoadBalancer) {
+    let limited = !lab.config.allocation_policies.is_empty();
+    let ours = |v: &&ServiceView| v.kind == ServiceType::LoadBalancer && !limited;
+    for view in lab.services.values().filter(ours) {
         let Ok(request) = &view.request else { continue };
         let both = view.families.len() == 2;
         let possible = match view.family_policy {
@@ -285,8 +335,10 @@ proptest! {
         check_served(&lab);
         lab.assert_quiet();
         let before = (shown(&lab), lab.virtual_ips.clone(), lab.writes.len());
+        let pending = lab.controller.pending_by_reason();
         lab.restart();
         lab.settle();
+        prop_assert_eq!(pending, lab.controller.pending_by_reason(), "who waits for what, after a restart");
         lab.pass(Duration::from_secs(400));
         prop_assert_eq!(before.0, shown(&lab), "addresses after a restart");
         let conditionless = |all: &BTreeMap<IpAddr, VirtualIp>| {
