@@ -43,6 +43,8 @@ pub(super) struct Usage {
     pub(super) rss: u64,
     /// The part of it that is no file's, KiB.
     pub(super) anonymous: u64,
+    /// The most resident memory there ever was, KiB.
+    pub(super) peak: u64,
     /// User and system time so far, in ticks.
     ticks: u64,
 }
@@ -68,6 +70,7 @@ impl Usage {
         Some(Self {
             rss: line("VmRSS:")?,
             anonymous: line("RssAnon:")?,
+            peak: line("VmHWM:")?,
             ticks: tick()? + tick()?,
         })
     }
@@ -131,10 +134,11 @@ mod tests {
 
     #[test]
     fn usage_is_read_past_an_odd_name() {
-        let status = "Name:\ta) b\nVmRSS:\t   20480 kB\nRssAnon:\t    4096 kB\n";
+        let status = "Name:\ta) b\nVmHWM:\t   30720 kB\nVmRSS:\t   20480 kB\nRssAnon:\t    4096 kB\n";
         let stat = "7 (a) b) S 1 7 7 0 -1 4194560 100 0 0 0 150 50 0 0 20 0 5 0 100 1 2";
         let usage = Usage::parse(status, stat).unwrap();
-        assert_eq!((usage.rss, usage.anonymous, usage.ticks), (20480, 4096, 200));
+        let read = (usage.rss, usage.anonymous, usage.peak, usage.ticks);
+        assert_eq!(read, (20480, 4096, 30720, 200));
         let before = Usage { ticks: 140, ..usage };
         let percent = usage.percent_of_a_core_since(&before, Duration::from_secs(60));
         assert!((percent - 1.0).abs() < 1e-9, "{percent}");
