@@ -57,6 +57,9 @@ const WATCH_MARGIN: Duration = Duration::from_secs(5);
 /// A watch shorter than this is no success, and the next attempt waits.
 const TOO_SHORT: Duration = Duration::from_secs(1);
 
+/// Whether an optional resource has come is looked at this often.
+const ABSENT: Duration = Duration::from_secs(60);
+
 /// Refusals in a row after which the resource version is given up: a server restored from a backup never reaches it.
 const REFUSALS_BEFORE_RELIST: u32 = 5;
 
@@ -143,6 +146,7 @@ pub struct Source<K> {
     labels: Option<String>,
     fields: Option<String>,
     cached: bool,
+    optional: bool,
 }
 
 impl<K: Resource<DynamicType = ()>> Source<K> {
@@ -181,6 +185,13 @@ impl<K: Resource<DynamicType = ()>> Source<K> {
         self
     }
 
+    /// An API server that does not know the resource counts as one that has no object of it.
+    #[must_use]
+    pub fn optional(mut self) -> Self {
+        self.optional = true;
+        self
+    }
+
     fn of(api: Api<DeserializeGuard<K>>) -> Self {
         let group = K::group(&());
         let plural = K::plural(&());
@@ -195,6 +206,7 @@ impl<K: Resource<DynamicType = ()>> Source<K> {
             labels: None,
             fields: None,
             cached: false,
+            optional: false,
         }
     }
 }
@@ -311,6 +323,12 @@ where
                     version = None;
                     cached = false;
                 }
+                Break::Problem(problem) if self.source.optional && problem.kind == ProblemKind::Missing => {
+                    version = None;
+                    self.complete(BTreeSet::new()).await?;
+                    tokio::time::sleep(ABSENT).await;
+                    continue;
+                }
                 Break::Problem(problem) => {
                     refusals += u32::from(problem.kind != ProblemKind::Unreachable);
                     if refusals >= REFUSALS_BEFORE_RELIST {
@@ -351,6 +369,12 @@ where
                 break page.metadata.resource_version.unwrap_or_default();
             }
         };
+        self.complete(seen).await?;
+        Ok(version)
+    }
+
+    /// The list is complete: these objects exist and no other.
+    async fn complete(&mut self, seen: BTreeSet<ObjectKey>) -> Result<(), Closed> {
         for key in self.known.difference(&seen).cloned().collect::<Vec<_>>() {
             self.tell(Event::Gone(key)).await?;
         }
@@ -360,7 +384,7 @@ where
             self.tell(Event::Synced).await?;
         }
         self.health.listed();
-        Ok(version)
+        Ok(())
     }
 
     async fn page(&self, params: &ListParams) -> Result<ObjectList<DeserializeGuard<K>>, Break> {

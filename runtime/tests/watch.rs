@@ -145,6 +145,18 @@ async fn told_of(
     (all, lacking)
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_optional_resource_that_is_missing_is_an_empty_list_until_it_comes() {
+    let script = vec![
+        refusal(404, "NotFound", "the server could not find the requested resource"),
+        refusal(404, "NotFound", "the server could not find the requested resource"),
+        list(&[], &["watch="], "1", "", json!([service("a", "1")])),
+    ];
+    let (told, lacking) = told_of(Source::optional, script, "applied a").await;
+    assert_eq!(told, ["synced", "applied a"]);
+    assert_eq!(lacking.last().map(Vec::len), Some(0), "nothing is missing: {lacking:?}");
+}
+
 #[tokio::test]
 async fn pages_changes_and_what_vanished_unseen() {
     let mut broken = service("broken", "3");
