@@ -1,5 +1,6 @@
 //! Nodes and EndpointSlices.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ferrolb_api::names::labels;
@@ -17,18 +18,23 @@ pub fn node_view(object: &Node) -> NodeView {
         conditions.iter().any(|c| c.type_ == condition && c.status == "True")
     };
     let node_labels = object.metadata.labels.clone().unwrap_or_default();
-    let addresses = status.and_then(|s| s.addresses.as_deref()).unwrap_or_default();
     NodeView {
         name: object.metadata.name.clone().unwrap_or_default(),
         ready: is_true("Ready"),
         network_unavailable: is_true("NetworkUnavailable"),
         excluded: node_labels.contains_key(labels::EXCLUDE_NODE),
-        addresses: addresses
-            .iter()
-            .filter_map(|a| parse_address(&a.address))
-            .collect::<std::collections::BTreeSet<IpAddr>>(),
+        addresses: node_addresses(object),
         labels: node_labels,
     }
+}
+
+/// The addresses in a Node's status, of every type.
+pub(crate) fn node_addresses(object: &Node) -> BTreeSet<IpAddr> {
+    let addresses = object
+        .status
+        .iter()
+        .flat_map(|status| status.addresses.iter().flatten());
+    addresses.filter_map(|a| parse_address(&a.address)).collect()
 }
 
 /// What decisions need of an EndpointSlice; `None` for one that belongs to no Service.

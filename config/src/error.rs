@@ -2,8 +2,10 @@
 
 use std::fmt;
 
-use ferrolb_model::RangeError;
 use thiserror::Error;
+
+use crate::objects::{Kind, ObjectRef};
+use crate::problem::Problem;
 
 /// One mistake in one object. An object with several mistakes has one error for each.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -12,107 +14,54 @@ pub struct ObjectError {
     pub kind: &'static str,
     /// The object's name.
     pub name: String,
-    /// Where in the object: `spec.addresses[2]`.
+    /// Where in the object: `spec.addresses[2]`; empty for the object as a whole.
     pub field: String,
-    /// The text that stands there; empty when nothing does.
+    /// The text that stands there; empty when nothing does, or when it must not be shown.
     pub value: String,
     /// What is wrong with it.
     pub problem: Box<Problem>,
-    /// The last version without mistakes stays in force; otherwise the object is left out.
-    pub last_good: bool,
+    /// What becomes of the object.
+    pub outcome: Outcome,
 }
 
-/// What can be wrong. The messages say what would be right.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum Problem {
-    /// An item of `spec.addresses` cannot be read.
-    #[error(transparent)]
-    Range(#[from] RangeError),
-    /// A list that needs an item, or a text that needs a character.
-    #[error("is empty; {0}")]
-    Empty(&'static str),
-    /// Two items of one pool have addresses in common.
-    #[error("{value:?} has addresses in common with {other_field} {other:?}; write each address once")]
-    OverlapWithin {
-        /// This item.
-        value: String,
-        /// The other item.
-        other: String,
-        /// Where the other item stands.
-        other_field: String,
-    },
-    /// Two pools have addresses in common; the older one stays.
-    #[error(
-        "{value:?} has addresses in common with {other} of the older IPAddressPool {pool:?}; no address may be in two pools"
-    )]
-    OverlapWith {
-        /// This pool's item.
-        value: String,
-        /// The range of the other pool.
-        other: String,
-        /// The other pool.
-        pool: String,
-    },
-    /// The same item twice.
-    #[error("{value} stands there already, in {other_field}; remove one of them")]
-    Duplicate {
-        /// This item.
-        value: String,
-        /// Where the same item stands.
-        other_field: String,
-    },
-    /// A selector asks something that does not exist.
-    #[error("{0:?} is not an operator; write In, NotIn, Exists or DoesNotExist")]
-    Operator(String),
-    /// `In` and `NotIn` need values.
-    #[error("operator {0} needs at least one value")]
-    ValuesMissing(&'static str),
-    /// `Exists` and `DoesNotExist` take none.
-    #[error("operator {0} takes no values")]
-    ValuesNotAllowed(&'static str),
-    /// No label can have this key.
-    #[error(
-        "{0:?} is not a label key; write up to 63 letters, digits, '-', '_' or '.', after an optional DNS name and a slash"
-    )]
-    LabelKey(String),
-    /// No label can have this value.
-    #[error(
-        "{0:?} is not a label value; write up to 63 letters, digits, '-', '_' or '.', starting and ending with a letter or digit"
-    )]
-    LabelValue(String),
-    /// A weight outside 1 to 100.
-    #[error("{0} is not a weight; write a number from 1 to 100")]
-    Weight(i32),
-    /// A text that is no address.
-    #[error("{0:?} is not an IP address")]
-    Address(String),
-    /// The name of a VirtualIP follows from its address.
-    #[error("{name:?} is not the name for address {address}; call the object {right:?}")]
-    VirtualIpName {
-        /// The object's name.
-        name: String,
-        /// The address it holds.
-        address: String,
-        /// The name it should have.
-        right: String,
-    },
+/// What becomes of an object about which there is something to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is in force; what is said about it is a warning.
+    InForce,
+    /// It is in force, except for what the message names.
+    InPart,
+    /// Its last version without mistakes stays in force.
+    LastGood,
+    /// Nothing of it is in force.
+    LeftOut,
+}
+
+impl ObjectError {
+    /// The object, if it is one of the configuration.
+    pub fn object(&self) -> Option<ObjectRef> {
+        let kind = Kind::ALL.iter().find(|kind| kind.name() == self.kind)?;
+        Some(ObjectRef::new(*kind, &self.name))
+    }
 }
 
 impl fmt::Display for ObjectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let outcome = match self.last_good {
-            true => "its last good version stays in force",
-            false => "the object is left out",
+        let outcome = match self.outcome {
+            Outcome::InForce => "a warning; the object is in force",
+            Outcome::InPart => "the rest of the object is in force",
+            Outcome::LastGood => "its last good version stays in force",
+            Outcome::LeftOut => "the object is left out",
         };
-        write!(
-            f,
-            "{} {:?}: {}: {} ({outcome})",
-            self.kind, self.name, self.field, self.problem
-        )
+        write!(f, "{} {:?}: ", self.kind, self.name)?;
+        if !self.field.is_empty() {
+            write!(f, "{}: ", self.field)?;
+        }
+        write!(f, "{} ({outcome})", self.problem)
     }
 }
 
-/// Collects the mistakes of one object.
+/// Collects what is to be said about one object.
 pub(crate) struct Report {
     kind: &'static str,
     name: String,
@@ -120,31 +69,47 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    pub(crate) fn new(kind: &'static str, name: &str) -> Self {
+    pub(crate) fn new(kind: Kind, name: &str) -> Self {
         Report {
-            kind,
+            kind: kind.name(),
             name: name.to_owned(),
             errors: Vec::new(),
         }
     }
 
-    pub(crate) fn push(&mut self, field: impl Into<String>, value: impl Into<String>, problem: Problem) {
+    pub(crate) fn of(object: &ObjectRef) -> Self {
+        Report::new(object.kind, &object.name)
+    }
+
+    pub(crate) fn push(&mut self, field: impl Into<String>, value: impl Into<String>, problem: impl Into<Problem>) {
         self.errors.push(ObjectError {
             kind: self.kind,
             name: self.name.clone(),
             field: field.into(),
             value: value.into(),
-            problem: Box::new(problem),
-            last_good: false,
+            problem: Box::new(problem.into()),
+            outcome: Outcome::LeftOut,
         });
     }
 
-    /// `value` when nothing was wrong, else every mistake.
-    pub(crate) fn finish<T>(self, value: T) -> Result<T, Vec<ObjectError>> {
-        if self.errors.is_empty() {
-            Ok(value)
-        } else {
-            Err(self.errors)
-        }
+    /// The value of what was read, or a mistake.
+    pub(crate) fn take<T, P: Into<Problem>>(
+        &mut self,
+        field: impl Into<String>,
+        value: &str,
+        result: Result<T, P>,
+    ) -> Option<T> {
+        result.map_err(|problem| self.push(field, value, problem)).ok()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.errors.is_empty()
+    }
+
+    /// Everything that was said, with the same outcome.
+    pub(crate) fn into_errors(self, outcome: Outcome) -> impl Iterator<Item = ObjectError> {
+        self.errors
+            .into_iter()
+            .map(move |error| ObjectError { outcome, ..error })
     }
 }

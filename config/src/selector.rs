@@ -6,7 +6,8 @@ use std::fmt::Debug;
 use ferrolb_model::{LabelSelector, Operator, Requirement};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{self as meta, LabelSelectorRequirement};
 
-use crate::error::{Problem, Report};
+use crate::error::Report;
+use crate::problem::Problem;
 
 /// A list of selectors of which any may match. The same selector twice is a mistake.
 pub(crate) fn selectors(report: &mut Report, field: &str, list: &[meta::LabelSelector]) -> Vec<LabelSelector> {
@@ -106,7 +107,8 @@ pub(crate) fn once<T: Ord + Debug>(
     }
 }
 
-fn check_key(report: &mut Report, field: &str, key: &str) {
+/// Reports a text that is no label key.
+pub(crate) fn check_key(report: &mut Report, field: &str, key: &str) {
     let (prefix, name) = key.rsplit_once('/').map_or((None, key), |(p, n)| (Some(p), n));
     let prefix_good = prefix.is_none_or(|p| {
         let label = |l: &str| {

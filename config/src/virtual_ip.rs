@@ -9,7 +9,8 @@ use ferrolb_model::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition as WireCondition;
 
-use crate::error::{ObjectError, Problem};
+use crate::error::{ObjectError, Outcome};
+use crate::problem::Problem;
 use crate::service::parse_address;
 
 pub(crate) const KIND: &str = "VirtualIP";
@@ -23,7 +24,7 @@ pub fn virtual_ip(object: &api::VirtualIp) -> Result<VirtualIp, ObjectError> {
         field,
         value: value.to_owned(),
         problem: Box::new(problem),
-        last_good: false,
+        outcome: Outcome::LeftOut,
     };
     let text = &object.spec.address;
     let address =

@@ -1,39 +1,46 @@
-//! The custom resources as they are now, the configuration that follows from them, and what was said about those that
-//! cannot be used: an event on the object and a line in the log when something is wrong with it for the first time.
+//! The objects of the configuration as they are now, the configuration that follows from them, and what was said about
+//! those that cannot be used: an event on the object and a line in the log when something is wrong with it for the first
+//! time.
+//!
+//! The first reading goes on from the last good versions that an earlier process left in the ConfigurationState.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use ferrolb_api::names::{METALLB_GROUP, reasons};
-use ferrolb_api::{IpAddressPool, L2Advertisement};
-use ferrolb_config::{ObjectError, Parsed, Snapshot, parse};
-use ferrolb_model::{Config, Labels};
+use ferrolb_api::names::reasons;
+use ferrolb_config::{LastGood, NodeFacts, Object, ObjectError, ObjectRef, Parsed, Snapshot, Surroundings, parse};
+use ferrolb_model::{Config, IpRange, Labels};
 use ferrolb_runtime::events::Note;
-use ferrolb_runtime::watch::ObjectKey;
 use k8s_openapi::api::core::v1::ObjectReference;
-use kube::Resource;
 use tracing::{info, warn};
+
+use crate::verdict::Findings;
+
+/// The last good versions may take this much of the ConfigurationState, whose annotations hold 256 KiB in all.
+const MAX_LAST_GOOD: usize = 128 * 1024;
 
 /// The snapshot and what was made of it last.
 #[derive(Debug)]
 pub(crate) struct Configuration {
     namespace: String,
-    pools: BTreeMap<ObjectKey, IpAddressPool>,
-    advertisements: BTreeMap<ObjectKey, L2Advertisement>,
-    namespaces: BTreeMap<String, Labels>,
+    snapshot: Snapshot,
+    surroundings: Surroundings,
     dirty: bool,
-    config: Arc<Config>,
-    errors: Vec<ObjectError>,
+    /// What an earlier process left, until the first reading.
+    inherited: LastGood,
+    parsed: Option<Parsed>,
+    /// Last good versions that were too large to keep, as far as that was logged.
+    dropped: BTreeSet<ObjectRef>,
 }
 
-/// What a new parse brought.
+/// What a new reading brought.
 #[derive(Debug)]
 pub(crate) struct Change {
-    /// The configuration in force now.
-    pub(crate) config: Arc<Config>,
-    /// One line per mistake.
-    pub(crate) lines: Vec<String>,
-    /// Events about mistakes that were not there before.
+    /// The configuration in force, if it is another than before.
+    pub(crate) config: Option<Arc<Config>>,
+    /// What is to be told in the ConfigurationState.
+    pub(crate) findings: Findings,
+    /// Events about what was not wrong before.
     pub(crate) notes: Vec<Note>,
 }
 
@@ -42,103 +49,150 @@ impl Configuration {
     pub(crate) fn new(namespace: String) -> Self {
         Configuration {
             namespace,
-            pools: BTreeMap::new(),
-            advertisements: BTreeMap::new(),
-            namespaces: BTreeMap::new(),
+            snapshot: Snapshot::new(),
+            surroundings: Surroundings::default(),
             // Even without any object there is a first configuration: the empty one.
             dirty: true,
-            config: Arc::default(),
-            errors: Vec::new(),
+            inherited: LastGood::default(),
+            parsed: None,
+            dropped: BTreeSet::new(),
         }
     }
 
-    /// An IPAddressPool is this now, or gone. Its status, which is ours, is no news.
-    pub(crate) fn pool(&mut self, key: ObjectKey, pool: Option<IpAddressPool>) {
-        let pool = pool.map(|mut pool| {
-            pool.status = None;
-            pool.metadata.resource_version = None;
-            pool
-        });
-        self.dirty |= replace(&mut self.pools, key, pool);
-    }
-
-    /// An L2Advertisement is this now, or gone.
-    pub(crate) fn advertisement(&mut self, key: ObjectKey, advertisement: Option<L2Advertisement>) {
-        let advertisement = advertisement.map(|mut advertisement| {
-            advertisement.metadata.resource_version = None;
-            advertisement
-        });
-        self.dirty |= replace(&mut self.advertisements, key, advertisement);
+    /// An object is this now, or gone.
+    pub(crate) fn object(&mut self, of: ObjectRef, object: Option<Object>) {
+        self.dirty |= replace(&mut self.snapshot, of, object);
     }
 
     /// A namespace has these labels now, or is gone.
     pub(crate) fn namespace(&mut self, name: String, labels: Option<Labels>) {
-        self.dirty |= replace(&mut self.namespaces, name, labels);
+        self.dirty |= replace(&mut self.surroundings.namespaces, name, labels);
     }
 
-    /// Parses again if anything changed.
+    /// A Node is this now, or gone.
+    pub(crate) fn node(&mut self, name: String, facts: Option<NodeFacts>) {
+        self.dirty |= replace(&mut self.surroundings.nodes, name, facts);
+    }
+
+    /// A ServiceCIDR has these ranges now, or is gone.
+    pub(crate) fn service_cidr(&mut self, name: String, ranges: Option<Vec<IpRange>>) {
+        self.dirty |= replace(&mut self.surroundings.service_cidrs, name, ranges);
+    }
+
+    /// The last good versions that stand in the ConfigurationState. After the first reading this process knows better.
+    pub(crate) fn inherit(&mut self, text: Option<&str>) {
+        if self.parsed.is_some() {
+            return;
+        }
+        self.inherited = text
+            .map(LastGood::read)
+            .transpose()
+            .unwrap_or_else(|error| {
+                warn!("the last good versions in the ConfigurationState cannot be read and are ignored: {error}");
+                None
+            })
+            .unwrap_or_default();
+    }
+
+    /// Reads again if anything changed.
     pub(crate) fn settle(&mut self) -> Option<Change> {
         if !std::mem::take(&mut self.dirty) {
             return None;
         }
-        let snapshot = Snapshot {
-            pools: self.pools.values().collect(),
-            l2_advertisements: self.advertisements.values().collect(),
-            namespaces: &self.namespaces,
+        let first = self.parsed.is_none();
+        let inherited = std::mem::take(&mut self.inherited);
+        let old = self
+            .parsed
+            .take()
+            .unwrap_or_else(|| inherited.resume(&self.snapshot, &self.surroundings));
+        let new = parse(&self.snapshot, &self.surroundings, &old);
+        let told = match first {
+            true => Parsed::default(),
+            false => old,
         };
-        let Parsed { config, errors } = parse(&snapshot, &self.config);
-        self.config = Arc::new(config);
-        let old = std::mem::replace(&mut self.errors, errors);
-        let healed = old
-            .iter()
-            .filter(|error| !self.errors.iter().any(|e| same_object(e, error)));
-        for (kind, name) in healed.map(|error| (error.kind, &error.name)).collect::<BTreeSet<_>>() {
-            info!(kind, name, "nothing is wrong with the object any more");
-        }
-        let news = self.errors.iter().filter(|error| !old.contains(error));
-        Some(Change {
-            config: Arc::clone(&self.config),
-            lines: self.errors.iter().map(ToString::to_string).collect(),
-            notes: news.map(|error| self.note(error)).collect(),
-        })
+        log_healed(&told, &new);
+        let change = Change {
+            config: (first || told.config != new.config).then(|| Arc::clone(&new.config)),
+            findings: Findings {
+                errors: new.errors.iter().map(ToString::to_string).collect(),
+                warnings: new.warnings.iter().map(ToString::to_string).collect(),
+                last_good: self.last_good(&new),
+            },
+            notes: self.notes(&told, &new),
+        };
+        self.parsed = Some(new);
+        Some(change)
     }
 
-    fn note(&self, error: &ObjectError) -> Note {
-        let message = error.to_string();
-        warn!(kind = error.kind, name = error.name, "{message}");
-        Note {
+    fn last_good(&mut self, parsed: &Parsed) -> Option<String> {
+        let (text, dropped) = LastGood::text(parsed, MAX_LAST_GOOD);
+        let dropped = dropped.into_iter().collect::<BTreeSet<_>>();
+        for of in dropped.difference(&self.dropped) {
+            warn!(
+                kind = of.kind.name(),
+                name = of.name,
+                "the last good version of {of} stays in force, but is too large to outlive this process"
+            );
+        }
+        self.dropped = dropped;
+        text
+    }
+
+    /// One for each object about which there is something new to say.
+    fn notes(&self, old: &Parsed, new: &Parsed) -> Vec<Note> {
+        let errors = fresh(&old.errors, &new.errors).map(|told| (reasons::CONFIGURATION_ERROR, told));
+        let warnings = fresh(&old.warnings, &new.warnings).map(|told| (reasons::CONFIGURATION_WARNING, told));
+        let notes = errors.chain(warnings).filter_map(|(reason, (first, more))| {
+            let mut message = first.to_string();
+            if more > 0 {
+                message += &format!("; and {more} more, see ConfigurationState \"controller\"");
+            }
+            warn!(kind = first.kind, name = first.name, "{message}");
+            self.note(first.object()?, reason, message)
+        });
+        notes.collect()
+    }
+
+    fn note(&self, of: ObjectRef, reason: &'static str, message: String) -> Option<Note> {
+        let metadata = self.snapshot.get(&of)?.metadata();
+        Some(Note {
             about: ObjectReference {
-                api_version: Some(format!("{METALLB_GROUP}/v1beta1")),
-                kind: Some(error.kind.to_owned()),
-                namespace: Some(self.namespace.clone()),
-                name: Some(error.name.clone()),
-                uid: self.uid(error.kind, &error.name),
+                api_version: Some(of.kind.api_version().to_owned()),
+                kind: Some(of.kind.name().to_owned()),
+                namespace: of.kind.is_namespaced().then(|| self.namespace.clone()),
+                name: Some(of.name),
+                uid: metadata.and_then(|m| m.uid.clone()),
                 ..ObjectReference::default()
             },
             warning: true,
-            reason: reasons::CONFIGURATION_ERROR,
+            reason,
             message,
-        }
-    }
-
-    fn uid(&self, kind: &str, name: &str) -> Option<String> {
-        let pools = self
-            .pools
-            .values()
-            .map(|object| (IpAddressPool::kind(&()), &object.metadata));
-        let advertisements = self
-            .advertisements
-            .values()
-            .map(|object| (L2Advertisement::kind(&()), &object.metadata));
-        pools
-            .chain(advertisements)
-            .find(|(of, metadata)| of == kind && metadata.name.as_deref() == Some(name))
-            .and_then(|(_, metadata)| metadata.uid.clone())
+        })
     }
 }
 
-fn same_object(one: &ObjectError, other: &ObjectError) -> bool {
-    (one.kind, &one.name) == (other.kind, &other.name)
+/// What is said now and was not said before: the first about each object, and how many more there are.
+fn fresh<'a>(old: &[ObjectError], new: &'a [ObjectError]) -> impl Iterator<Item = (&'a ObjectError, usize)> {
+    let old = old.iter().map(ToString::to_string).collect::<BTreeSet<_>>();
+    let mut objects = BTreeMap::<_, (&ObjectError, usize)>::new();
+    for error in new.iter().filter(|error| !old.contains(&error.to_string())) {
+        let told = objects.entry((error.kind, &error.name));
+        told.and_modify(|(_, more)| *more += 1).or_insert((error, 0));
+    }
+    objects.into_values()
+}
+
+fn log_healed(old: &Parsed, new: &Parsed) {
+    let wrong = |parsed: &Parsed| {
+        parsed
+            .errors
+            .iter()
+            .map(|e| (e.kind, e.name.clone()))
+            .collect::<BTreeSet<_>>()
+    };
+    for (kind, name) in wrong(old).difference(&wrong(new)) {
+        info!(kind, name, "nothing is wrong with the object any more");
+    }
 }
 
 /// Puts `value` in or takes the entry out; whether anything changed.
@@ -154,44 +208,4 @@ fn replace<K: Ord, V: PartialEq>(map: &mut BTreeMap<K, V>, key: K, value: Option
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use ferrolb_api::IpAddressPoolSpec;
-
-    fn pool(name: &str, addresses: &str) -> (ObjectKey, Option<IpAddressPool>) {
-        let spec = IpAddressPoolSpec {
-            addresses: vec![addresses.to_owned()],
-            ..IpAddressPoolSpec::default()
-        };
-        let object = IpAddressPool::new(name, spec);
-        (ObjectKey::of(&object), Some(object))
-    }
-
-    #[test]
-    fn a_fault_is_told_once_and_the_last_good_version_stays() {
-        let mut configuration = Configuration::new("ferrolb-system".to_owned());
-        assert_eq!(*configuration.settle().unwrap().config, Config::default());
-        assert!(configuration.settle().is_none(), "nothing changed");
-
-        let (key, good) = pool("lan", "192.0.2.0/24");
-        configuration.pool(key.clone(), good);
-        let change = configuration.settle().unwrap();
-        assert!(change.lines.is_empty() && change.notes.is_empty());
-        let in_force = change.config;
-
-        let (_, bad) = pool("lan", "192.0.2.0/33");
-        configuration.pool(key.clone(), bad.clone());
-        let change = configuration.settle().unwrap();
-        assert_eq!(change.config, in_force);
-        assert_eq!(change.lines.len(), 1);
-        assert_eq!(change.notes[0].about.name.as_deref(), Some("lan"));
-        configuration.pool(key.clone(), bad);
-        assert!(configuration.settle().is_none(), "the same again");
-        configuration.namespace("shop".to_owned(), Some(Labels::new()));
-        assert!(configuration.settle().unwrap().notes.is_empty(), "told already");
-
-        configuration.pool(key, None);
-        let change = configuration.settle().unwrap();
-        assert!(change.lines.is_empty() && change.config.pools.is_empty());
-    }
-}
+mod tests;

@@ -1,16 +1,19 @@
 //! What is watched, and how objects become news for the owner task.
 //!
 //! An object is turned into the small view that decisions need right where it arrives; the object itself is dropped
-//! there, so that memory holds views only.
+//! there, so that memory holds views only. Objects of the configuration are kept whole, without what means nothing.
 
 use ferrolb_api as api;
+use ferrolb_api::names::{annotations, configuration_state};
+use ferrolb_config::{Configures, Kind, NodeFacts, Object, ObjectRef};
 use ferrolb_controller_core::Input;
-use ferrolb_model::{Labels, ServiceId, VirtualIp, VirtualIpName};
+use ferrolb_model::{IpRange, Labels, NodeView, ServiceId, VirtualIp, VirtualIpName};
 use ferrolb_runtime::readiness::Readiness;
 use ferrolb_runtime::tasks::Tasks;
 use ferrolb_runtime::watch::{self, Event, ObjectKey, Source, watch};
 use k8s_openapi::api::core::v1::{Namespace, Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
@@ -24,12 +27,20 @@ pub(crate) enum News {
     Core(Box<Input>),
     /// A VirtualIP, with what the core does not keep.
     VirtualIp(Box<VirtualIp>, WrittenConditions),
-    /// An IPAddressPool, or that it is gone.
-    Pool(ObjectKey, Option<Box<api::IpAddressPool>>),
-    /// An L2Advertisement, or that it is gone.
-    Advertisement(ObjectKey, Option<Box<api::L2Advertisement>>),
+    /// A Node, for the core and for the configuration.
+    Node(Box<(NodeView, NodeFacts)>),
+    /// A Node is gone.
+    NodeGone(String),
+    /// An object of the configuration, or that it is gone.
+    Object(ObjectRef, Option<Object>),
+    /// An IPAddressPool, or that it is gone, and the counters in its status.
+    Pool(ObjectRef, Option<Object>, Option<api::IpAddressPoolStatus>),
     /// The labels of a namespace, or that it is gone.
     Namespace(String, Option<Labels>),
+    /// The ranges of a ServiceCIDR, or that it is gone.
+    ServiceCidr(String, Option<Vec<IpRange>>),
+    /// The last good versions that the controller's ConfigurationState carries, as they stand there.
+    LastGood(Option<String>),
     /// Somebody deleted the controller's ConfigurationState.
     VerdictGone,
     /// An object that cannot be read: kind and name, and why.
@@ -45,21 +56,25 @@ pub(crate) enum Stream {
     Nodes,
     Endpoints,
     Namespaces,
-    Pools,
-    Advertisements,
+    ServiceCidrs,
+    Objects(Kind),
     VirtualIps,
+    Verdict,
 }
 
 impl Stream {
-    pub(crate) const ALL: [Stream; 7] = [
-        Stream::Services,
-        Stream::Nodes,
-        Stream::Endpoints,
-        Stream::Namespaces,
-        Stream::Pools,
-        Stream::Advertisements,
-        Stream::VirtualIps,
-    ];
+    pub(crate) fn all() -> impl Iterator<Item = Stream> {
+        let others = [
+            Stream::Services,
+            Stream::Nodes,
+            Stream::Endpoints,
+            Stream::Namespaces,
+            Stream::ServiceCidrs,
+            Stream::VirtualIps,
+            Stream::Verdict,
+        ];
+        others.into_iter().chain(Kind::ALL.iter().copied().map(Stream::Objects))
+    }
 }
 
 /// Everything a watch needs.
@@ -81,10 +96,9 @@ impl Watches {
         let slices = Source::<EndpointSlice>::all(client).labels(api::names::labels::SERVICE_NAME);
         self.spawn(tasks, "watch endpointslices", slices, endpoints);
         self.spawn(tasks, "watch namespaces", Source::<Namespace>::all(client), namespace);
-        let pools = Source::<api::IpAddressPool>::namespaced(client, &self.namespace);
-        self.spawn(tasks, "watch ipaddresspools", pools, pool);
-        let advertisements = Source::<api::L2Advertisement>::namespaced(client, &self.namespace);
-        self.spawn(tasks, "watch l2advertisements", advertisements, advertisement);
+        // Older API servers have none.
+        let cidrs = Source::<ServiceCIDR>::all(client).optional();
+        self.spawn(tasks, "watch servicecidrs", cidrs, service_cidr);
         self.spawn(
             tasks,
             "watch virtualips",
@@ -92,11 +106,25 @@ impl Watches {
             virtual_ip,
         );
         let verdicts = Source::<api::ConfigurationState>::namespaced(client, &self.namespace)
-            .fields(format!("metadata.name={}", api::names::configuration_state::CONTROLLER));
-        self.spawn(tasks, "watch configurationstates", verdicts, |event| match event {
-            Event::Gone(_) => Some(News::VerdictGone),
-            _ => None,
-        });
+            .fields(format!("metadata.name={}", configuration_state::CONTROLLER));
+        self.spawn(tasks, "watch configurationstates", verdicts, verdict);
+        let ns = &self.namespace;
+        let pools = Source::<api::IpAddressPool>::namespaced(client, ns);
+        self.spawn(tasks, "watch ipaddresspools", pools, pool);
+        let advertisements = Source::<api::L2Advertisement>::namespaced(client, ns);
+        self.spawn(tasks, "watch l2advertisements", advertisements, object);
+        let advertisements = Source::<api::BgpAdvertisement>::namespaced(client, ns);
+        self.spawn(tasks, "watch bgpadvertisements", advertisements, object);
+        let peers = Source::<api::BgpPeer>::namespaced(client, ns);
+        self.spawn(tasks, "watch bgppeers", peers, object);
+        let profiles = Source::<api::BfdProfile>::namespaced(client, ns);
+        self.spawn(tasks, "watch bfdprofiles", profiles, object);
+        let communities = Source::<api::Community>::namespaced(client, ns);
+        self.spawn(tasks, "watch communities", communities, object);
+        let policies = Source::<api::AllocationPolicy>::all(client);
+        self.spawn(tasks, "watch allocationpolicies", policies, object);
+        let policies = Source::<api::AnnouncementPolicy>::all(client);
+        self.spawn(tasks, "watch announcementpolicies", policies, object);
     }
 
     fn spawn<K>(&self, tasks: &mut Tasks, name: &'static str, source: Source<K>, news: fn(Event<K>) -> Option<News>)
@@ -134,8 +162,8 @@ fn service(event: Event<Service>) -> Option<News> {
 
 fn node(event: Event<Node>) -> Option<News> {
     Some(match event {
-        Event::Applied(object) => core(Input::Node(ferrolb_config::node_view(&object))),
-        Event::Gone(key) => core(Input::NodeGone(key.name.into())),
+        Event::Applied(object) => News::Node(Box::new((ferrolb_config::node_view(&object), NodeFacts::of(&object)))),
+        Event::Gone(key) => News::NodeGone(key.name.into()),
         Event::Invalid { key, error } => return unreadable("Node", &key, error),
         Event::Synced => News::Synced(Stream::Nodes),
     })
@@ -169,21 +197,52 @@ fn namespace(event: Event<Namespace>) -> Option<News> {
     })
 }
 
-fn pool(event: Event<api::IpAddressPool>) -> Option<News> {
+fn service_cidr(event: Event<ServiceCIDR>) -> Option<News> {
     Some(match event {
-        Event::Applied(object) => News::Pool(ObjectKey::of(&object), Some(Box::new(object))),
-        Event::Gone(key) => News::Pool(key, None),
-        Event::Invalid { key, error } => return unreadable("IPAddressPool", &key, error),
-        Event::Synced => News::Synced(Stream::Pools),
+        Event::Applied(object) => News::ServiceCidr(
+            object.metadata.name.clone().unwrap_or_default(),
+            Some(ferrolb_config::service_cidr(&object)),
+        ),
+        Event::Gone(key) => News::ServiceCidr(key.name.into(), None),
+        Event::Invalid { key, error } => return unreadable("ServiceCIDR", &key, error),
+        Event::Synced => News::Synced(Stream::ServiceCidrs),
     })
 }
 
-fn advertisement(event: Event<api::L2Advertisement>) -> Option<News> {
+fn pool(event: Event<api::IpAddressPool>) -> Option<News> {
+    let counters = match &event {
+        Event::Applied(object) => object.status,
+        _ => None,
+    };
+    object(event).map(|news| match news {
+        News::Object(of, object) => News::Pool(of, object, counters),
+        other => other,
+    })
+}
+
+/// An object of the configuration. One that cannot be read is there, and wrong.
+fn object<K: Configures>(event: Event<K>) -> Option<News> {
+    let named = |name: &str| ObjectRef::new(K::KIND, name);
     Some(match event {
-        Event::Applied(object) => News::Advertisement(ObjectKey::of(&object), Some(Box::new(object))),
-        Event::Gone(key) => News::Advertisement(key, None),
-        Event::Invalid { key, error } => return unreadable("L2Advertisement", &key, error),
-        Event::Synced => News::Synced(Stream::Advertisements),
+        Event::Applied(object) => {
+            let of = named(object.metadata().name.as_deref().unwrap_or_default());
+            News::Object(of, Some(object.into_object()))
+        }
+        Event::Gone(key) => News::Object(named(&key.name), None),
+        Event::Invalid { key, error } => News::Object(named(&key.name), Some(K::KIND.unreadable(&error))),
+        Event::Synced => News::Synced(Stream::Objects(K::KIND)),
+    })
+}
+
+fn verdict(event: Event<api::ConfigurationState>) -> Option<News> {
+    Some(match event {
+        Event::Applied(object) => {
+            let given = object.metadata.annotations.unwrap_or_default();
+            News::LastGood(given.get(annotations::LAST_GOOD).cloned())
+        }
+        Event::Gone(_) => News::VerdictGone,
+        Event::Invalid { key, error } => return unreadable("ConfigurationState", &key, error),
+        Event::Synced => News::Synced(Stream::Verdict),
     })
 }
 

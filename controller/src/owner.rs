@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use ferrolb_api::{IpAddressPoolStatus, names};
+use ferrolb_config::Object;
 use ferrolb_controller_core::{Controller, Effect, EventKind, Input, ServiceEvent, Write, WriteKey};
 use ferrolb_runtime::apply::Failure;
 use ferrolb_runtime::events::{Note, Recorder};
@@ -97,7 +98,7 @@ impl Owner {
             pools: PoolStatuses::default(),
             verdict: Verdict::default(),
             written: BTreeMap::new(),
-            unsynced: Stream::ALL.into_iter().collect(),
+            unsynced: Stream::all().collect(),
             count_at: None,
             health: WriteKind::ALL
                 .map(|kind| (kind, WriteHealth::new(&readiness, kind.rule())))
@@ -194,19 +195,27 @@ impl Owner {
                 self.written.insert(object.address, written);
                 self.handle(Input::VirtualIp(*object));
             }
-            News::Pool(key, pool) => {
-                let now = Instant::now();
+            News::Node(node) => {
+                let (view, facts) = *node;
+                self.configuration.node(view.name.clone(), Some(facts));
+                self.handle(Input::Node(view));
+            }
+            News::NodeGone(name) => {
+                self.configuration.node(name.clone(), None);
+                self.handle(Input::NodeGone(name));
+            }
+            News::Pool(of, pool, counters) => {
                 match &pool {
-                    Some(pool) => self.pools.seen(&key.name, pool.status, now),
-                    None => self.pools.gone(&key.name),
+                    Some(Object::Unreadable(_)) => {}
+                    Some(_) => self.pools.seen(&of.name, counters, Instant::now()),
+                    None => self.pools.gone(&of.name),
                 }
-                self.configuration.pool(key, pool.map(|pool| *pool));
+                self.configuration.object(of, pool);
             }
-            News::Advertisement(key, advertisement) => {
-                self.configuration
-                    .advertisement(key, advertisement.map(|object| *object));
-            }
+            News::Object(of, object) => self.configuration.object(of, object),
             News::Namespace(name, labels) => self.configuration.namespace(name, labels),
+            News::ServiceCidr(name, ranges) => self.configuration.service_cidr(name, ranges),
+            News::LastGood(text) => self.configuration.inherit(text.as_deref()),
             News::VerdictGone => self.verdict.gone(Instant::now()),
             News::Unreadable(what, error) => warn!(object = %what, "cannot be read and is ignored: {error}"),
             News::Synced(stream) => {
@@ -225,8 +234,10 @@ impl Owner {
                         self.recorder.record(note);
                     }
                 }
-                self.verdict.want(&change.lines, Instant::now(), Timestamp::now());
-                self.handle(Input::Config(change.config));
+                self.verdict.want(change.findings, Instant::now(), Timestamp::now());
+                if let Some(config) = change.config {
+                    self.handle(Input::Config(config));
+                }
             }
             if !self.acts() && self.leadership.leads() {
                 info!("leading, and every watch has its first complete list: deciding from here on");

@@ -1,10 +1,11 @@
-//! The controller's ConfigurationState: what it makes of the configuration, object by object.
+//! The controller's ConfigurationState: what it makes of the configuration, object by object, and the last good versions
+//! of objects that are wrong, for the process that comes after this one.
 //!
 //! Written when the verdict changes, tried again until it stands, and made anew when somebody deletes it.
 
 use std::time::{Duration, Instant};
 
-use ferrolb_api::names::{CONTROLLER_MANAGER, configuration_state as names, labels};
+use ferrolb_api::names::{CONTROLLER_MANAGER, annotations, configuration_state as names, labels};
 use ferrolb_api::{ConfigurationResult, ConfigurationState};
 use ferrolb_runtime::apply::{self, Failure};
 use ferrolb_runtime::text::shortened;
@@ -30,27 +31,52 @@ pub(crate) struct Verdict {
     due: Option<Instant>,
 }
 
+/// What was found in the configuration, one line for each.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Findings {
+    /// Mistakes.
+    pub(crate) errors: Vec<String>,
+    /// What is in force and likely to be a mistake.
+    pub(crate) warnings: Vec<String>,
+    /// The last good versions of objects that are wrong.
+    pub(crate) last_good: Option<String>,
+}
+
 /// One verdict.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct State {
-    /// One line per object that is left out.
-    lines: String,
-    /// Since when the verdict is valid or invalid.
+    errors: String,
+    warnings: String,
+    last_good: Option<String>,
+    /// Since when the configuration is valid or invalid.
     since: Timestamp,
 }
 
+impl State {
+    fn is_valid(&self) -> bool {
+        self.errors.is_empty()
+    }
+}
+
 impl Verdict {
-    /// The verdict is this now: one line per object that is left out, none when all are in force.
-    pub(crate) fn want(&mut self, lines: &[String], now: Instant, time: Timestamp) {
-        let lines = shortened(lines.join("\n"), MAX_MESSAGE);
-        let old = self.wanted.as_ref();
-        if old.is_some_and(|old| old.lines == lines) {
-            return;
+    /// The verdict is this now.
+    pub(crate) fn want(&mut self, findings: Findings, now: Instant, time: Timestamp) {
+        let lines = |lines: &[String]| shortened(lines.join("\n"), MAX_MESSAGE);
+        let mut state = State {
+            errors: lines(&findings.errors),
+            warnings: lines(&findings.warnings),
+            last_good: findings.last_good,
+            since: time,
+        };
+        if let Some(old) = &self.wanted {
+            if old.is_valid() == state.is_valid() {
+                state.since = old.since;
+            }
+            if *old == state {
+                return;
+            }
         }
-        let since = old
-            .filter(|old| old.lines.is_empty() == lines.is_empty())
-            .map_or(time, |old| old.since);
-        self.wanted = Some(State { lines, since });
+        self.wanted = Some(state);
         self.stands = false;
         self.due = Some(now);
     }
@@ -94,37 +120,46 @@ impl Verdict {
 pub(crate) async fn write(client: Client, namespace: String, state: State) -> Result<(), Failure> {
     let states = Api::<PartialObjectMeta<ConfigurationState>>::namespaced(client, &namespace);
     let params = PatchParams::apply(CONTROLLER_MANAGER).force();
-    apply::within(states.patch(names::CONTROLLER, &params, &Patch::Apply(object()))).await?;
+    apply::within(states.patch(names::CONTROLLER, &params, &Patch::Apply(object(&state)))).await?;
     apply::apply_status(&states, names::CONTROLLER, CONTROLLER_MANAGER, status(&state)).await?;
     Ok(())
 }
 
-fn object() -> Value {
+fn object(state: &State) -> Value {
+    let mut metadata = json!({ "name": names::CONTROLLER, "labels": { labels::COMPONENT_TYPE: "controller" } });
+    // An annotation that is not applied again is removed.
+    if let Some(last_good) = &state.last_good {
+        metadata["annotations"] = json!({ annotations::LAST_GOOD: last_good });
+    }
     json!({
         "apiVersion": "metallb.io/v1beta1",
         "kind": "ConfigurationState",
-        "metadata": { "name": names::CONTROLLER, "labels": { labels::COMPONENT_TYPE: "controller" } },
+        "metadata": metadata,
     })
 }
 
 fn status(state: &State) -> Value {
-    let valid = state.lines.is_empty();
-    let (result, status, reason) = if valid {
-        (ConfigurationResult::Valid, "True", names::RECONCILED)
+    let (result, status, reason, message) = if state.is_valid() {
+        (ConfigurationResult::Valid, "True", names::RECONCILED, &state.warnings)
     } else {
-        (ConfigurationResult::Invalid, "False", names::CONFIGURATION_ERROR)
+        (
+            ConfigurationResult::Invalid,
+            "False",
+            names::CONFIGURATION_ERROR,
+            &state.errors,
+        )
     };
     json!({
         "apiVersion": "metallb.io/v1beta1",
         "kind": "ConfigurationState",
         "status": {
             "result": result,
-            "errorSummary": state.lines,
+            "errorSummary": state.errors,
             "conditions": [{
                 "type": names::POOLS_VALID,
                 "status": status,
                 "reason": reason,
-                "message": state.lines,
+                "message": message,
                 "lastTransitionTime": seconds(state.since),
             }],
         },
@@ -140,12 +175,17 @@ mod tests {
         let now = Instant::now();
         let time = Timestamp::UNIX_EPOCH;
         let later = "2026-01-02T03:04:05Z".parse().unwrap();
+        let wrong = || Findings {
+            errors: vec!["pool a: overlaps".to_owned()],
+            last_good: Some("[]".to_owned()),
+            ..Findings::default()
+        };
         let mut verdict = Verdict::default();
         assert_eq!(verdict.due(now), None, "nothing looked at yet");
-        verdict.want(&[], now, time);
+        verdict.want(Findings::default(), now, time);
         let state = verdict.due(now).unwrap();
         assert_eq!(status(&state)["status"]["result"], "Valid");
-        verdict.want(&["pool a: overlaps".to_owned()], now, later);
+        verdict.want(wrong(), now, later);
         assert_eq!(verdict.due(now), None, "one write at a time");
         verdict.written(&Ok(()), now);
         let state = verdict.due(now).unwrap();
@@ -153,13 +193,31 @@ mod tests {
             status(&state)["status"]["conditions"][0]["lastTransitionTime"],
             "2026-01-02T03:04:05Z"
         );
+        assert_eq!(object(&state)["metadata"]["annotations"][annotations::LAST_GOOD], "[]");
         verdict.written(&Err(Failure::Conflict), now);
         assert_eq!(verdict.due(now), None);
         assert!(verdict.due(now + RETRY).is_some());
         verdict.written(&Ok(()), now);
-        verdict.want(&["pool a: overlaps".to_owned()], now, time);
+        verdict.want(wrong(), now, time);
         assert_eq!(verdict.due(now), None, "the same again");
         verdict.gone(now);
         assert!(verdict.due(now).is_some());
+    }
+    #[test]
+    fn a_warning_leaves_the_configuration_valid() {
+        let mut verdict = Verdict::default();
+        let warned = Findings {
+            warnings: vec!["pool a: contains a node".to_owned()],
+            ..Findings::default()
+        };
+        verdict.want(warned, Instant::now(), Timestamp::UNIX_EPOCH);
+        let state = verdict.due(Instant::now()).unwrap();
+        let status = &status(&state)["status"];
+        assert_eq!(
+            (&status["result"], &status["errorSummary"]),
+            (&json!("Valid"), &json!(""))
+        );
+        assert_eq!(status["conditions"][0]["message"], "pool a: contains a node");
+        assert!(object(&state)["metadata"].get("annotations").is_none());
     }
 }

@@ -53,6 +53,9 @@ pub enum CommunityError {
     /// Colons, but neither of the two forms.
     #[error("{0:?} is neither a community like 64512:100 nor a large one like large:64512:1:2")]
     Shape(String),
+    /// Not three numbers.
+    #[error("{0:?} is not a large community; write three numbers up to 4294967295 like 64512:1:2")]
+    Large(String),
     /// No extended community.
     #[error("{0:?} is not an extended community like rt:64512:100 or soo:192.0.2.1:7")]
     Extended(String),
@@ -70,6 +73,20 @@ pub enum CommunityError {
 
 /// The word in front of a large community.
 const LARGE: &str = "large";
+
+impl Community {
+    /// Parses a large community without the word in front: `a:b:c`.
+    pub fn large(text: &str) -> Result<Self, CommunityError> {
+        let parts = text
+            .splitn(4, ':')
+            .map(|part| number(part, u32::MAX))
+            .collect::<Vec<_>>();
+        match parts[..] {
+            [Some(a), Some(b), Some(c)] => Ok(Community::Large(a, b, c)),
+            _ => Err(CommunityError::Large(text.to_owned())),
+        }
+    }
+}
 
 /// Parses `a:b` with two numbers of 16 bits, or `large:a:b:c` with three of 32. Blanks are not allowed anywhere.
 impl FromStr for Community {
@@ -194,6 +211,14 @@ mod tests {
                 (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{text:?}: {error}"),
                 (is, right) => panic!("{text:?}: {is:?}, not {right:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn large_communities_without_the_word() {
+        assert_eq!(Community::large("4294967295:0:1"), Ok(Community::Large(u32::MAX, 0, 1)));
+        for text in ["", "1:2", "1:2:3:4", "large:1:2:3", "1:2:4294967296", "1::3"] {
+            assert_eq!(Community::large(text), Err(CommunityError::Large(text.to_owned())));
         }
     }
 

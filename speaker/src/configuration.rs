@@ -4,13 +4,13 @@
 //! controller's. Namespaces are not watched: they only decide which Services a pool admits, which is decided where
 //! addresses are handed out.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ferrolb_api::{IpAddressPool, L2Advertisement};
-use ferrolb_config::{Snapshot, parse};
+use ferrolb_config::{Configures, Object, ObjectRef, Parsed, Snapshot, Surroundings, parse};
 use ferrolb_model::Config;
-use ferrolb_runtime::watch::{Event, ObjectKey};
+use ferrolb_runtime::watch::Event;
 use tracing::{info, warn};
 
 /// News of one of the objects.
@@ -24,9 +24,8 @@ pub(crate) enum Change {
 /// The objects, and what was made of them last.
 #[derive(Debug, Default)]
 pub(crate) struct Configuration {
-    pools: BTreeMap<ObjectKey, IpAddressPool>,
-    advertisements: BTreeMap<ObjectKey, L2Advertisement>,
-    config: Arc<Config>,
+    snapshot: Snapshot,
+    parsed: Parsed,
     /// One line for each mistake.
     mistakes: BTreeSet<String>,
 }
@@ -35,33 +34,39 @@ impl Configuration {
     /// Takes one change in; whether the configuration has to be read again.
     pub(crate) fn change(&mut self, change: Change) -> bool {
         match change {
-            Change::Pool(Event::Applied(mut pool)) => {
-                // Counters of addresses in use, written by the controller all the time.
-                pool.status = None;
-                pool.metadata.resource_version = None;
-                put(&mut self.pools, ObjectKey::of(&pool), pool)
+            Change::Pool(event) => self.take(event),
+            Change::Advertisement(event) => self.take(event),
+        }
+    }
+
+    fn take<K: Configures>(&mut self, event: Event<K>) -> bool {
+        let named = |name: &str| ObjectRef::new(K::KIND, name);
+        match event {
+            Event::Applied(object) => {
+                let of = named(object.metadata().name.as_deref().unwrap_or_default());
+                self.put(of, object.into_object())
             }
-            Change::Advertisement(Event::Applied(mut advertisement)) => {
-                advertisement.metadata.resource_version = None;
-                put(&mut self.advertisements, ObjectKey::of(&advertisement), advertisement)
+            Event::Invalid { key, error } => self.put(named(&key.name), K::KIND.unreadable(&error)),
+            Event::Gone(key) => self.snapshot.remove(&named(&key.name)).is_some(),
+            Event::Synced => true,
+        }
+    }
+
+    /// Puts an object in; whether it is another than before.
+    fn put(&mut self, of: ObjectRef, object: Object) -> bool {
+        match self.snapshot.get(&of) {
+            Some(old) if *old == object => false,
+            _ => {
+                self.snapshot.insert(of, object);
+                true
             }
-            Change::Pool(Event::Gone(key)) => self.pools.remove(&key).is_some(),
-            Change::Advertisement(Event::Gone(key)) => self.advertisements.remove(&key).is_some(),
-            Change::Pool(Event::Invalid { key, error }) => unreadable("IPAddressPool", &key, &error),
-            Change::Advertisement(Event::Invalid { key, error }) => unreadable("L2Advertisement", &key, &error),
-            Change::Pool(Event::Synced) | Change::Advertisement(Event::Synced) => true,
         }
     }
 
     /// The configuration in force, and how many mistakes keep objects out of it.
     pub(crate) fn read(&mut self) -> (Arc<Config>, u64) {
-        let snapshot = Snapshot {
-            pools: self.pools.values().collect(),
-            l2_advertisements: self.advertisements.values().collect(),
-            namespaces: &BTreeMap::new(),
-        };
-        let parsed = parse(&snapshot, &self.config);
-        let mistakes: BTreeSet<String> = parsed.errors.iter().map(ToString::to_string).collect();
+        self.parsed = parse(&self.snapshot, &Surroundings::default(), &self.parsed);
+        let mistakes: BTreeSet<String> = self.parsed.errors.iter().map(ToString::to_string).collect();
         for new in mistakes.difference(&self.mistakes) {
             warn!("{new}");
         }
@@ -69,35 +74,17 @@ impl Configuration {
             info!("no longer so: {old}");
         }
         self.mistakes = mistakes;
-        if *self.config != parsed.config {
-            self.config = Arc::new(parsed.config);
-        }
         (
-            Arc::clone(&self.config),
+            Arc::clone(&self.parsed.config),
             u64::try_from(self.mistakes.len()).unwrap_or(u64::MAX),
         )
     }
 }
 
-/// Puts an object in; whether it is another than before.
-fn put<T: PartialEq>(objects: &mut BTreeMap<ObjectKey, T>, key: ObjectKey, object: T) -> bool {
-    match objects.get(&key) {
-        Some(old) if *old == object => false,
-        _ => {
-            objects.insert(key, object);
-            true
-        }
-    }
-}
-
-/// An object that cannot be read stays as it was last read.
-fn unreadable(kind: &str, key: &ObjectKey, error: &str) -> bool {
-    warn!("{kind} {key} cannot be read and stays as it was: {error}");
-    false
-}
-
 #[cfg(test)]
 mod tests {
+    use ferrolb_runtime::watch::ObjectKey;
+
     use super::*;
 
     fn pool(addresses: &str) -> Change {
@@ -132,6 +119,18 @@ mod tests {
             namespace: "ferrolb-system".into(),
             name: "lan".into(),
         };
+        let garbage = |error: &str| {
+            Change::Pool(Event::Invalid {
+                key: key.clone(),
+                error: error.to_owned(),
+            })
+        };
+        assert!(configuration.change(garbage("no spec")));
+        assert!(!configuration.change(garbage("no spec")), "the same again");
+        let (kept, errors) = configuration.read();
+        assert!(Arc::ptr_eq(&good, &kept), "what cannot be read stays as it was");
+        assert_eq!(errors, 1);
+
         assert!(configuration.change(Change::Pool(Event::Gone(key.clone()))));
         assert!(!configuration.change(Change::Pool(Event::Gone(key))));
         let (empty, errors) = configuration.read();

@@ -51,7 +51,7 @@ async fn before_everything_is_known_there_is_nothing_to_wake_for() {
     owner.settle();
     assert!(owner.wake_at() >= start + owner.heartbeat.period());
 
-    for stream in Stream::ALL {
+    for stream in Stream::all() {
         owner.take(News::Synced(stream));
     }
     owner.settle();
@@ -66,7 +66,7 @@ async fn whoever_stands_by_knows_everything_and_does_nothing() {
     let candidate = Candidate::new(client(), lease, identity, "ferrolb-test", &readiness, Gauge::default());
     for (leadership, leads) in [(candidate.leadership(), false), (Leadership::always(), true)] {
         let mut owner = owner_that(&readiness, leadership);
-        for stream in Stream::ALL {
+        for stream in Stream::all() {
             owner.take(News::Synced(stream));
         }
         owner.settle();
