@@ -59,8 +59,8 @@ struct State {
 }
 
 impl ApiServer {
-    /// Starts one that knows the kinds of FerroLB and those of Kubernetes that FerroLB uses, with the namespaces that
-    /// every cluster has. Needs a tokio runtime, and lives in it.
+    /// Starts one that knows the kinds of FerroLB and those of Kubernetes that FerroLB uses, with what every cluster
+    /// has of its own. Needs a tokio runtime, and lives in it.
     ///
     /// # Errors
     /// When the machine gives no port.
@@ -90,6 +90,12 @@ impl ApiServer {
             }
             server.insert_raw("namespaces", namespace);
         }
+        let metadata = json!({ "name": "kubernetes" });
+        let range = json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": metadata,
+            "spec": { "cidrs": ["10.96.0.0/16"] },
+        });
+        server.insert_raw("servicecidrs.networking.k8s.io", range);
         Ok(server)
     }
 
