@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ferrolb_controller_core::{EventKind, Write, WriteError};
+use ferrolb_controller_core::{EventKind, Input, Write, WriteError};
 use ferrolb_model::{Claim, ServiceType};
 
 use crate::fixtures::*;
@@ -356,4 +356,34 @@ fn a_repeated_event_does_not_undo_a_write() {
         before,
         "the old object is told again, and is known to be old"
     );
+}
+
+#[test]
+fn a_refused_claim_is_forgotten_with_the_wish_for_it() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1-192.0.2.9"])]);
+    lab.apply(asking(service("web", 1), None, &["192.0.2.5"]));
+    lab.faults.push_back(Fault::Error(WriteError::Refused("no".to_owned())));
+    lab.settle();
+    assert_eq!(lab.controller.pending_by_reason()["ApiRefused"], 1);
+    lab.apply(asking(service("web", 1), None, &["192.0.2.6"]));
+    lab.settle();
+    assert_eq!(lab.shown("web"), ["192.0.2.6"]);
+    assert!(lab.controller.pending_by_reason().is_empty());
+}
+
+#[test]
+fn a_claim_that_comes_late_to_a_new_leader_is_kept() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1-192.0.2.9"])]);
+    lab.apply(service("web", 1));
+    lab.settle();
+    // The request cannot be met any more, and the new leader hears of the VirtualIP after its first lists.
+    lab.apply(asking(service("web", 1), None, &["203.0.113.1"]));
+    lab.settle();
+    let mut lists = lab.lists();
+    lists.retain(|input| !matches!(input, Input::VirtualIp(_)));
+    lab.restart_with(lists);
+    lab.relist();
+    lab.pass(Duration::from_secs(200));
+    assert_eq!(lab.shown("web"), ["192.0.2.1"]);
+    lab.assert_quiet();
 }
