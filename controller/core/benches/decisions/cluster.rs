@@ -317,8 +317,8 @@ pub(crate) fn config(ranges: &[&str]) -> Arc<Config> {
 }
 
 /// The address so many places behind `first`.
-pub(crate) fn address(first: &str, offset: usize) -> IpAddr {
-    match first.parse().expect("an address") {
+pub(crate) fn address(first: IpAddr, offset: usize) -> IpAddr {
+    match first {
         IpAddr::V4(a) => IpAddr::V4((u32::from(a) + u32::try_from(offset).expect("an IPv4 offset")).into()),
         IpAddr::V6(a) => IpAddr::V6((u128::from(a) + offset as u128).into()),
     }
