@@ -28,6 +28,8 @@ pub(crate) struct Ledger {
     edited: BTreeMap<ServiceId, Duration>,
     /// Services whose status a person wrote last.
     by_hand: BTreeSet<ServiceId>,
+    /// When two controllers led last.
+    divided: Option<Duration>,
 }
 
 impl Ledger {
@@ -90,8 +92,10 @@ impl Ledger {
         }
     }
 
-    /// Two controllers believe to lead: each may undo the other's work.
-    pub(crate) fn divided(&mut self) {
+    /// Two controllers believe to lead: each may undo the other's work, and show what the other has just freed. Claims
+    /// stay unique all the same.
+    pub(crate) fn divided(&mut self, now: Duration) {
+        self.divided = Some(now);
         for given in self.given.values_mut() {
             given.values_mut().for_each(|why| *why = Some("two controllers led"));
         }
@@ -118,11 +122,12 @@ impl Ledger {
             Write::UpdateVirtualIp { .. } => told.as_ref(),
             _ => None,
         };
-        for claim in claims.iter().filter(|c| !carries(old, &c.service)) {
-            self.check_claim(replica, told.as_ref(), *address, claim, claims)?;
-            if let Some(uid) = &claim.uid {
-                replica.claimed.insert((uid.clone(), *address));
+        for claim in claims {
+            if !carries(old, &claim.service) {
+                self.check_claim(replica, told.as_ref(), *address, claim, claims)?;
             }
+            let uid = claim.uid.iter().map(|uid| (uid.clone(), *address));
+            replica.claimed.extend(uid);
         }
         Ok(())
     }
@@ -166,6 +171,8 @@ impl Ledger {
         }
         let nodes = &replica.told.nodes;
         let mut held = view.ingress.clone();
+        let named = replica.told.virtual_ips.values().filter(|o| carries(Some(o), id));
+        held.extend(named.map(|o| o.address));
         held.extend(
             replica
                 .claimed
@@ -192,18 +199,19 @@ impl Ledger {
         old_object: Option<&VirtualIp>,
         now: Duration,
     ) -> Result<(), String> {
+        let divided = Self::is_recent(self.divided.as_ref(), now);
         match write {
             Write::SetServiceStatus { service, ingress, .. } => {
                 let Some((old, view)) = old_service.zip(store.services.get(service)) else {
                     return Ok(());
                 };
-                for address in ingress.iter().filter(|a| !old.ingress.contains(a)) {
+                for address in ingress.iter().filter(|a| !divided && !old.ingress.contains(a)) {
                     self.shown(store, view, *address, now)?;
                 }
                 self.by_hand.remove(service);
                 let given = self.given.entry(service.clone()).or_default();
                 for (address, why) in given.iter().filter(|(a, _)| !ingress.contains(a)) {
-                    if why.is_none() && !fulfils_wish(store, view, *address) {
+                    if why.is_none() && !fulfils_wish(store, view, *address) && !is_left(store, view, *address) {
                         return Err(format!("{service} loses {address} without a cause"));
                     }
                 }
@@ -224,7 +232,7 @@ impl Ledger {
                     let Some(view) = store.services.get(id).filter(|v| claim.uid.as_ref() == Some(&v.uid)) else {
                         continue;
                     };
-                    if view.ingress.contains(address) && !self.by_hand.contains(id) {
+                    if view.ingress.contains(address) && !divided && !self.by_hand.contains(id) {
                         return Err(format!("the claim on {address} goes while {id} shows it"));
                     }
                 }
@@ -269,6 +277,17 @@ fn fulfils_wish(store: &Store, view: &ServiceView, lost: IpAddr) -> bool {
         false => request.addresses.contains(a),
     };
     !fits(&lost) && !view.ingress.is_empty() && view.ingress.iter().all(fits)
+}
+
+/// Whether the address is one that its pool moves its holder away from.
+fn is_left(store: &Store, view: &ServiceView, lost: IpAddr) -> bool {
+    let recorded = store
+        .virtual_ips
+        .get(&lost)
+        .and_then(|o| store.config.pools.get(o.pool.as_ref()?));
+    let reassigns = |p: &ferrolb_model::Pool| p.on_shrink == ferrolb_model::OnShrink::Reassign;
+    store.config.pool_of(lost).or(recorded).is_some_and(reassigns)
+        && law::may_give(&store.config, &store.nodes, view, &[], lost).is_err()
 }
 
 fn carries(object: Option<&VirtualIp>, id: &ServiceId) -> bool {

@@ -109,12 +109,13 @@ fn served(store: &Store, view: &ServiceView) -> Result<(), String> {
     };
     let missing = wanted.iter().filter(|f| !has(*f)).collect::<Vec<_>>();
     let possible = missing.iter().filter_map(|f| could(*f)).collect::<Vec<_>>();
+    // What is held elsewhere is given up only for all that is wanted.
     let elsewhere = request.pool.is_some() && !view.ingress.is_empty();
     let unserved = match view.family_policy {
         FamilyPolicy::RequireDualStack => possible.len() == missing.len(),
-        _ => !possible.is_empty() && !elsewhere,
+        _ => !possible.is_empty(),
     };
-    if unserved && !missing.is_empty() {
+    if unserved && !missing.is_empty() && !elsewhere {
         return Err(format!("could have {possible:?} and has {:?}", view.ingress));
     }
     Ok(())

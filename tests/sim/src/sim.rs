@@ -59,6 +59,11 @@ pub(crate) struct Sim<'a> {
     pub(crate) replicas: Vec<Option<Replica>>,
     pub(crate) scenario: Scenario,
     pub(crate) writes: usize,
+    /// Those of them that say something about an address anew, and change nothing.
+    pub(crate) remarks: usize,
+    /// In a calm history: two addresses came free at nearly the same time, so that either may have been first.
+    pub(crate) tied: bool,
+    freed: Option<Duration>,
     pub(crate) inputs: usize,
     pub(crate) last_write: Duration,
     /// The newest writes, for who asks why it is not quiet.
@@ -88,6 +93,9 @@ impl<'a> Sim<'a> {
             replicas: (0..scenario.replicas).map(|_| None).collect(),
             scenario,
             writes: 0,
+            remarks: 0,
+            tied: false,
+            freed: None,
             inputs: 0,
             last_write: Duration::ZERO,
             recent: Vec::new(),
@@ -342,7 +350,7 @@ impl<'a> Sim<'a> {
 
     fn divide(&mut self) {
         if self.leaders() > 1 {
-            self.ledger.divided();
+            self.ledger.divided(self.now);
         }
     }
 
@@ -476,6 +484,18 @@ impl<'a> Sim<'a> {
         let life = process.life;
         self.writes += 1;
         self.last_write = self.now;
+        match &write {
+            Write::SetVirtualIpStatus { address, placement, .. } => {
+                let object = self.store.virtual_ips.get(address);
+                self.remarks += usize::from(object.is_some_and(|o| o.placement == *placement));
+            }
+            Write::DeleteVirtualIp { .. } => {
+                let close = |at: Duration| self.now < at + Duration::from_secs(1);
+                self.tied |= self.freed.is_some_and(close);
+                self.freed = Some(self.now);
+            }
+            _ => {}
+        }
         let mut line = String::new();
         let _ = write!(
             line,
