@@ -72,7 +72,12 @@ fuzz_target!(|data: &[u8]| {
     let (_, half) = items.split_at(items.len() / 2);
     let before = parse(&snapshot(half), &around, &Parsed::default());
     let parsed = parse(&objects, &around, &before);
-    let ranges = parsed.config.pools.values().flat_map(|pool| &pool.ranges).collect::<Vec<_>>();
+    let ranges = parsed
+        .config
+        .pools
+        .values()
+        .flat_map(|pool| &pool.ranges)
+        .collect::<Vec<_>>();
     for (index, range) in ranges.iter().enumerate() {
         assert!(ranges[index + 1..].iter().all(|other| !other.overlaps(range)));
     }

