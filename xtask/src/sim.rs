@@ -37,8 +37,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 fn one(seed: u64, trace: bool) -> Result<()> {
-    let log = |line: &str| println!("{line}");
-    let summary = ferrolb_sim::run(seed, trace.then_some(&log)).map_err(|failure| anyhow!("{failure}"))?;
+    let log: &dyn Fn(&str) = &|line| println!("{line}");
+    let summary = ferrolb_sim::run(seed, trace.then_some(log)).map_err(|failure| anyhow!("{failure}"))?;
     println!(
         "seed {seed}: all is well after {} inputs and {} writes",
         summary.inputs, summary.writes
