@@ -63,7 +63,8 @@ impl Default for Config {
     }
 }
 
-/// The peers this node has, by name, and what each shall hold. A new value replaces the old one as a whole.
+/// The peers this node has, by name, and what each shall hold. A new value replaces the old one as a whole. The first one
+/// with a peer in it has to be complete: after a restart a router drops what is not in it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
     /// By a name of the caller's choice.
@@ -233,15 +234,27 @@ impl Engine {
         for (name, wanted) in &wanted.peers {
             match wanted.peer.check() {
                 Ok(()) => self.order(name, wanted),
-                Err(error) => {
-                    let now = self.start.elapsed();
-                    self.board.send_modify(|board| {
-                        let status = Arc::make_mut(board.entry(name.clone()).or_default());
-                        status.last_error = Some((now, Fault::Settings(error)));
-                    });
-                }
+                Err(error) => self.refuse(name, Fault::Settings(error)),
             }
         }
+        if let Some(leave) = &self.leave {
+            for handle in self.sessions.values() {
+                handle.orders.send_modify(|orders| orders.leave = Some(leave.clone()));
+            }
+        }
+    }
+
+    /// Tells that a peer's settings cannot be used. A session that runs goes on with those it has.
+    fn refuse(&self, name: &str, fault: Fault) {
+        let now = self.start.elapsed();
+        self.board.send_if_modified(|board| {
+            let status = Arc::make_mut(board.entry(name.to_owned()).or_default());
+            let known = status.last_error.as_ref().is_some_and(|(_, last)| *last == fault);
+            if !known {
+                status.last_error = Some((now, fault));
+            }
+            !known
+        });
     }
 
     /// Gives a session its orders; starts it if there is none.
@@ -260,7 +273,6 @@ impl Engine {
                 let next = Orders {
                     peer: Arc::clone(&wanted.peer),
                     routes: Arc::clone(&wanted.routes),
-                    leave: self.leave.clone(),
                     deaf,
                     ..orders.clone()
                 };

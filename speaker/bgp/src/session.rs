@@ -228,8 +228,10 @@ impl Session {
         match origin {
             Origin::Dialled if !matches!(self.dial, Dial::Dialling { .. }) => return None,
             Origin::Dialled => {
-                let until = now;
-                self.dial = Dial::Wait { until, idle: false };
+                self.dial = Dial::Wait {
+                    until: now,
+                    idle: false,
+                }
             }
             Origin::Accepted if self.peer.opening == Opening::Dial || self.leaving.is_some() => return None,
             // Whoever connects without saying anything does not keep others out.

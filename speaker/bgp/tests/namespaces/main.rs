@@ -419,3 +419,67 @@ fn gobgp_takes_what_it_is_told() {
     }
     assert_eq!(engine.status("gobgp").established, 1);
 }
+
+/// Two engines: the one dials, the other listens.
+#[test]
+fn a_key_is_exchanged_on_a_running_session() {
+    let Some(lab) = Lab::new() else { return };
+    let config = Config {
+        port: 1790,
+        ..Config::default()
+    };
+    let mut node = Engine::start(&lab.node, Config::default());
+    let mut host = Engine::start(&lab.host, config);
+    let with = |key: &str| {
+        let password = Some(Password::new(key.as_bytes()).unwrap());
+        let dialling = Peer {
+            port: 1790,
+            password: password.clone(),
+            ..peer(false)
+        };
+        let listening = Peer {
+            address: ip(NODE[0]),
+            router_id: Ipv4Addr::new(10, 0, 0, 9),
+            opening: Opening::Listen,
+            password,
+            ..peer(false)
+        };
+        (dialling, listening)
+    };
+    let (dialling, listening) = with("first");
+    host.want(&[("node", &listening)], &routes(3, 3));
+    node.want(&[("host", &dialling)], &routes(5, 5));
+    node.until("host", "told", |s| s.told == 10 && s.inbound.announced == 6);
+    host.until("node", "told", |s| s.told == 6 && s.inbound.announced == 10);
+
+    let (dialling, listening) = with("second");
+    host.want(&[("node", &listening)], &routes(3, 3));
+    node.want(&[("host", &dialling)], &routes(7, 7));
+    // What is said with the new key is heard, by the same sessions.
+    host.until("node", "told with the new key", |s| s.inbound.announced == 14);
+    assert_eq!(
+        (node.status("host").established, host.status("node").established),
+        (1, 1)
+    );
+
+    // Settings that cannot be used are said to be so, and change nothing.
+    let impossible = Peer {
+        hold_time: 2,
+        ..dialling.clone()
+    };
+    node.want(&[("host", &impossible), ("other", &impossible)], &routes(7, 7));
+    for name in ["host", "other"] {
+        let status = node.until(name, "refused", |s| {
+            matches!(s.last_error, Some((_, Fault::Settings(_))))
+        });
+        assert_eq!(status.established, u64::from(name == "host"));
+    }
+    assert_eq!(node.status("host").state, State::Established);
+    node.phase.send_replace(drain(0, "done"));
+    node.left();
+    host.until("node", "told why", |s| {
+        s.last_error
+            .as_ref()
+            .is_some_and(|(_, f)| f.to_string().contains("done"))
+    });
+}
