@@ -1,5 +1,8 @@
 //! The world in motion: one queue of events in virtual time, one generator of random numbers, no threads.
 
+mod chaos;
+mod deeds;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -7,12 +10,11 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use ferrolb_controller_core::{Effect, Input, Write, WriteError, WriteKey};
-use ferrolb_model::{Claim, ReclaimPolicy, ServiceType, ServiceView, VirtualIp};
 
-use crate::history::{Action, History, Scenario};
+use crate::history::{History, Scenario};
 use crate::ledger::Ledger;
 use crate::replica::Replica;
-use crate::store::{KINDS, Key, Store, empty};
+use crate::store::{KINDS, Key, Store};
 use crate::words;
 
 /// What a run is given besides its history.
@@ -207,112 +209,6 @@ impl<'a> Sim<'a> {
     fn process(&mut self, replica: usize, life: u64) -> Option<&mut Replica> {
         self.replicas[replica].as_mut().filter(|p| p.life == life)
     }
-
-    // --- people and machines
-
-    fn act(&mut self, action: &Action) {
-        self.log(|| format!("            {}", words::action(action)));
-        let now = self.now;
-        match action.clone() {
-            Action::Config(config, _) => {
-                self.store.set_config(config);
-                self.ledger.configured(&self.store);
-            }
-            Action::Apply(view) => {
-                self.ledger.edited(&self.store, &view.id, now);
-                self.store.apply_service(*view, now.as_secs() as i64);
-            }
-            Action::Delete(id) => {
-                self.ledger.edited(&self.store, &id, now);
-                self.ledger.gone(&id);
-                self.store.remove_service(&id);
-            }
-            Action::Reserve {
-                address,
-                service,
-                retain,
-            } => {
-                if !self.store.virtual_ips.contains_key(&address) {
-                    self.ledger.touched(address, now);
-                    let claim = |service| Claim { service, uid: None };
-                    let retains = retain && service.is_some();
-                    self.store.put_virtual_ip(VirtualIp {
-                        claims: service.map(claim).into_iter().collect(),
-                        reclaim_policy: policy(retains),
-                        ..empty(address)
-                    });
-                }
-            }
-            Action::Retain { address, retain } => {
-                if let Some(object) = self.store.virtual_ips.get(&address).cloned() {
-                    self.ledger.touched(address, now);
-                    self.store.put_virtual_ip(VirtualIp {
-                        reclaim_policy: policy(retain),
-                        ..object
-                    });
-                }
-            }
-            Action::DeleteVirtualIp(address) => {
-                if self.store.virtual_ips.contains_key(&address) {
-                    self.ledger.touched(address, now);
-                    self.store.remove_virtual_ip(address);
-                }
-            }
-            Action::WriteStatus {
-                service,
-                ingress,
-                foreign,
-            } => {
-                // The API server lets no other type have such a status.
-                let view = self.store.services.get(&service).cloned();
-                if let Some(view) = view.filter(|v| v.kind == ServiceType::LoadBalancer) {
-                    self.ledger.status_by_hand(&service);
-                    self.store.put_service(ServiceView {
-                        ingress,
-                        ingress_foreign: foreign,
-                        ..view
-                    });
-                }
-            }
-            Action::Node(view) => self.store.set_node(view),
-            Action::NodeGone(name) => self.store.remove_node(&name),
-            Action::Endpoints(view) => self.store.set_slice(view),
-            Action::TakeOver(address) => {
-                self.store.take_over(address);
-            }
-        }
-        self.spread();
-    }
-
-    /// Takes what changed to every watch, and to the speakers.
-    fn spread(&mut self) {
-        for (key, input) in std::mem::take(&mut self.store.changed) {
-            if let Input::VirtualIp(object) = &input
-                && object.placement.as_ref().map(|p| &p.owner) != object.announcer.as_ref().map(|a| &a.node)
-            {
-                let (address, at) = (object.address, self.now + self.delay() + Duration::from_millis(5));
-                self.at(at, Event::Announce(address));
-            }
-            for replica in 0..self.replicas.len() {
-                let Some(process) = self.replicas[replica].as_mut() else {
-                    continue;
-                };
-                process.enqueue(key.clone(), input.clone());
-                let life = process.life;
-                let twice = !self.scenario.calm && self.rng.u8(..16) == 0;
-                if twice && let Some(process) = self.replicas[replica].as_mut() {
-                    process.enqueue(key.clone(), input.clone());
-                }
-                for _ in 0..=usize::from(twice) {
-                    let at = self.now + self.delay();
-                    let kind = key.kind();
-                    self.at(at, Event::Watch { replica, life, kind });
-                }
-            }
-        }
-    }
-
-    // --- controllers
 
     fn start(&mut self, replica: usize) {
         self.log(|| format!("controller{replica} starts"));
@@ -607,84 +503,6 @@ impl<'a> Sim<'a> {
         Ok(())
     }
 
-    // --- what goes wrong
-
-    fn chaos(&mut self) {
-        if self.peace {
-            return;
-        }
-        let replica = self.rng.usize(..self.replicas.len());
-        let kind = self.rng.usize(..KINDS);
-        match self.rng.u8(..8) {
-            0 if self.scenario.crashes => self.crash(replica),
-            1 if self.scenario.crashes => self.pause(replica),
-            2 | 3 if self.scenario.relists => self.relist(replica, kind),
-            4 if self.scenario.relists => {
-                let end = self.now + Duration::from_millis(self.rng.u64(..20_000));
-                if let Some(process) = &mut self.replicas[replica] {
-                    process.stalled[kind] = end;
-                    self.log(|| format!("controller{replica} stream {kind} stalls"));
-                }
-            }
-            _ => {}
-        }
-        let wait = if self.rng.bool() { 400 } else { 12_000 };
-        let at = self.now + Duration::from_millis(self.rng.u64(1..wait));
-        self.at(at, Event::Chaos);
-    }
-
-    fn relist(&mut self, replica: usize, kind: usize) {
-        let Some(process) = self.replicas[replica].as_mut().filter(|p| !p.is_listing_kind(kind)) else {
-            return;
-        };
-        let (entries, life) = (process.relist(&self.store, kind, &mut self.rng), process.life);
-        self.log(|| format!("controller{replica} stream {kind} is listed anew"));
-        self.schedule_list(replica, life, kind, entries);
-    }
-
-    /// A process stops for a while. When it led, another leads meanwhile, and for a moment after it wakes both do.
-    fn pause(&mut self, replica: usize) {
-        let length = Duration::from_millis(self.rng.u64(10..40_000));
-        let (now, several) = (self.now, self.replicas.len() > 1);
-        let Some(process) = self.replicas[replica].as_mut() else {
-            return;
-        };
-        process.paused = now + length;
-        let (leads, life) = (process.leads, process.life);
-        self.log(|| format!("controller{replica} pauses for {length:?}"));
-        if leads && several && self.leaders() == 1 {
-            let awake = Duration::from_millis(self.rng.u64(..6_000));
-            self.at(now + length + awake, Event::Deposed { replica, life });
-            let after = Duration::from_millis(self.rng.u64(1..1 + length.as_millis() as u64));
-            self.elect(None, after);
-        }
-    }
-
-    /// From now on nothing goes wrong, and one replica leads.
-    pub(crate) fn calm_down(&mut self) {
-        self.log(|| "            nothing happens and nothing fails from here on".to_owned());
-        self.peace = true;
-        for replica in 0..self.replicas.len() {
-            match &mut self.replicas[replica] {
-                Some(process) => {
-                    process.paused = self.now;
-                    process.stalled = [self.now; KINDS];
-                }
-                None => self.start(replica),
-            }
-        }
-        let leaders = (0..self.replicas.len()).filter(|r| self.replicas[*r].as_ref().is_some_and(|p| p.leads));
-        let leaders = leaders.collect::<Vec<_>>();
-        self.queue
-            .retain(|_, e| !matches!(e, Event::Lead { .. } | Event::Deposed { .. } | Event::Start { .. }));
-        for replica in leaders.iter().skip(1) {
-            self.replicas[*replica] = None;
-        }
-        if leaders.is_empty() {
-            self.elect(Some(0), Duration::from_millis(1));
-        }
-    }
-
     /// The core that leads.
     pub(crate) fn leader(&self) -> Option<&Replica> {
         self.replicas.iter().flatten().find(|p| p.leads && p.synced)
@@ -695,13 +513,5 @@ impl<'a> Sim<'a> {
         let mut keys = (0..KINDS).flat_map(|k| self.store.list(k)).collect::<Vec<Key>>();
         self.rng.shuffle(&mut keys);
         keys.iter().map(|k| self.store.tell(k)).collect()
-    }
-}
-
-fn policy(retain: bool) -> ReclaimPolicy {
-    if retain {
-        ReclaimPolicy::Retain
-    } else {
-        ReclaimPolicy::Delete
     }
 }

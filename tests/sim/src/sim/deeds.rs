@@ -1,0 +1,123 @@
+//! What people and machines do to the objects, and how every change reaches watches and speakers.
+
+use std::time::Duration;
+
+use ferrolb_controller_core::Input;
+use ferrolb_model::{Claim, ReclaimPolicy, ServiceType, ServiceView, VirtualIp};
+
+use super::{Event, Sim};
+use crate::history::Action;
+use crate::store::empty;
+use crate::words;
+
+impl Sim<'_> {
+    pub(super) fn act(&mut self, action: &Action) {
+        self.log(|| format!("            {}", words::action(action)));
+        let now = self.now;
+        match action.clone() {
+            Action::Config(config, _) => {
+                self.store.set_config(config);
+                self.ledger.configured(&self.store);
+            }
+            Action::Apply(view) => {
+                self.ledger.edited(&self.store, &view.id, now);
+                self.store.apply_service(*view, now.as_secs() as i64);
+            }
+            Action::Delete(id) => {
+                self.ledger.edited(&self.store, &id, now);
+                self.ledger.gone(&id);
+                self.store.remove_service(&id);
+            }
+            Action::Reserve {
+                address,
+                service,
+                retain,
+            } => {
+                if !self.store.virtual_ips.contains_key(&address) {
+                    self.ledger.touched(address, now);
+                    let claim = |service| Claim { service, uid: None };
+                    let retains = retain && service.is_some();
+                    self.store.put_virtual_ip(VirtualIp {
+                        claims: service.map(claim).into_iter().collect(),
+                        reclaim_policy: policy(retains),
+                        ..empty(address)
+                    });
+                }
+            }
+            Action::Retain { address, retain } => {
+                if let Some(object) = self.store.virtual_ips.get(&address).cloned() {
+                    self.ledger.touched(address, now);
+                    self.store.put_virtual_ip(VirtualIp {
+                        reclaim_policy: policy(retain),
+                        ..object
+                    });
+                }
+            }
+            Action::DeleteVirtualIp(address) => {
+                if self.store.virtual_ips.contains_key(&address) {
+                    self.ledger.touched(address, now);
+                    self.store.remove_virtual_ip(address);
+                }
+            }
+            Action::WriteStatus {
+                service,
+                ingress,
+                foreign,
+            } => {
+                // The API server lets no other type have such a status.
+                let view = self.store.services.get(&service).cloned();
+                if let Some(view) = view.filter(|v| v.kind == ServiceType::LoadBalancer) {
+                    self.ledger.status_by_hand(&service);
+                    self.store.put_service(ServiceView {
+                        ingress,
+                        ingress_foreign: foreign,
+                        ..view
+                    });
+                }
+            }
+            Action::Node(view) => self.store.set_node(view),
+            Action::NodeGone(name) => self.store.remove_node(&name),
+            Action::Endpoints(view) => self.store.set_slice(view),
+            Action::TakeOver(address) => {
+                self.store.take_over(address);
+            }
+        }
+        self.spread();
+    }
+
+    /// Takes what changed to every watch, and to the speakers.
+    pub(super) fn spread(&mut self) {
+        for (key, input) in std::mem::take(&mut self.store.changed) {
+            if let Input::VirtualIp(object) = &input
+                && object.placement.as_ref().map(|p| &p.owner) != object.announcer.as_ref().map(|a| &a.node)
+            {
+                let (address, at) = (object.address, self.now + self.delay() + Duration::from_millis(5));
+                self.at(at, Event::Announce(address));
+            }
+            for replica in 0..self.replicas.len() {
+                let Some(process) = self.replicas[replica].as_mut() else {
+                    continue;
+                };
+                process.enqueue(key.clone(), input.clone());
+                let life = process.life;
+                let twice = !self.scenario.calm && self.rng.u8(..16) == 0;
+                if twice && let Some(process) = self.replicas[replica].as_mut() {
+                    process.enqueue(key.clone(), input.clone());
+                }
+                for _ in 0..=usize::from(twice) {
+                    let at = self.now + self.delay();
+                    let kind = key.kind();
+                    self.at(at, Event::Watch { replica, life, kind });
+                }
+            }
+        }
+    }
+}
+
+fn policy(retain: bool) -> ReclaimPolicy {
+    if retain {
+        ReclaimPolicy::Retain
+    } else {
+        ReclaimPolicy::Delete
+    }
+}
