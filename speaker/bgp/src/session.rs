@@ -14,6 +14,7 @@
 //!
 //! each shortened at random by up to a quarter (RFC 4271 section 10).
 
+mod change;
 mod collision;
 mod connection;
 mod leave;
@@ -26,13 +27,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::adj_rib_out::{AdjRibOut, Context, OwnHops};
+use crate::adj_rib_out::{AdjRibOut, Context};
 use crate::proto::update::Encoding;
 use crate::proto::{Action, Cease, Machine, Negotiated, Open, Phase, Seen};
 use crate::route::Routes;
-use crate::settings::{Diff, Field, Opening, Peer};
+use crate::settings::{Opening, Peer};
 use crate::status::{Fault, State, Status};
 
+use change::own_hops;
 use connection::Connection;
 pub use leave::Leave;
 use leave::Leaving;
@@ -308,47 +310,6 @@ impl Session {
         self.settle(now);
     }
 
-    /// Changes the settings. Returns what changed; the owner applies to the sockets what is live there.
-    pub fn reconfigure(&mut self, now: Duration, peer: Arc<Peer>) -> Diff {
-        let mut diff = self.peer.diff(&peer);
-        if diff.is_empty() {
-            return diff;
-        }
-        // Who the peer may be is looked at once per session: if it still is one of those, nothing has to be said.
-        let still = |n: &Negotiated| peer.remote_asn.accepts(n.asn, peer.local_asn);
-        if self.status.negotiated.as_ref().is_some_and(still) && diff.reset.remove(&Field::RemoteAsn) {
-            diff.live.insert(Field::RemoteAsn);
-        }
-        self.peer = peer;
-        if !diff.reset.is_empty() {
-            for slot in 0..SLOTS {
-                self.cease(now, slot, Cease::ConfigurationChanged, "");
-            }
-            let fields = diff.reset.iter().copied().collect();
-            self.status.last_error = Some((now, Fault::Reconfigured(fields)));
-        }
-        if let Dial::Dialling { .. } = self.dial {
-            self.outputs.push_back(Output::AbortDial);
-        }
-        (self.failed, self.erred) = (0, 0);
-        self.pause(now, if diff.reset.is_empty() { Duration::ZERO } else { RETRY }, false);
-        self.retune(now);
-        self.settle(now);
-        diff
-    }
-
-    /// Takes over what can change while a session is up.
-    fn retune(&mut self, now: Duration) {
-        let random = self.draw();
-        for connection in self.slots.iter_mut().flatten() {
-            connection.keep_alive_every(now, self.peer.keepalive, random);
-        }
-        let established = self.established().and_then(|slot| self.slots[slot].as_ref());
-        if let (Some(connection), Some(negotiated)) = (established, &self.status.negotiated) {
-            self.rib.rehop(own_hops(&self.peer, &connection.local, negotiated));
-        }
-    }
-
     fn established(&self) -> Option<Slot> {
         let up = |c: &Option<Connection>| c.as_ref().is_some_and(|c| c.machine.phase() == Phase::Established);
         self.slots.iter().position(up)
@@ -490,22 +451,5 @@ impl Session {
             Dial::Wait { idle: true, .. } => State::Idle,
             Dial::Wait { idle: false, .. } => State::Active,
         })
-    }
-}
-
-/// This node as next hop on a session.
-fn own_hops(peer: &Peer, local: &Local, negotiated: &Negotiated) -> OwnHops {
-    let own_v4 = match local.address {
-        IpAddr::V4(_) => Some(local.address),
-        IpAddr::V6(_) if negotiated.extended_next_hop => Some(local.address),
-        IpAddr::V6(_) => local.v4.map(IpAddr::V4),
-    };
-    let own_v6 = match local.address {
-        IpAddr::V6(address) => Some(address),
-        IpAddr::V4(_) => local.v6,
-    };
-    OwnHops {
-        v4: peer.next_hops.v4.or(own_v4),
-        v6: peer.next_hops.v6.or(own_v6),
     }
 }

@@ -7,68 +7,22 @@ mod bird;
 mod frr;
 mod gobgp;
 mod lab;
+mod make;
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ferrolb_bgp::engine::Config;
-use ferrolb_bgp::proto::{Cease, Notification};
+use ferrolb_bgp::proto::Notification;
 use ferrolb_bgp::session::Leave;
 use ferrolb_bgp::settings::{GracefulRestart, Opening, Password, Reach};
 use ferrolb_bgp::status::Fault;
-use ferrolb_bgp::{Attributes, Community, LargeCommunity, Peer, Phase, RemoteAsn, Routes, State};
-use ferrolb_model::FamilySet;
-use ipnet::IpNet;
+use ferrolb_bgp::{Attributes, Peer, Phase, Routes, State};
 
 use frr::{Frr, internal, neighbour};
 use lab::{Engine, Lab, NODE, ROUTER, eventually, ip};
-
-const BOTH: FamilySet = FamilySet { v4: true, v6: true };
-
-/// The router, reached over IPv4 or IPv6, in our AS, for both families.
-fn peer(v6: bool) -> Peer {
-    let address = ip(ROUTER[usize::from(v6)]);
-    let mut peer = Peer::new(address, 64512, RemoteAsn::Is(64512), Ipv4Addr::new(10, 0, 0, 1));
-    peer.families = BOTH;
-    peer.hold_time = 9;
-    peer.connect_retry = Duration::from_secs(1);
-    peer
-}
-
-fn external(v6: bool) -> Peer {
-    Peer {
-        local_asn: 64513,
-        remote_asn: RemoteAsn::External,
-        ..peer(v6)
-    }
-}
-
-fn attributes() -> Attributes {
-    Attributes {
-        local_pref: Some(150),
-        med: Some(7),
-        communities: [Community::new(64512, 100)].into(),
-        large_communities: [LargeCommunity(64512, 1, 2)].into(),
-        ..Attributes::default()
-    }
-}
-
-/// So many routes of each family: 172.16.0.0/32 and fd00::/128 upwards.
-fn routes(v4: u32, v6: u32) -> Arc<Routes> {
-    let v4 = (0..v4).map(|n| IpNet::new(Ipv4Addr::from(0xac10_0000 + n).into(), 32).unwrap());
-    let v6 =
-        (0..v6).map(|n| IpNet::new(std::net::Ipv6Addr::from(0xfd00_u128 << 112 | u128::from(n)).into(), 128).unwrap());
-    Arc::new(v4.chain(v6).map(|prefix| (prefix, attributes())).collect())
-}
-
-fn drain(wait: u64, text: &str) -> Phase {
-    Phase::Leave(Leave::Withdraw {
-        wait: Duration::from_secs(wait),
-        cease: Cease::Shutdown,
-        text: text.to_owned(),
-    })
-}
+use make::{drain, external, peer, routes};
 
 #[test]
 fn frr_holds_both_families_over_either_transport() {
@@ -399,14 +353,53 @@ fn bird_in_every_role() {
 }
 
 #[test]
+fn bird_by_its_link_local_address() {
+    let Some(lab) = Lab::new() else { return };
+    lab.node.ip("addr add fe80::1/64 dev eth0 nodad");
+    lab.host.ip("addr add fe80::9/64 dev eth0 nodad");
+    let protocol = bird::protocol("ll", "fe80::1%eth0", "passive yes;").replace(ROUTER[1], "fe80::9");
+    let bird = bird::Bird::start(&lab, &protocol);
+    let mut engine = Engine::start(&lab.node, Config::default());
+    let scoped = Peer {
+        address: ip("fe80::9"),
+        interface: Some("eth0".to_owned()),
+        source: Some(ip("fe80::1")),
+        ..peer(true)
+    };
+    let elsewhere = Peer {
+        interface: Some("eth7".to_owned()),
+        ..scoped.clone()
+    };
+    engine.want(&[("bird", &elsewhere)], &routes(10, 10));
+    let status = engine.until("bird", "refused", |s| s.last_error.is_some());
+    let error = status.last_error.as_ref().unwrap().1.to_string();
+    assert!(error.starts_with("cannot connect: interface eth7: "), "{error}");
+    engine.want(&[("bird", &scoped)], &routes(10, 10));
+    engine.established("bird");
+    bird.has("ll", 10, 10);
+    let route = bird.birdc("show route 172.16.0.5/32 all");
+    assert!(route.contains("via fe80::1 on eth0"), "{route}");
+}
+
+#[test]
 fn gobgp_takes_what_it_is_told() {
     let Some(lab) = Lab::new() else { return };
     let gobgp = gobgp::Gobgp::start(&lab, "s3cret");
     let mut engine = Engine::start(&lab.node, Config::default());
     let peer = Peer {
         password: Some(Password::new(b"s3cret").unwrap()),
+        // Bound to a device as to a VRF, of which this kernel may have none.
+        vrf: Some("eth0".to_owned()),
         ..external(false)
     };
+    let elsewhere = Peer {
+        vrf: Some("red".to_owned()),
+        ..peer.clone()
+    };
+    engine.want(&[("gobgp", &elsewhere)], &routes(0, 0));
+    let status = engine.until("gobgp", "refused", |s| s.last_error.is_some());
+    let error = status.last_error.as_ref().unwrap().1.to_string();
+    assert!(error.starts_with("cannot connect: VRF red: "), "{error}");
     engine.want(&[("gobgp", &peer)], &routes(1_000, 100));
     engine.established("gobgp");
     gobgp.has("ipv4", 1_000);
