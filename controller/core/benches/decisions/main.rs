@@ -60,11 +60,11 @@ fn allocate(c: &mut Criterion) {
         let first = config.pools["pool"].ranges[0].first();
         let objects = || Objects::holding((0..taken).map(|n| address(first, n * step)));
         let mut cluster = LazyCell::new(|| Cluster::running(&config, &objects()));
-        let mut run = |times| {
-            let times = 0..times;
-            times.map(|_| allocation(&mut cluster, Family::of(first))).sum()
-        };
-        group.bench_function(name, |b| b.iter_custom(&mut run));
+        group.bench_function(name, |b| {
+            let cluster = &mut *cluster;
+            let mut turn = || allocation(cluster, Family::of(first));
+            b.iter_custom(|times| (0..times).map(|_| turn()).sum());
+        });
     };
     bench("65536, 60000 taken", &["10.0.0.0/16"], 60_000, 1);
     bench("256, 200 taken", &["10.0.0.0/24"], 200, 1);
@@ -82,16 +82,18 @@ fn allocate(c: &mut Criterion) {
 fn release(c: &mut Criterion) {
     let objects = || Objects::holding((0..60_000).map(|n| address(first(), n)));
     let mut cluster = LazyCell::new(|| Cluster::running(&config(&["10.0.0.0/16"]), &objects()));
-    let mut turn = || {
-        let view = service("new", Family::V4);
-        let id = view.id.clone();
-        let news = cluster.put(view);
-        timed(&mut cluster, news);
-        let news = cluster.delete(&id);
-        timed(&mut cluster, news)
-    };
-    let mut run = |times| (0..times).map(|_| turn()).sum();
-    c.bench_function("release/65536, 60000 taken", |b| b.iter_custom(&mut run));
+    c.bench_function("release/65536, 60000 taken", |b| {
+        let cluster = &mut *cluster;
+        let mut turn = || {
+            let view = service("new", Family::V4);
+            let id = view.id.clone();
+            let news = cluster.put(view);
+            timed(cluster, news);
+            let news = cluster.delete(&id);
+            timed(cluster, news)
+        };
+        b.iter_custom(|times| (0..times).map(|_| turn()).sum());
+    });
 }
 
 /// What a controller does that starts in a cluster of many Services.
@@ -168,9 +170,11 @@ fn change(c: &mut Criterion) {
         ("a node is lost or comes back", [Input::Node(down), up]),
     ] {
         let mut turns = news.iter().cycle().cloned();
-        let mut turn = || timed(&mut cluster, turns.next().expect("an endless cycle"));
-        let mut run = |times| (0..times).map(|_| turn()).sum();
-        group.bench_function(name, |b| b.iter_custom(&mut run));
+        group.bench_function(name, |b| {
+            let cluster = &mut *cluster;
+            let mut turn = || timed(cluster, turns.next().expect("an endless cycle"));
+            b.iter_custom(|times| (0..times).map(|_| turn()).sum());
+        });
     }
     group.bench_function("pool_usage", |b| {
         b.iter(|| black_box(cluster.controller().pool_usage()))
