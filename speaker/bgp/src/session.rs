@@ -399,8 +399,8 @@ impl Session {
             self.status.negotiated = None;
             self.status.local = None;
         }
-        // A connection that lost a collision is no event: the other one goes on.
-        if self.slots.iter().any(Option::is_some) {
+        // A connection that lost a collision is no event: the other one goes on. Nor is it a fault to leave.
+        if self.slots.iter().any(Option::is_some) || self.leaving.is_some() {
             return;
         }
         let fault = fault.unwrap_or_else(|| Fault::Lost(state, "a message could not be read".to_owned()));

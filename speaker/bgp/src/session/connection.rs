@@ -114,10 +114,10 @@ impl Connection {
         }
     }
 
-    /// The setting changed; the next one comes by the new interval.
+    /// The setting changed; the next one comes by the new interval, or when it was due anyway.
     pub(super) fn keep_alive_every(&mut self, now: Duration, every: Option<u16>, random: f64) {
         if let Some(keepalive) = self.keepalive.as_mut() {
-            keepalive.next = now + interval(keepalive.third, every, random);
+            keepalive.next = keepalive.next.min(now + interval(keepalive.third, every, random));
         }
     }
 

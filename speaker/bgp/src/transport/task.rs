@@ -293,7 +293,7 @@ impl Task {
             }
         }
         let before = self.published.as_ref().map(|(_, published)| published);
-        tell(&self.post.name, before, status);
+        tell(&self.post.name, before, status, self.orders.leave.is_some());
         if !self.orders.quiet {
             let told = Arc::new(status.clone());
             self.post
@@ -306,7 +306,7 @@ impl Task {
 }
 
 /// Logs what a person wants to read: sessions that come and go, and each new error once.
-fn tell(peer: &str, before: Option<&Status>, status: &Status) {
+fn tell(peer: &str, before: Option<&Status>, status: &Status, leaving: bool) {
     let established = |s: &Status| s.negotiated.is_some();
     let was = before.is_some_and(established);
     if established(status) && !was {
@@ -314,7 +314,9 @@ fn tell(peer: &str, before: Option<&Status>, status: &Status) {
     }
     let error = status.last_error.as_ref().map(|(_, fault)| fault);
     let known = before.and_then(|b| b.last_error.as_ref()).map(|(_, fault)| fault);
-    if was && !established(status) {
+    if was && !established(status) && leaving {
+        info!(peer, "session left");
+    } else if was && !established(status) {
         warn!(peer, reason = error.map(tracing::field::display), "session lost");
     } else if error != known
         && let Some(error) = error
