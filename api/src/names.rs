@@ -50,6 +50,12 @@ pub mod labels {
     pub const COMPONENT_TYPE: &str = "metallb.io/component-type";
     /// On the ConfigurationState of a speaker: the node.
     pub const NODE_NAME: &str = "metallb.io/node-name";
+    /// On a ServiceL2Status: the node that announces the Service.
+    pub const NODE: &str = "metallb.io/node";
+    /// On a ServiceL2Status: the name of the Service.
+    pub const SERVICE: &str = "metallb.io/service-name";
+    /// On a ServiceL2Status: the namespace of the Service.
+    pub const SERVICE_NAMESPACE: &str = "metallb.io/service-namespace";
     /// On a Node, with any value: it announces nothing.
     pub const EXCLUDE_NODE: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
     /// On an EndpointSlice: the Service it belongs to.

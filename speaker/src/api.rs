@@ -28,6 +28,11 @@ impl Api {
         }
     }
 
+    /// The node.
+    pub(crate) fn node(&self) -> &str {
+        &self.node
+    }
+
     /// One attempt to say that this node answers for `address` on `interfaces`, or that nobody does.
     pub(crate) fn set_announcer(
         &self,

@@ -2,7 +2,8 @@
 //!
 //! A thin shell around `ferrolb-speaker-core`: watches become inputs (`news`, `configuration`), one task owns the core
 //! (`owner`), its effects go to the layer-2 engine (`engine`), the snapshot (`store`, `snapshot`), the API server
-//! (`api`) and the metrics (`metrics`). What was announced before a restart is announced from the first moment on,
+//! (`api`) and the metrics (`metrics`). What the speaker says about itself (`picture`) is written by a task of its own
+//! (`reporter`, `mirror`). What was announced before a restart is announced from the first moment on,
 //! before the API server is asked.
 
 mod api;
@@ -10,8 +11,11 @@ mod args;
 mod configuration;
 mod engine;
 mod metrics;
+mod mirror;
 mod news;
 mod owner;
+mod picture;
+mod reporter;
 mod snapshot;
 mod store;
 
@@ -20,7 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use ferrolb_api::{IpAddressPool, L2Advertisement, VirtualIp};
+use ferrolb_api::{IpAddressPool, L2Advertisement, ServiceL2Status, SpeakerState, VirtualIp};
 use ferrolb_l2::{Counters, Settings};
 use ferrolb_runtime::admin::{self, Admin, Version};
 use ferrolb_runtime::readiness::{Heartbeat, Readiness};
@@ -40,6 +44,8 @@ use crate::engine::Engine;
 use crate::metrics::Board;
 use crate::news::News;
 use crate::owner::{Ends, Owner, wanted};
+use crate::picture::Picture;
+use crate::reporter::{Health, Reporter, Seen, of_node, service_seen, state_seen};
 use crate::store::Store;
 
 /// News that may wait for the owner task.
@@ -139,12 +145,22 @@ async fn speak(args: Args) -> anyhow::Result<()> {
     };
     tasks.spawn("admin", admin::serve(listener, admin, tasks.stop()));
     tasks.spawn("events", poster.run(tasks.stop()));
+    let (picture_in, picture) = latest::channel(Picture::default());
+    let (seen_in, seen) = mpsc::channel(NEWS);
+    let health = Health {
+        states: WriteHealth::new(&readiness, "create and patch speakerstates"),
+        services: WriteHealth::new(&readiness, "create, patch and delete servicel2statuses"),
+    };
+    let namespace = args.common.namespace();
+    let reporter = Reporter::new(client.clone(), &namespace, node, picture, seen, health);
+    tasks.spawn("reporter", reporter.run(tasks.stop()));
     let ends = Ends {
         news,
         reports,
         wanted: wanted_in,
         announced: announced_in,
         board,
+        picture: picture_in,
         engine,
         writes,
         heartbeat,
@@ -152,7 +168,7 @@ async fn speak(args: Args) -> anyhow::Result<()> {
     let api = Api::new(client.clone(), node, recorder);
     let owner = Owner::new(speaker, api, args.exclude_interfaces.clone(), ends);
     tasks.spawn("owner", owner.run(tasks.stop()));
-    spawn_watches(&mut tasks, &client, &args, &readiness, &watches, news_in);
+    spawn_watches(&mut tasks, &client, &args, &readiness, &watches, (news_in, seen_in));
     tasks.run().await?;
     Ok(())
 }
@@ -165,7 +181,7 @@ fn spawn_watches(
     args: &Args,
     readiness: &Readiness,
     metrics: &watch::Metrics,
-    news: mpsc::Sender<News>,
+    (news, seen): (mpsc::Sender<News>, mpsc::Sender<Seen>),
 ) {
     let namespace = args.common.namespace();
     let pools = Source::<IpAddressPool>::namespaced(client, &namespace).cached();
@@ -175,26 +191,30 @@ fn spawn_watches(
         .fields(format!("metadata.name={}", args.node_name))
         .cached();
     let ips = Source::<VirtualIp>::all(client);
+    let state = Source::<SpeakerState>::all(client).fields(format!("metadata.name={}", args.node_name));
+    let statuses = Source::<ServiceL2Status>::namespaced(client, &namespace).labels(of_node(&args.node_name));
     macro_rules! spawn {
-        ($name:literal, $source:expr, $to_news:path) => {
+        ($name:literal, $source:expr, $to:expr, $to_news:path) => {
             tasks.spawn(
                 $name,
                 watch(
                     $source,
                     readiness.clone(),
                     metrics.clone(),
-                    news.clone(),
+                    $to.clone(),
                     $to_news,
                     tasks.stop(),
                 ),
             )
         };
     }
-    spawn!("watch pools", pools, news::pool);
-    spawn!("watch advertisements", ads, news::advertisement);
-    spawn!("watch services", services, news::service);
-    spawn!("watch node", node, news::own_node);
-    spawn!("watch virtualips", ips, news::virtual_ip);
+    spawn!("watch pools", pools, news, news::pool);
+    spawn!("watch advertisements", ads, news, news::advertisement);
+    spawn!("watch services", services, news, news::service);
+    spawn!("watch node", node, news, news::own_node);
+    spawn!("watch virtualips", ips, news, news::virtual_ip);
+    spawn!("watch speakerstate", state, seen, state_seen);
+    spawn!("watch servicel2statuses", statuses, seen, service_seen);
 }
 
 /// Nodes that refresh their announcements do it at different moments.

@@ -162,6 +162,14 @@ fn wire(encoder: &mut DescriptorEncoder, now: &Snapshot) -> fmt::Result {
         "ferrolb_conflicts",
         "Frames in which somebody else claimed an announced address",
         conflicts,
+    )?;
+    let defences = [(Family::Arp, now.arp), (Family::Ndp, now.ndp)]
+        .map(|(family, counts)| ([("protocol", family.name())], counts.defences));
+    counters(
+        encoder,
+        "ferrolb_l2_defences",
+        "Announcements that defended an address against such a claim",
+        defences,
     )
 }
 
@@ -216,6 +224,7 @@ mod tests {
             "# TYPE metallb_layer2_responses_sent unknown",
             "# TYPE metallb_layer2_gratuitous_sent unknown",
             r#"ferrolb_conflicts_total{protocol="ARP"} 0"#,
+            r#"ferrolb_l2_defences_total{protocol="NDP"} 0"#,
             r#"ferrolb_l2_drops_total{reason="truncated"} 0"#,
             "metallb_k8s_client_config_loaded_bool 1",
             "metallb_k8s_client_config_stale_bool 1",

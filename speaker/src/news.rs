@@ -2,7 +2,7 @@
 //! queued or kept.
 
 use ferrolb_api::{IpAddressPool, L2Advertisement, VirtualIp};
-use ferrolb_model::{ServiceId, VirtualIpName};
+use ferrolb_model::{NodeView, ServiceId, VirtualIpName};
 use ferrolb_runtime::watch::{Event, ObjectKey};
 use ferrolb_speaker_core::Input;
 use k8s_openapi::api::core::v1::{Node, Service};
@@ -14,6 +14,8 @@ use crate::configuration::Change;
 pub(crate) enum News {
     /// For the core.
     Input(Box<Input>),
+    /// The Node this runs on appeared or changed, and its uid.
+    OwnNode(Box<NodeView>, String),
     /// For the configuration.
     Configuration(Box<Change>),
     /// The stream delivered its first complete list.
@@ -98,8 +100,8 @@ pub(crate) fn virtual_ip(event: Event<VirtualIp>) -> Option<News> {
 pub(crate) fn own_node(event: Event<Node>) -> Option<News> {
     match event {
         Event::Applied(object) => {
-            let input = Input::OwnNode(ferrolb_config::node_view(&object));
-            Some(News::Input(Box::new(input)))
+            let uid = object.metadata.uid.clone().unwrap_or_default();
+            Some(News::OwnNode(Box::new(ferrolb_config::node_view(&object)), uid))
         }
         // Its last labels stay in force.
         Event::Gone(_) => None,

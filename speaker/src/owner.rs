@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | news from the watches | the watches wait, and the API server keeps what it has to say |
 //! | reports of the engine | the engine keeps the latest of each and goes on answering |
-//! | what is wanted, what is announced | always the latest only; a slow reader misses nothing but the steps between |
+//! | what is wanted, what is announced, the picture | always the latest only; a slow reader misses but the steps between |
 //! | writes | one per address at most, a few at a time, the rest waits in order |
 //! | events on Services | dropped and counted |
 
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ferrolb_l2::interfaces::suitable;
-use ferrolb_l2::{Fault, InterfaceChoice, InterfaceState, NamePattern, Report, Wanted};
+use ferrolb_l2::{Fault, InterfaceChoice, InterfaceState, Mac, NamePattern, Report, Wanted};
 use ferrolb_runtime::apply::Failure;
 use ferrolb_runtime::backoff::Backoff;
 use ferrolb_runtime::readiness::{Check, Heartbeat};
@@ -31,6 +31,7 @@ use crate::api::Api;
 use crate::configuration::Configuration;
 use crate::metrics::{Board, Published};
 use crate::news::{News, Stream};
+use crate::picture::{self, Picture, Trouble};
 use crate::store::Announcements;
 
 /// News taken from the channel in one go: a burst becomes one new set for the engine, not one per object.
@@ -45,7 +46,7 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_
 /// What `/metrics` says is this old at most: in a burst it is not counted anew for every object.
 const PUBLISH: Duration = Duration::from_millis(250);
 
-/// A fault of the engine that stays is logged this often.
+/// A fault of the engine that comes and goes is logged this often.
 const FAULT_AGAIN: Duration = Duration::from_secs(300);
 
 /// Faults remembered for that; beyond, all are forgotten and logged anew.
@@ -63,6 +64,8 @@ pub(crate) struct Ends {
     pub(crate) announced: watch::Sender<Announcements>,
     /// To `/metrics`.
     pub(crate) board: Board,
+    /// To whoever writes down what this speaker says about itself.
+    pub(crate) picture: watch::Sender<Picture>,
     /// To `/readyz`: the engine runs.
     pub(crate) engine: Check,
     /// To `/readyz`: the API server takes what this speaker writes.
@@ -86,7 +89,11 @@ pub(crate) struct Owner {
     retry: Backoff,
     retry_at: Option<Instant>,
     publish_at: Option<Instant>,
-    faults: BTreeMap<Fault, Instant>,
+    /// When each fault was last logged.
+    logged: BTreeMap<Fault, Instant>,
+    trouble: Trouble,
+    interfaces: Vec<InterfaceState>,
+    node_uid: Option<String>,
     exclude: Vec<NamePattern>,
 }
 
@@ -110,7 +117,10 @@ impl Owner {
             retry: Backoff::new(RETRY.0, RETRY.1),
             retry_at: None,
             publish_at: None,
-            faults: BTreeMap::new(),
+            logged: BTreeMap::new(),
+            trouble: Trouble::default(),
+            interfaces: Vec::new(),
+            node_uid: None,
             exclude,
         }
     }
@@ -145,13 +155,15 @@ impl Owner {
                 () = sleep_until(publish_at) => {
                     self.publish_at = None;
                     self.publish();
+                    self.draw();
                     continue;
                 }
                 _ = pulse.tick() => continue,
             }
             self.run_effects(effects);
             self.plan_retry();
-            self.publish_at.get_or_insert_with(|| Instant::now() + PUBLISH);
+            let soon = Instant::now() + PUBLISH;
+            self.publish_at = Some(self.publish_at.map_or(soon, |at| at.min(soon)));
         }
     }
 
@@ -159,13 +171,21 @@ impl Owner {
         for news in batch.drain(..) {
             match news {
                 News::Input(input) => effects.extend(self.speaker.handle(*input)),
+                News::OwnNode(view, uid) => {
+                    self.node_uid = Some(uid);
+                    effects.extend(self.speaker.handle(Input::OwnNode(*view)));
+                }
                 News::Configuration(change) => self.stale |= self.configuration.change(*change),
                 News::Synced(stream) => {
                     self.missing.remove(&stream);
                     // An empty configuration is one, too.
                     self.stale |= stream.configures();
                 }
-                News::EngineDown(why) => effects.extend(self.speaker.handle(Input::EngineDown(why))),
+                News::EngineDown(why) => {
+                    self.trouble.engine = Some(why.clone());
+                    self.trouble.faults.clear();
+                    effects.extend(self.speaker.handle(Input::EngineDown(why)));
+                }
             }
         }
         if self.stale && !self.missing.iter().any(|stream| stream.configures()) {
@@ -184,24 +204,34 @@ impl Owner {
             Report::Announcing { address, interfaces } => Input::Announcing { address, interfaces },
             Report::Interfaces(states) => {
                 self.ends.engine.ready();
-                self.interfaces(&states)
+                self.trouble.engine = None;
+                let input = self.fit(&states);
+                self.interfaces = states;
+                input
             }
             Report::Conflict {
                 address,
                 interface,
                 mac,
-            } => Input::Conflict {
-                address,
-                interface,
-                mac,
-            },
-            Report::Fault(fault) => return self.fault(fault),
+            } => {
+                let text = format!(
+                    "the machine with MAC address {} claims {address} on {interface}",
+                    colons(mac)
+                );
+                self.trouble.conflict = Some((text, Instant::now().into_std()));
+                Input::Conflict {
+                    address,
+                    interface,
+                    mac,
+                }
+            }
+            Report::Faults(faults) => return self.faults(faults),
         };
         effects.extend(self.speaker.handle(input));
     }
 
     /// The interfaces that are fit for at least one family.
-    fn interfaces(&self, states: &[InterfaceState]) -> Input {
+    fn fit(&self, states: &[InterfaceState]) -> Input {
         const FAMILIES: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
         let fit = |exclude: &[NamePattern]| -> BTreeSet<String> {
             let fits = |state: &&InterfaceState| {
@@ -216,17 +246,20 @@ impl Owner {
         Input::Interfaces { usable, excluded }
     }
 
-    /// Logs a fault when it is new, and now and then while it stays.
-    fn fault(&mut self, fault: Fault) {
+    /// Logs faults that are new. One that comes and goes is logged now and then.
+    fn faults(&mut self, faults: BTreeSet<Fault>) {
         let now = Instant::now();
-        if self.faults.get(&fault).is_some_and(|last| now - *last < FAULT_AGAIN) {
-            return;
+        for fault in faults.difference(&self.trouble.faults) {
+            if self.logged.get(fault).is_some_and(|last| now - *last < FAULT_AGAIN) {
+                continue;
+            }
+            if self.logged.len() >= FAULTS {
+                self.logged.clear();
+            }
+            warn!("layer 2: {fault}");
+            self.logged.insert(fault.clone(), now);
         }
-        if self.faults.len() >= FAULTS {
-            self.faults.clear();
-        }
-        warn!("layer 2: {fault}");
-        self.faults.insert(fault, now);
+        self.trouble.faults = faults;
     }
 
     /// Does what the core asks for. Of several sets for the engine only the last one counts.
@@ -258,7 +291,7 @@ impl Owner {
                     mac,
                     services,
                 } => {
-                    let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+                    let mac = colons(mac);
                     warn!(%address, %interface, %mac, "another machine claims an address that is announced here");
                     self.api.conflict(address, &interface, &mac, services);
                 }
@@ -290,6 +323,22 @@ impl Owner {
         }
     }
 
+    /// Draws the picture anew; when part of it changes by itself, it is drawn again then.
+    fn draw(&mut self) {
+        let now = Instant::now().into_std();
+        let picture = Picture {
+            node_uid: self.node_uid.clone(),
+            state: picture::state(&self.speaker, &self.interfaces, &self.exclude, &self.trouble, now),
+            services: picture::services(&self.speaker, self.api.node()),
+        };
+        self.ends.picture.send_if_modified(|old| {
+            let changed = *old != picture;
+            *old = picture;
+            changed
+        });
+        self.publish_at = self.trouble.deadline(now).map(Instant::from_std);
+    }
+
     fn publish(&self) {
         let announced = self.speaker.announced();
         let mut withheld = BTreeMap::new();
@@ -314,6 +363,10 @@ pub(crate) fn wanted(all: &BTreeMap<IpAddr, Announcement>) -> Wanted {
     Wanted {
         addresses: all.iter().map(|(ip, how)| (*ip, choice(how))).collect(),
     }
+}
+
+fn colons(mac: Mac) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 async fn sleep_until(deadline: Option<Instant>) {

@@ -179,6 +179,37 @@ impl Speaker {
             .flat_map(|(address, ip)| claimants(&self.holders, ip).map(|(service, _)| (service, *address)))
     }
 
+    /// The Services that are announced here, each with the interfaces that its advertisements name; `None` where they
+    /// name none. Nothing is said while that is not known: before the first sync, and while the engine has yet to say
+    /// what it does about an address.
+    pub fn services(&self) -> Option<BTreeMap<&ServiceId, Option<BTreeSet<String>>>> {
+        let said = self.engine.is_err() || self.wanted.keys().all(|address| self.answering.contains_key(address));
+        self.facts().filter(|_| said)?;
+        let mut services: BTreeMap<&ServiceId, Option<BTreeSet<String>>> = BTreeMap::new();
+        for (service, address) in self.announced() {
+            let named = self.wanted.get(&address).is_some_and(|how| how.interfaces.is_some());
+            let answering = self.answering.get(&address).filter(|_| named);
+            let all = services.entry(service).or_insert_with(|| Some(BTreeSet::new()));
+            match (all.as_mut(), answering) {
+                (Some(all), Some(more)) => all.extend(more.iter().cloned()),
+                _ => *all = None,
+            }
+        }
+        Some(services)
+    }
+
+    /// How many addresses are really answered for.
+    pub fn answering(&self) -> usize {
+        let answered = |address: &&IpAddr| self.answering.get(address).is_some_and(|i| !i.is_empty());
+        self.wanted.keys().filter(answered).count()
+    }
+
+    /// Every interface that an announcement names.
+    pub fn named_interfaces(&self) -> BTreeSet<&str> {
+        let named = self.wanted.values().filter_map(|how| how.interfaces.as_ref());
+        named.flatten().map(String::as_str).collect()
+    }
+
     /// How many addresses the engine is asked to answer for.
     pub fn wanted(&self) -> usize {
         self.wanted.len()

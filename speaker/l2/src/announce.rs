@@ -3,7 +3,8 @@
 //! An address is announced on an interface when it starts to be served there, and again when the interface's MAC
 //! changes, its carrier comes back or the kernel asks for it: at once and after 0.1, 1.1, 2.2 and 5 s, because a single
 //! frame may be lost and because older neighbours ignore a change within a second of the last. After that it is
-//! refreshed at the interval set, give or take a tenth, so that addresses and nodes drift apart.
+//! refreshed at the interval set, give or take a tenth, so that addresses and nodes drift apart. With the first three of
+//! these the neighbours that matter most are told directly as well ([`crate::neighbours`]).
 //!
 //! IPv4: a gratuitous request with target MAC 0 (RFC 5227 1.1) and a gratuitous reply whose target MAC is the sender's;
 //! a reply with any other target MAC is ignored by neighbours that confirmed their entry less than a second ago.
@@ -13,6 +14,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use crate::neighbours::Neighbours;
 use crate::plan::Plan;
 use crate::seam::Mac;
 use crate::wire::{OwnedFrame, arp, ethernet, ndp};
@@ -25,6 +27,9 @@ const BURST: [Duration; 5] = [
     Duration::from_millis(2_200),
     Duration::from_millis(5_000),
 ];
+
+/// Until when in a burst neighbours are told directly, too.
+const DIRECTLY: Duration = BURST[2];
 
 /// An address on an interface.
 type Key = (u32, IpAddr);
@@ -55,6 +60,8 @@ pub struct Announcer {
     random: u64,
     entries: HashMap<Key, Entry>,
     queue: BTreeSet<(Duration, Key)>,
+    /// Who is told directly.
+    pub neighbours: Neighbours,
 }
 
 impl Announcer {
@@ -65,11 +72,13 @@ impl Announcer {
             random: seed,
             entries: HashMap::new(),
             queue: BTreeSet::new(),
+            neighbours: Neighbours::default(),
         }
     }
 
     /// Takes in what is served now. What is new, or must be heard again, is due at once; what is gone is forgotten.
     pub fn serve(&mut self, now: Duration, plan: &Plan) {
+        self.neighbours.serve(plan);
         let queue = &mut self.queue;
         self.entries.retain(|key, entry| {
             let stays = plan.get(&key.0).is_some_and(|served| served.addresses.contains(&key.1));
@@ -113,7 +122,7 @@ impl Announcer {
     pub fn due(&mut self, now: Duration, limit: usize) -> Vec<Due> {
         let mut due = Vec::new();
         for _ in 0..limit {
-            let Some((_, key)) = self.queue.first().copied().filter(|(deadline, _)| *deadline <= now) else {
+            let Some((at, key)) = self.queue.first().copied().filter(|(deadline, _)| *deadline <= now) else {
                 break;
             };
             self.queue.pop_first();
@@ -126,10 +135,12 @@ impl Announcer {
             entry.next = step.or_else(|| jitter.map(|interval| now + interval));
             self.queue.extend(entry.next.map(|next| (next, key)));
             let (index, address) = key;
+            let directly = at <= entry.start + DIRECTLY;
+            let told = directly.then(|| self.neighbours.frames(index, address, entry.mac));
+            let frames = frames(address, entry.mac).into_iter().flatten();
             due.extend(
-                frames(address, entry.mac)
-                    .into_iter()
-                    .flatten()
+                frames
+                    .chain(told.into_iter().flatten())
                     .map(|frame| Due { index, address, frame }),
             );
         }
@@ -147,6 +158,11 @@ impl Announcer {
         let fraction = (mixed >> 40) as f64 / (1u64 << 24) as f64;
         (!self.refresh.is_zero()).then(|| self.refresh.mul_f64(0.9 + 0.2 * fraction))
     }
+}
+
+/// The one announcement to everybody that is heard the farthest: a request for IPv4 (RFC 5227 1.1).
+pub(crate) fn announcement(address: IpAddr, mac: Mac) -> Option<OwnedFrame> {
+    frames(address, mac)[0]
 }
 
 /// What announces `address` at `mac`.

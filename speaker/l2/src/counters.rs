@@ -47,6 +47,7 @@ struct KindCounters {
     replies: AtomicU64,
     gratuitous: AtomicU64,
     conflicts: AtomicU64,
+    defences: AtomicU64,
 }
 
 /// All counters of one engine.
@@ -69,6 +70,8 @@ pub struct KindCounts {
     pub gratuitous: u64,
     /// Frames in which somebody else claimed an address announced here.
     pub conflicts: u64,
+    /// Announcements sent to defend such an address.
+    pub defences: u64,
 }
 
 /// Figures of one address, in frames.
@@ -150,6 +153,10 @@ impl Counters {
         self.kind(family).conflicts.fetch_add(1, Relaxed);
     }
 
+    pub(crate) fn defended(&self, family: Family) {
+        self.kind(family).defences.fetch_add(1, Relaxed);
+    }
+
     pub(crate) fn dropped(&self, reason: Reason, frames: u64) {
         self.drops[reason.index()].fetch_add(frames, Relaxed);
     }
@@ -174,6 +181,7 @@ impl KindCounters {
             replies: self.replies.load(Relaxed),
             gratuitous: self.gratuitous.load(Relaxed),
             conflicts: self.conflicts.load(Relaxed),
+            defences: self.defences.load(Relaxed),
         }
     }
 }
@@ -201,6 +209,7 @@ mod tests {
         counters.replied(Family::Arp, selected.get(&a).map(|c| &**c));
         counters.announced(Family::Ndp, selected.get(&b).map(|c| &**c));
         counters.conflict(Family::Ndp);
+        counters.defended(Family::Ndp);
         let reason = Reason::NotOurs;
         counters.dropped(reason, 3);
 
@@ -219,6 +228,7 @@ mod tests {
             KindCounts {
                 gratuitous: 1,
                 conflicts: 1,
+                defences: 1,
                 ..KindCounts::default()
             }
         );

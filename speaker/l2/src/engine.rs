@@ -28,8 +28,9 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::announce::{Announcer, Due};
+use crate::announce::{self, Announcer, Due};
 use crate::counters::{AddressCounters, Counters, Family};
+use crate::defence::Defence;
 use crate::filter::{self, Instruction};
 use crate::groups::{self, Membership};
 use crate::io::{Batch, PacketSocket, Received};
@@ -125,6 +126,7 @@ struct Engine {
     ports: BTreeMap<u32, Port>,
     membership: Membership,
     announcer: Announcer,
+    defence: Defence,
     outbox: Outbox,
     retry: Option<Duration>,
     batch: Batch,
@@ -149,6 +151,7 @@ impl Engine {
             ports: BTreeMap::new(),
             membership: Membership::default(),
             announcer,
+            defence: Defence::default(),
             outbox: Outbox::default(),
             retry: None,
             batch: Batch::new(),
@@ -169,7 +172,8 @@ impl Engine {
         self.reconcile();
         let (mut listening, mut reporting) = (true, true);
         loop {
-            let deadline = self.announcer.next_deadline().into_iter().chain(self.retry).min();
+            let announce = self.announcer.next_deadline().into_iter();
+            let deadline = announce.chain(self.defence.next_deadline()).chain(self.retry).min();
             let timer = self.start + deadline.unwrap_or_default();
             let wake = tokio::select! {
                 () = stop.cancelled() => Wake::Stop,
@@ -271,7 +275,10 @@ impl Engine {
                 Received::TooLong => Action::Ignore(Reason::TooLong),
             };
             match action {
-                Action::Reply { address, frame } => {
+                Action::Reply { address, asker, frame } => {
+                    if let Some(asker) = asker {
+                        self.announcer.neighbours.asked(index, address, asker);
+                    }
                     self.counters
                         .requested(family, self.address_counters.get(&address).map(|c| &**c));
                     self.answers.push(frame);
@@ -279,6 +286,7 @@ impl Engine {
                 }
                 Action::Conflict { address, mac } => {
                     self.counters.conflict(family);
+                    self.defence.claimed(now, index, address);
                     self.outbox.conflict(now, address, &port.served.name, mac);
                 }
                 Action::Ignore(reason) => self.counters.dropped(reason, 1),
@@ -303,20 +311,34 @@ impl Engine {
         if self.retry.is_some_and(|at| at <= now) {
             self.reconcile();
         }
+        self.defend(now);
         let due = self.announcer.due(now, ANNOUNCED_IN_A_ROW);
         for due in due.chunk_by(|a, b| a.index == b.index && Family::of(a.address) == Family::of(b.address)) {
             self.announce(due);
         }
     }
 
-    /// Sends announcements of one family on one interface.
-    fn announce(&self, due: &[Due]) {
+    /// Announces what strangers have claimed.
+    fn defend(&mut self, now: Duration) {
+        for (index, address) in self.defence.due(now) {
+            let served = self.ports.get(&index).map(|port| &port.served);
+            let served = served.filter(|served| served.addresses.contains(&address));
+            if let Some(frame) = served.and_then(|served| announce::announcement(address, served.mac))
+                && self.announce(&[Due { index, address, frame }]) == 1
+            {
+                self.counters.defended(Family::of(address));
+            }
+        }
+    }
+
+    /// Sends announcements of one family on one interface; how many.
+    fn announce(&self, due: &[Due]) -> usize {
         let Some(Due { index, address, .. }) = due.first() else {
-            return;
+            return 0;
         };
         let family = Family::of(*address);
-        let Some(port) = self.ports.get(index) else { return };
-        let Some(tap) = port.taps.get(&family) else { return };
+        let Some(port) = self.ports.get(index) else { return 0 };
+        let Some(tap) = port.taps.get(&family) else { return 0 };
         let frames: Vec<OwnedFrame> = due.iter().map(|due| due.frame).collect();
         let (sent, error) = tap.socket.send(&frames);
         for due in &due[..sent] {
@@ -327,6 +349,7 @@ impl Engine {
             self.counters.dropped(Reason::SendFailed, (frames.len() - sent) as u64);
             debug!(interface = port.served.name, %error, "cannot announce");
         }
+        sent
     }
 
     /// Brings everything in line with what is wanted and what there is.

@@ -140,6 +140,7 @@ mod tests {
             incarnation: 1,
             generation: 1,
             addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+            gateways: BTreeSet::new(),
         };
         interfaces
             .iter()

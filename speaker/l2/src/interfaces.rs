@@ -42,6 +42,8 @@ pub struct InterfaceState {
     pub master: Option<u32>,
     /// The addresses it has, with their prefix lengths.
     pub addresses: BTreeSet<IpNet>,
+    /// The gateways of the default routes that lead through it.
+    pub gateways: BTreeSet<IpAddr>,
 }
 
 impl InterfaceState {
@@ -95,6 +97,18 @@ pub fn suitable(
         InterfaceChoice::All if excluded(interface, exclude) => Err(Unsuitable::Excluded),
         InterfaceChoice::All | InterfaceChoice::Named(_) => capable(interface, Family::of(address)),
     }
+}
+
+/// Is it of a kind that addresses can be announced on, whatever its state is now?
+pub fn could_announce(interface: &InterfaceState) -> bool {
+    let running = InterfaceState {
+        up: true,
+        carrier: true,
+        ..interface.clone()
+    };
+    [Family::Arp, Family::Ndp]
+        .iter()
+        .any(|family| capable(&running, *family).is_ok())
 }
 
 /// Is it left out unless named?
@@ -212,6 +226,8 @@ pub enum Event {
         /// The address and its prefix length.
         address: IpNet,
     },
+    /// These are all default gateways, by interface.
+    Gateways(BTreeMap<u32, BTreeSet<IpAddr>>),
 }
 
 /// An interface in the [`Table`].
@@ -232,6 +248,7 @@ pub struct Table {
     links: BTreeMap<u32, Link>,
     /// Kept apart from the links, because an address may be heard of before its interface.
     addresses: BTreeMap<u32, BTreeSet<IpNet>>,
+    gateways: BTreeMap<u32, BTreeSet<IpAddr>>,
     last_number: u64,
 }
 
@@ -265,6 +282,12 @@ impl Table {
                 }
                 self.copy_addresses(index);
             }
+            Event::Gateways(gateways) => {
+                self.gateways = gateways;
+                for (index, link) in &mut self.links {
+                    link.state.gateways = self.gateways.get(index).cloned().unwrap_or_default();
+                }
+            }
         }
     }
 
@@ -290,6 +313,11 @@ impl Table {
 
     fn link(&mut self, mut state: InterfaceState, notify_peers: bool) {
         state.addresses = self.addresses.get(&state.index).cloned().unwrap_or_default();
+        if !state.up {
+            // The kernel drops the routes of an interface that is switched off without a word.
+            self.gateways.remove(&state.index);
+        }
+        state.gateways = self.gateways.get(&state.index).cloned().unwrap_or_default();
         self.last_number += 1;
         let number = self.last_number;
         match self.links.get_mut(&state.index) {

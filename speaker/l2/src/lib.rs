@@ -14,6 +14,8 @@
 //! | [`filter`] | the addresses | the kernel's packet filter |
 //! | [`responder`] | a frame | the answer, a conflict, or why neither |
 //! | [`announce`] | what is served, the time | unasked announcements that are due |
+//! | [`neighbours`] | who asked, the gateways | whom to tell directly |
+//! | [`defence`] | claims of strangers, the time | what to defend |
 //! | [`interfaces`] | netlink events | the interfaces, and which of them suit |
 //! | [`plan`] | addresses and interfaces | what is served where |
 //! | [`groups`] | what is served | multicast groups to be in |
@@ -24,11 +26,13 @@
 
 pub mod announce;
 pub mod counters;
+pub mod defence;
 pub mod engine;
 pub mod filter;
 pub mod groups;
 pub mod interfaces;
 mod io;
+pub mod neighbours;
 mod netlink;
 pub mod outbox;
 pub mod plan;

@@ -4,6 +4,7 @@
 //! the kernel lost events for want of room, and every five minutes to be sure. The table is published as a whole
 //! through a watch channel, so a reader sees the latest and several changes may arrive as one.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use futures::channel::mpsc::UnboundedReceiver;
 use ipnet::IpNet;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkEvent, LinkFlags, LinkLayerType, LinkMessage};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType, RouteVia};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use rtnetlink::sys::SocketAddr;
@@ -56,6 +58,8 @@ impl Connection {
             MulticastGroup::Link,
             MulticastGroup::Ipv4Ifaddr,
             MulticastGroup::Ipv6Ifaddr,
+            MulticastGroup::Ipv4Route,
+            MulticastGroup::Ipv6Route,
         ];
         let (mut connection, handle, messages) = new_multicast_connection(&groups)?;
         // The end of a dump carries the mark that it was interrupted.
@@ -79,10 +83,20 @@ pub(crate) struct Follower {
 /// What the kernel said unasked.
 enum Heard {
     Event(Event),
+    /// A default route changed. Which others it replaced is not said.
+    Routes,
     /// Events were lost.
     Lost,
     /// Nothing of interest.
     Other,
+}
+
+/// What has to be read again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Stale {
+    Nothing,
+    Routes,
+    All,
 }
 
 impl Follower {
@@ -129,22 +143,27 @@ impl Follower {
     async fn follow_connection(&mut self, publish: &watch::Sender<Interfaces>) -> io::Error {
         let mut dump_at = Instant::now() + DUMP_INTERVAL;
         loop {
-            let mut lost = tokio::select! {
+            let mut stale = tokio::select! {
                 message = self.connection.messages.next() => match message {
                     Some((message, _)) => self.apply(heard(message)),
                     None => return io::Error::from(io::ErrorKind::ConnectionAborted),
                 },
-                () = sleep_until(dump_at) => true,
+                () = sleep_until(dump_at) => Stale::All,
             };
             // Everything that is there already makes one change.
             while let Ok((message, _)) = self.connection.messages.try_recv() {
-                lost |= self.apply(heard(message));
+                stale = stale.max(self.apply(heard(message)));
             }
-            if lost {
-                if let Err(error) = self.dump().await {
-                    return error;
+            let read = match stale {
+                Stale::Nothing => Ok(()),
+                Stale::Routes => self.read_gateways().await,
+                Stale::All => {
+                    dump_at = Instant::now() + DUMP_INTERVAL;
+                    self.dump().await
                 }
-                dump_at = Instant::now() + DUMP_INTERVAL;
+            };
+            if let Err(error) = read {
+                return error;
             }
             let now = self.interfaces();
             publish.send_if_modified(|before| {
@@ -158,23 +177,49 @@ impl Follower {
     /// Reads everything, then applies what was heard meanwhile; again if some of that was lost.
     async fn dump(&mut self) -> io::Result<()> {
         loop {
-            let mut events = self.read(RouteNetlinkMessage::GetLink(LinkMessage::default())).await?;
-            events.extend(
-                self.read(RouteNetlinkMessage::GetAddress(AddressMessage::default()))
-                    .await?,
-            );
+            let links = RouteNetlinkMessage::GetLink(LinkMessage::default());
+            let addresses = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+            let mut events = self.read(links, event).await?;
+            events.extend(self.read(addresses, event).await?);
             self.table.replace(events);
-            let mut lost = false;
+            self.read_gateways().await?;
+            let mut stale = Stale::Nothing;
             while let Ok((message, _)) = self.connection.messages.try_recv() {
-                lost |= self.apply(heard(message));
+                stale = stale.max(self.apply(heard(message)));
             }
-            if !lost {
-                return Ok(());
+            match stale {
+                Stale::Nothing => return Ok(()),
+                Stale::Routes => return self.read_gateways().await,
+                Stale::All => {}
             }
         }
     }
 
-    async fn read(&mut self, request: RouteNetlinkMessage) -> io::Result<Vec<Event>> {
+    /// Reads the default routes of both families. Those that change meanwhile are heard of again.
+    async fn read_gateways(&mut self) -> io::Result<()> {
+        let mut gateways: BTreeMap<u32, BTreeSet<IpAddr>> = BTreeMap::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut message = RouteMessage::default();
+            message.header.address_family = family;
+            for (index, gateway) in self
+                .read(RouteNetlinkMessage::GetRoute(message), gateways_of)
+                .await?
+                .into_iter()
+                .flatten()
+            {
+                gateways.entry(index).or_default().insert(gateway);
+            }
+        }
+        self.table.apply(Event::Gateways(gateways));
+        Ok(())
+    }
+
+    /// Reads a whole table, as far as `take` has a use for its entries.
+    async fn read<T>(
+        &mut self,
+        request: RouteNetlinkMessage,
+        take: impl Fn(RouteNetlinkMessage) -> Option<T>,
+    ) -> io::Result<Vec<T>> {
         let mut events = Vec::new();
         for _ in 0..DUMP_ATTEMPTS {
             events.clear();
@@ -185,7 +230,7 @@ impl Follower {
             while let Some(answer) = answers.next().await {
                 interrupted |= answer.header.flags & NLM_F_DUMP_INTR != 0;
                 match answer.payload {
-                    NetlinkPayload::InnerMessage(message) => events.extend(event(message)),
+                    NetlinkPayload::InnerMessage(message) => events.extend(take(message)),
                     NetlinkPayload::Error(error) => return Err(error.to_io()),
                     NetlinkPayload::Done(_) => ended = true,
                     _ => interrupted = true,
@@ -201,19 +246,27 @@ impl Follower {
         Ok(events)
     }
 
-    /// Takes in one message; true if events were lost.
-    fn apply(&mut self, heard: Heard) -> bool {
+    /// Takes in one message, and says what has to be read again for it.
+    fn apply(&mut self, heard: Heard) -> Stale {
         match heard {
             Heard::Event(event) => self.table.apply(event),
-            Heard::Lost => return true,
+            Heard::Routes => return Stale::Routes,
+            Heard::Lost => return Stale::All,
             Heard::Other => {}
         }
-        false
+        Stale::Nothing
     }
 }
 
 fn heard(message: NetlinkMessage<RouteNetlinkMessage>) -> Heard {
     match message.payload {
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route)) => {
+            if is_default(&route.header) {
+                Heard::Routes
+            } else {
+                Heard::Other
+            }
+        }
         NetlinkPayload::InnerMessage(message) => event(message).map_or(Heard::Other, Heard::Event),
         NetlinkPayload::Overrun(_) => Heard::Lost,
         _ => Heard::Other,
@@ -288,4 +341,44 @@ fn address(message: &AddressMessage) -> Option<IpNet> {
     }
     let address: IpAddr = local.or(plain)?;
     IpNet::new(address, message.header.prefix_len).ok()
+}
+
+/// A route that carries traffic to everywhere.
+fn is_default(header: &RouteHeader) -> bool {
+    header.destination_prefix_length == 0 && header.kind == RouteType::Unicast
+}
+
+/// The gateways of a default route, each with the index of the interface it is behind.
+fn gateways_of(message: RouteNetlinkMessage) -> Option<Vec<(u32, IpAddr)>> {
+    let RouteNetlinkMessage::NewRoute(route) = message else {
+        return None;
+    };
+    if !is_default(&route.header) {
+        return None;
+    }
+    let interface = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => Some(*index),
+        _ => None,
+    });
+    let mut gateways = Vec::new();
+    gateways.extend(interface.zip(gateway(&route.attributes)));
+    for attribute in &route.attributes {
+        if let RouteAttribute::MultiPath(hops) = attribute {
+            gateways.extend(
+                hops.iter()
+                    .filter_map(|hop| Some((hop.interface_index, gateway(&hop.attributes)?))),
+            );
+        }
+    }
+    Some(gateways)
+}
+
+fn gateway(attributes: &[RouteAttribute]) -> Option<IpAddr> {
+    attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Gateway(RouteAddress::Inet(ip)) | RouteAttribute::Via(RouteVia::Inet(ip)) => Some((*ip).into()),
+        RouteAttribute::Gateway(RouteAddress::Inet6(ip)) | RouteAttribute::Via(RouteVia::Inet6(ip)) => {
+            Some((*ip).into())
+        }
+        _ => None,
+    })
 }

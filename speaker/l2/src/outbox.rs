@@ -1,4 +1,4 @@
-//! Reports waiting for a reader that may be slow: at most one per address, per claimant's place and per fault, always
+//! Reports waiting for a reader that may be slow: at most one per kind, address and claimant's place, always
 //! the latest. Pure, so that a full channel cannot hold up an answer.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,7 +25,7 @@ pub struct Outbox {
     conflicts_told: BTreeMap<Place, (Mac, Duration)>,
     conflicts: BTreeMap<Place, Mac>,
     faults_told: BTreeSet<Fault>,
-    faults: BTreeSet<Fault>,
+    faults: Option<BTreeSet<Fault>>,
 }
 
 impl Outbox {
@@ -65,15 +65,14 @@ impl Outbox {
         }
     }
 
-    /// These faults persist; one that was told is not told again before it went away.
+    /// These are the faults now.
     pub fn faults(&mut self, now: BTreeSet<Fault>) {
-        self.faults_told.retain(|fault| now.contains(fault));
-        self.faults = now.difference(&self.faults_told).cloned().collect();
+        self.faults = (self.faults_told != now).then_some(now);
     }
 
     /// Has something to tell.
     pub fn is_empty(&self) -> bool {
-        self.interfaces.is_none() && self.announcing.is_empty() && self.conflicts.is_empty() && self.faults.is_empty()
+        self.interfaces.is_none() && self.announcing.is_empty() && self.conflicts.is_empty() && self.faults.is_none()
     }
 
     /// Takes the next report, which counts as told.
@@ -98,9 +97,9 @@ impl Outbox {
                 mac,
             });
         }
-        let fault = self.faults.pop_first()?;
-        self.faults_told.insert(fault.clone());
-        Some(Report::Fault(fault))
+        let faults = self.faults.take()?;
+        self.faults_told.clone_from(&faults);
+        Some(Report::Faults(faults))
     }
 }
 
@@ -127,7 +126,7 @@ mod tests {
                 interface,
                 mac,
             } => format!("{address} {interface} {}", mac[5]),
-            Report::Fault(fault) => fault.to_string(),
+            Report::Faults(faults) => format!("faults:{}", faults.iter().map(|f| format!(" {f}")).collect::<String>()),
         };
         std::iter::from_fn(|| outbox.pop()).map(text).collect()
     }
@@ -185,12 +184,17 @@ mod tests {
         let fault = Fault::Netlink { error: "no".to_owned() };
         outbox.interfaces(vec![InterfaceState::default()]);
         outbox.faults(BTreeSet::from([fault.clone()]));
-        assert_eq!(drain(&mut outbox), ["1 interfaces".to_owned(), fault.to_string()]);
+        assert_eq!(
+            drain(&mut outbox),
+            ["1 interfaces".to_owned(), format!("faults: {fault}")]
+        );
         outbox.interfaces(vec![InterfaceState::default()]);
         outbox.faults(BTreeSet::from([fault.clone()]));
         assert!(outbox.is_empty());
         outbox.faults(BTreeSet::new());
         outbox.faults(BTreeSet::from([fault.clone()]));
-        assert_eq!(drain(&mut outbox), [fault.to_string()]);
+        assert!(outbox.is_empty(), "it went and came back unseen");
+        outbox.faults(BTreeSet::new());
+        assert_eq!(drain(&mut outbox), ["faults:"]);
     }
 }

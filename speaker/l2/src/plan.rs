@@ -20,6 +20,8 @@ pub struct Served {
     pub generation: u64,
     /// The addresses announced there; never empty.
     pub addresses: BTreeSet<IpAddr>,
+    /// The default gateways behind it.
+    pub gateways: BTreeSet<IpAddr>,
 }
 
 /// The interfaces that have something to announce, by index.
@@ -60,6 +62,7 @@ pub fn plan<'a>(wanted: &Wanted, links: impl IntoIterator<Item = &'a Link>, excl
                     incarnation,
                     generation,
                     addresses,
+                    gateways: link.state.gateways.clone(),
                 },
             );
         }

@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr};
 
+use crate::neighbours::Asker;
 use crate::seam::Mac;
 use crate::wire::{Malformed, OwnedFrame, arp, ethernet, ndp};
 
@@ -138,6 +139,8 @@ pub enum Action {
     Reply {
         /// The address asked for.
         address: IpAddr,
+        /// Who asked; nobody, if the question came from a probe, which has no address.
+        asker: Option<Asker>,
         /// The answer.
         frame: OwnedFrame,
     },
@@ -199,6 +202,7 @@ fn arp(header: ethernet::Repr, packet: arp::Repr, port: Port<'_>) -> Result<Acti
     };
     Ok(Action::Reply {
         address,
+        asker: asker(packet.sender_ip.into(), packet.sender_mac),
         frame: OwnedFrame::arp(port.mac, packet.sender_mac, &reply),
     })
 }
@@ -221,14 +225,15 @@ fn ndp(header: ethernet::Repr, packet: ndp::Repr, port: Port<'_>) -> Result<Acti
             if header.destination != port.mac && !ethernet::is_group(header.destination) {
                 return Err(Reason::OtherStation);
             }
-            let asker = source_mac.unwrap_or(header.source);
-            check_sender(asker, port)?;
+            let asker_mac = source_mac.unwrap_or(header.source);
+            check_sender(asker_mac, port)?;
             if packet.source.is_multicast() || packet.source.is_loopback() {
                 return Err(Reason::Sender);
             }
             Ok(Action::Reply {
                 address,
-                frame: advertisement(target, packet.source, asker, port.mac),
+                asker: asker(packet.source.into(), asker_mac),
+                frame: advertisement(target, packet.source, asker_mac, port.mac),
             })
         }
         ndp::Message::Advertisement { target, target_mac, .. } => {
@@ -241,6 +246,14 @@ fn ndp(header: ethernet::Repr, packet: ndp::Repr, port: Port<'_>) -> Result<Acti
             Ok(Action::Conflict { address, mac })
         }
     }
+}
+
+fn asker(ip: IpAddr, mac: Mac) -> Option<Asker> {
+    let host = match ip {
+        IpAddr::V4(ip) => !ip.is_unspecified() && !ip.is_multicast() && !ip.is_broadcast(),
+        IpAddr::V6(ip) => !ip.is_unspecified(),
+    };
+    host.then_some(Asker { ip, mac })
 }
 
 /// The answer to a solicitation: overriding, because this node is the owner (RFC 4861 7.2.4). One that came from `::`

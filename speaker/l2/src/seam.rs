@@ -69,8 +69,8 @@ pub enum Report {
         /// The claimant.
         mac: Mac,
     },
-    /// Something does not work as it should; the engine carries on with the rest and tries again.
-    Fault(Fault),
+    /// All that does not work as it should now; the engine carries on with the rest and tries again. Sent on change.
+    Faults(BTreeSet<Fault>),
 }
 
 /// Something that does not work but does not end the engine.

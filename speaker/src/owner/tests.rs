@@ -58,6 +58,7 @@ impl Bench {
             wanted: wanted_in,
             announced: announced_in,
             board: Board::default(),
+            picture: watch::Sender::new(Picture::default()),
             engine: readiness.check("layer 2", "starting"),
             writes,
             heartbeat: Heartbeat::new(Duration::from_secs(30)),

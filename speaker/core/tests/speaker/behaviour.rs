@@ -1,8 +1,8 @@
 //! What the speaker does, case by case.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use ferrolb_model::{Announcer, NodeRefusal, PoolSelection, ServiceType};
+use ferrolb_model::{Announcer, L2Advertisement, NodeRefusal, PoolSelection, ServiceType};
 use ferrolb_speaker_core::{Effect, Input, Settings, Speaker};
 
 use crate::make::*;
@@ -48,6 +48,28 @@ fn what_is_announced_stays_while_an_advertisement_cannot_be_read() {
         running.handle(Input::VirtualIp(moved)),
         [nothing(), withheld(NodeRefusal::NotOwner)]
     );
+}
+
+#[test]
+fn services_are_told_with_the_interfaces_that_are_named() {
+    let (mut speaker, _) = owning(Vec::new());
+    assert_eq!(speaker.services(), None, "the engine has said nothing of the address");
+    speaker.handle(answering(ip("192.0.2.7"), &["eth0", "eth1"]));
+    assert_eq!(speaker.services(), Some(BTreeMap::from([(&id("web"), None)])));
+    assert_eq!(speaker.answering(), 1);
+    let named = L2Advertisement {
+        interfaces: Some(set(&["eth1", "eth9"])),
+        ..advertisement("lan")
+    };
+    speaker.handle(config(vec![pool("lan", "192.0.2.0/24")], vec![named]));
+    speaker.handle(answering(ip("192.0.2.7"), &["eth1"]));
+    let interfaces = speaker.services().unwrap()[&id("web")].clone();
+    assert_eq!(interfaces, Some(set(&["eth1"])), "those that do answer");
+    assert_eq!(speaker.named_interfaces(), BTreeSet::from(["eth1", "eth9"]));
+    speaker.handle(Input::EngineDown("no NET_RAW".to_owned()));
+    assert_eq!((speaker.services(), speaker.answering()), (Some(BTreeMap::new()), 0));
+
+    assert_eq!(self::speaker().services(), None, "nothing is known");
 }
 
 #[test]

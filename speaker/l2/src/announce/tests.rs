@@ -12,6 +12,7 @@ fn served(mac: Mac, generation: u64, addresses: &[&str]) -> Served {
         incarnation: 1,
         generation,
         addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+        gateways: BTreeSet::new(),
     }
 }
 

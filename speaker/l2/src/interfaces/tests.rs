@@ -27,6 +27,34 @@ fn net(text: &str) -> IpNet {
 }
 
 #[test]
+fn gateways_follow_routes_and_go_with_an_interface_that_is_switched_off() {
+    let gateways = |table: &Table| -> Vec<Vec<String>> {
+        let of = |state: InterfaceState| state.gateways.iter().map(ToString::to_string).collect();
+        table.states().into_iter().map(of).collect()
+    };
+    let one = |index: u32, gateway: &str| BTreeMap::from([(index, BTreeSet::from([gateway.parse().unwrap()]))]);
+    let mut table = Table::default();
+    table.apply(Event::Gateways(one(2, "192.0.2.1")));
+    table.apply(link(ethernet(2, "eth0")));
+    assert_eq!(gateways(&table), [["192.0.2.1"]], "heard of before its interface");
+    table.apply(link(ethernet(3, "eth1")));
+    table.apply(Event::Gateways(one(3, "fe80::1")));
+    assert_eq!(gateways(&table), [vec![], vec!["fe80::1".to_owned()]]);
+    let no_carrier = InterfaceState {
+        carrier: false,
+        ..ethernet(3, "eth1")
+    };
+    table.apply(link(no_carrier.clone()));
+    assert_eq!(gateways(&table)[1], ["fe80::1"], "its routes wait for the carrier");
+    table.apply(link(InterfaceState {
+        up: false,
+        ..no_carrier
+    }));
+    table.apply(link(ethernet(3, "eth1")));
+    assert_eq!(gateways(&table)[1], [""; 0]);
+}
+
+#[test]
 fn what_suits_an_address() {
     use Unsuitable::*;
     let with = |change: fn(&mut InterfaceState)| {

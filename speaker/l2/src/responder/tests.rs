@@ -54,6 +54,10 @@ fn arp_is_answered_reported_or_ignored() {
     use Action::Ignore;
     let answer = |destination: Mac, target_ip| Action::Reply {
         address: IpAddr::V4(SERVICE),
+        asker: (target_ip == CLIENT_IP).then_some(Asker {
+            ip: CLIENT_IP.into(),
+            mac: destination,
+        }),
         frame: OwnedFrame::arp(
             OWN,
             destination,
@@ -211,8 +215,12 @@ fn advertised(target_mac: Option<Mac>) -> ndp::Repr {
 #[test]
 fn solicitations_are_answered_advertisements_reported() {
     use Action::Ignore;
-    let answer = |destination_mac: Mac, destination: Ipv6Addr, solicited| Action::Reply {
+    let answer = |destination_mac: Mac, destination: Ipv6Addr, solicited: bool| Action::Reply {
         address: IpAddr::V6(service6()),
+        asker: solicited.then_some(Asker {
+            ip: destination.into(),
+            mac: destination_mac,
+        }),
         frame: OwnedFrame::ndp(
             OWN,
             destination_mac,
@@ -404,7 +412,7 @@ proptest! {
                 *byte = value;
             }
         }
-        if let Action::Reply { address, frame } = act(&bytes) {
+        if let Action::Reply { address, frame, .. } = act(&bytes) {
             prop_assert!(address == IpAddr::V4(SERVICE) || address == IpAddr::V6(service6()));
             let ether = ethernet::Frame::new(frame.as_bytes()).unwrap();
             prop_assert_eq!(ether.header().source, OWN);

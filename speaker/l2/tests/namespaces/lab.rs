@@ -209,6 +209,40 @@ impl Lab {
     }
 }
 
+/// A switch between the node (`eth1`), the client (`c1`) and a third host (`s0`).
+pub(crate) struct Segment {
+    pub(crate) stranger: Namespace,
+    _switch: Namespace,
+}
+
+/// The third host's MAC on `s0`.
+pub(crate) const STRANGER_MAC: Mac = [2, 0, 0, 0, 0, 0x13];
+
+impl Segment {
+    /// Plugs all in; their subnets are 10.98.0.0/24 and fd98::/64.
+    pub(crate) fn new(lab: &Lab) -> Segment {
+        let (switch, stranger) = (Namespace::new(), Namespace::new());
+        let (switch, stranger) = (switch.expect("as before"), stranger.expect("as before"));
+        switch.ip("link add br0 type bridge");
+        switch.ip("link set br0 up");
+        let hosts = [(&lab.node, "eth1", 2), (&lab.client, "c1", 8), (&stranger, "s0", 0x13)];
+        for (host, name, number) in hosts {
+            let (mac, to) = (format!("02:00:00:00:00:{number:02x}"), switch.tid);
+            host.ip(&format!(
+                "link add {name} address {mac} type veth peer name to-{name} netns {to}"
+            ));
+            switch.ip(&format!("link set to-{name} master br0 up"));
+            host.ip(&format!("addr add 10.98.0.{number}/24 dev {name}"));
+            host.ip(&format!("addr add fd98::{number}/64 dev {name} nodad"));
+            host.ip(&format!("link set {name} up"));
+        }
+        Segment {
+            stranger,
+            _switch: switch,
+        }
+    }
+}
+
 impl Engine {
     /// Starts one in the namespace, with a report channel of this capacity.
     pub(crate) fn start(namespace: &Namespace, capacity: usize) -> Engine {

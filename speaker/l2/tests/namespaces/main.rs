@@ -5,11 +5,13 @@
 
 mod lab;
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 use ferrolb_l2::wire::{OwnedFrame, arp, ethernet, ndp};
-use ferrolb_l2::{Fault, Report};
-use lab::{CLIENT_MAC, Engine, Lab, NODE, eventually};
+use ferrolb_l2::{Fault, Mac, Reason, Report};
+use lab::{CLIENT_MAC, Engine, Lab, NODE, STRANGER_MAC, Segment, eventually};
 
 const V4: &str = "10.99.0.100";
 const V6: &str = "fd99::100";
@@ -22,7 +24,7 @@ fn no_faults(engine: &Engine) {
     let faults: Vec<&Report> = engine
         .seen
         .iter()
-        .filter(|report| matches!(report, Report::Fault(_)))
+        .filter(|report| matches!(report, Report::Faults(_)))
         .collect();
     assert!(faults.is_empty(), "{faults:?}");
 }
@@ -253,23 +255,136 @@ fn a_claim_by_somebody_else_is_a_conflict() {
     lab.engine
         .until(&format!("a conflict about {V4}: {output}"), conflict(ip(V4)));
 
-    let target = V6.parse().unwrap();
-    let message = ndp::Message::Advertisement {
-        target,
-        target_mac: Some(CLIENT_MAC),
-        router: false,
-        solicited: false,
-        overriding: true,
+    lab.client.send_frames("c0", vec![claim(ip(V6), CLIENT_MAC)]);
+    lab.engine.until("a conflict about the IPv6 address", conflict(ip(V6)));
+}
+
+/// The frames by which a host takes an address: a gratuitous ARP request, or an unsolicited advertisement.
+fn claim(address: IpAddr, mac: Mac) -> Vec<u8> {
+    let frame = match address {
+        IpAddr::V4(ip) => {
+            let packet = arp::Repr {
+                operation: arp::Operation::Request,
+                sender_mac: mac,
+                sender_ip: ip,
+                target_mac: [0; 6],
+                target_ip: ip,
+            };
+            OwnedFrame::arp(mac, ethernet::BROADCAST, &packet)
+        }
+        IpAddr::V6(target) => {
+            let message = ndp::Message::Advertisement {
+                target,
+                target_mac: Some(mac),
+                router: false,
+                solicited: false,
+                overriding: true,
+            };
+            let packet = ndp::Repr {
+                source: target,
+                destination: ndp::ALL_NODES,
+                message,
+            };
+            OwnedFrame::ndp(mac, ethernet::multicast(ndp::ALL_NODES), &packet)
+        }
     };
-    let claim = ndp::Repr {
-        source: target,
-        destination: ndp::ALL_NODES,
-        message,
-    };
-    let frame = OwnedFrame::ndp(CLIENT_MAC, ethernet::multicast(ndp::ALL_NODES), &claim);
-    lab.client.send_frames("c0", vec![frame.as_bytes().to_vec()]);
-    lab.engine
-        .until("a conflict about the IPv6 address", conflict(target.into()));
+    frame.as_bytes().to_vec()
+}
+
+#[test]
+fn a_stranger_does_not_keep_a_client_and_starts_no_storm() {
+    const NODE: &str = "02:00:00:00:00:02";
+    let addresses = ["10.98.0.100", "fd98::100"];
+    let Some(mut lab) = Lab::new() else { return };
+    let segment = Segment::new(&lab);
+    lab.engine.want(&addresses);
+    for address in addresses {
+        lab.engine.announcing(address, &["eth0", "eth1"]);
+        eventually("the client knows the node's address", || {
+            lab.client.send_to(ip(address));
+            lab.client.neighbour(ip(address)).as_deref() == Some(NODE)
+        });
+    }
+    // The announcements of the first seconds would bring the client back, too.
+    std::thread::sleep(Duration::from_millis(5_200));
+    let before = lab.engine.counts();
+    assert_eq!(before.arp.conflicts + before.ndp.conflicts, 0);
+    for (count, address) in (1..).zip(addresses) {
+        segment
+            .stranger
+            .send_frames("s0", vec![claim(ip(address), STRANGER_MAC); 5]);
+        eventually("every claim is heard", || {
+            let counts = lab.engine.counts();
+            counts.arp.conflicts + counts.ndp.conflicts == 5 * count
+        });
+        eventually("the client is with the node again", || {
+            let counts = lab.engine.counts();
+            counts.arp.defences + counts.ndp.defences == count
+                && lab.client.neighbour(ip(address)).as_deref() == Some(NODE)
+        });
+    }
+    for address in addresses {
+        segment
+            .stranger
+            .send_frames("s0", vec![claim(ip(address), STRANGER_MAC)]);
+        eventually("it is lost to who claims again at once", || {
+            lab.client.neighbour(ip(address)).as_deref() != Some(NODE)
+        });
+    }
+    let after = lab.engine.counts();
+    for (before, after) in [(before.arp, after.arp), (before.ndp, after.ndp)] {
+        assert_eq!(after.defences, 1, "once per interval");
+        assert_eq!(after.gratuitous, before.gratuitous + 1, "one frame");
+    }
+}
+
+#[test]
+fn neighbours_that_heed_no_gratuitous_announcement_are_told() {
+    let Some(mut lab) = Lab::new() else { return };
+    lab.client.run(|| {
+        for (family, name) in [("ipv4", "drop_gratuitous_arp"), ("ipv6", "drop_unsolicited_na")] {
+            std::fs::write(format!("/proc/sys/net/{family}/conf/c0/{name}"), "1").unwrap();
+        }
+    });
+    lab.engine.want(&[V4, V6]);
+    lab.engine.announcing(V6, &["eth0"]);
+    for address in [V4, V6] {
+        eventually("the client knows the node's address", || {
+            lab.client.send_to(ip(address));
+            lab.client.neighbour(ip(address)).as_deref() == Some(NODE)
+        });
+    }
+    const NEW: &str = "02:00:00:00:00:21";
+    lab.node.ip(&format!("link set eth0 address {NEW}"));
+    for address in [V4, V6] {
+        eventually("who asked is told of the new MAC", || {
+            lab.client.neighbour(ip(address)).as_deref() == Some(NEW)
+        });
+    }
+}
+
+#[test]
+fn a_gateway_is_told_though_it_never_asked() {
+    let Some(mut lab) = Lab::new() else { return };
+    lab.node.ip("route add default via 10.99.0.3");
+    lab.node.ip("-6 route add default via fd99::3");
+    lab.engine.until("the gateways", |report| match report {
+        Report::Interfaces(interfaces) => interfaces
+            .iter()
+            .any(|i| i.gateways == BTreeSet::from([ip("10.99.0.3"), ip("fd99::3")])),
+        _ => false,
+    });
+    lab.engine.want(&[V4, V6]);
+    for address in [V4, V6] {
+        eventually("the gateway knows where the address is", || {
+            lab.client.neighbour(ip(address)).as_deref() == Some(NODE)
+        });
+    }
+    lab.node.ip("route del default via 10.99.0.3");
+    lab.engine.until("one gateway less", |report| match report {
+        Report::Interfaces(interfaces) => interfaces.iter().any(|i| i.gateways == BTreeSet::from([ip("fd99::3")])),
+        _ => false,
+    });
 }
 
 #[test]
@@ -302,10 +417,10 @@ fn more_addresses_than_a_filter_holds_are_answered_all_the_same() {
     lab.engine.want(&addresses);
     lab.engine.until("a filter that is too large", |report| {
         *report
-            == Report::Fault(Fault::Filter {
+            == Report::Faults(BTreeSet::from([Fault::Filter {
                 interface: "eth0".to_owned(),
                 family: "ARP",
-            })
+            }]))
     });
     lab.client.send_to(ip(V4));
     eventually("it is resolved", || {
@@ -313,10 +428,11 @@ fn more_addresses_than_a_filter_holds_are_answered_all_the_same() {
     });
     lab.engine.want(&[V4]);
     eventually("the set is small again", || lab.engine.counts().addresses.len() == 1);
-    let before = lab.engine.frames();
+    let foreign = |lab: &Lab| lab.engine.counts().drops[&Reason::NotOurs];
+    let before = foreign(&lab);
     let (_, answered) = lab.client.command("arping -c 1 -w 1 -I c0 10.99.0.222");
     assert!(!answered);
-    assert_eq!(lab.engine.frames(), before, "the kernel filters again");
+    assert_eq!(foreign(&lab), before, "the kernel filters again");
 }
 
 #[test]
