@@ -181,43 +181,46 @@ impl AdjRibOut {
         Some(message)
     }
 
-    /// Compares what is wanted with what was told.
+    /// Compares what is wanted with what was told, both in the order of prefixes. What was told as it is wanted needs no
+    /// second look: it could be sent then, and nothing that decides that changes without everything being told again.
     fn work_out(&mut self, context: Context) -> Plan {
         let mut groups: BTreeMap<(Family, &Arc<Attributes>), Result<Group, Refusal>> = BTreeMap::new();
-        let mut unsendable = BTreeSet::new();
+        let mut plan = Plan::default();
         self.refused.clear();
+        let mut told = self.told.iter().peekable();
         for (prefix, attributes) in self.wanted.iter() {
+            while let Some((gone, _)) = told.next_if(|(told, _)| *told < prefix) {
+                plan.withdraw(*gone);
+            }
+            let before = told
+                .next_if(|(told, _)| *told == prefix)
+                .map(|(_, attributes)| attributes);
+            if before.and_then(Option::as_ref) == Some(attributes) {
+                continue;
+            }
             let group = groups
                 .entry((family(prefix), attributes))
                 .or_insert_with(|| prepare(context, family(prefix), attributes));
             match group {
-                Ok(group) => {
-                    let told = self.told.get(prefix).and_then(Option::as_ref);
-                    if told != Some(attributes) {
-                        group.prefixes.push(*prefix);
-                    }
-                }
+                Ok(group) => group.prefixes.push(*prefix),
                 Err(refusal) => {
                     *self.refused.entry(*refusal).or_default() += 1;
-                    unsendable.insert(*prefix);
+                    before.into_iter().for_each(|_| plan.withdraw(*prefix));
                 }
             }
         }
-        let mut plan = Plan::default();
-        for prefix in self.told.keys() {
-            if self.wanted.get(prefix).is_none() || unsendable.contains(prefix) {
-                match prefix {
-                    IpNet::V4(_) => plan.withdraw_v4.push(*prefix),
-                    IpNet::V6(_) => plan.withdraw_v6.push(*prefix),
-                }
-            }
-        }
-        plan.announce = groups
-            .into_values()
-            .flatten()
-            .filter(|group| !group.prefixes.is_empty())
-            .collect();
+        told.for_each(|(gone, _)| plan.withdraw(*gone));
+        plan.announce = groups.into_values().flatten().collect();
         plan
+    }
+}
+
+impl Plan {
+    fn withdraw(&mut self, prefix: IpNet) {
+        match prefix {
+            IpNet::V4(_) => self.withdraw_v4.push(prefix),
+            IpNet::V6(_) => self.withdraw_v6.push(prefix),
+        }
     }
 }
 
