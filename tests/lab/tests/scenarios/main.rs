@@ -3,6 +3,7 @@
 //! Read `scene.rs` for the words they are told in. A group shares a cluster; what breaks a cluster's programs stands in
 //! a group of its own, so that the others need not mend it.
 
+mod allocation;
 mod availability;
 mod bad_input;
 mod contract;
@@ -11,8 +12,10 @@ mod ground;
 mod manifests;
 mod nodes;
 mod outages;
+mod pools;
 mod scene;
 mod services;
+mod speakers;
 mod traffic;
 
 use std::future::Future;
@@ -26,6 +29,10 @@ fn main() -> std::process::ExitCode {
     let bare = Setup {
         ferrolb: false,
         ..Setup::named("bare")
+    };
+    let allocation = Setup {
+        nodes: 2,
+        ..Setup::named("allocation")
     };
     let iptables = Setup {
         nodes: 2,
@@ -83,12 +90,39 @@ fn main() -> std::process::ExitCode {
                 .scenario("reserved_and_blocked", with_pool(bad_input::reserved_and_blocked)),
         )
         .group(
+            Group::new(allocation)
+                .scenario("pools_by_priority", without_pool(allocation::pools_by_priority))
+                .scenario("namespace_relabelled", without_pool(allocation::namespace_relabelled))
+                .scenario("sharing", with_pool(allocation::sharing))
+                .scenario(
+                    "named_address_waits_in_line",
+                    with_pool(allocation::named_address_waits_in_line),
+                )
+                .scenario(
+                    "two_pools_for_two_families",
+                    without_pool(allocation::two_pools_for_two_families),
+                )
+                .scenario("tenancy", with_pool(allocation::tenancy))
+                .scenario(
+                    "holder_keeps_its_address",
+                    without_pool(pools::holder_keeps_its_address),
+                )
+                .scenario("renumbered", without_pool(pools::renumbered))
+                .scenario("last_good_over_a_restart", with_pool(pools::last_good_over_a_restart)),
+        )
+        .group(
             Group::new(Setup::named("nodes"))
                 .scenario("excluded_node", with_pool(nodes::excluded_node))
                 .scenario("no_endpoint", with_pool(nodes::no_endpoint))
                 .scenario("last_local_endpoint", with_pool(nodes::last_local_endpoint))
                 .scenario("drained_node", with_pool(nodes::drained_node))
                 .scenario("lost_node", with_pool(nodes::lost_node)),
+        )
+        .group(
+            Group::new(Setup::named("speakers"))
+                .scenario("speaker_state", with_pool(speakers::speaker_state))
+                .scenario("service_status", with_pool(speakers::service_status))
+                .scenario("stranger", with_pool(speakers::stranger)),
         )
         .group(
             Group::new(Setup::named("outages"))
