@@ -3,6 +3,7 @@
 //! Read `scene.rs` for the words they are told in. A group shares a cluster; what breaks a cluster's programs stands in
 //! a group of its own, so that the others need not mend it.
 
+mod allocation;
 mod availability;
 mod bad_input;
 mod contract;
@@ -11,6 +12,7 @@ mod ground;
 mod manifests;
 mod nodes;
 mod outages;
+mod pools;
 mod scene;
 mod services;
 mod speakers;
@@ -27,6 +29,10 @@ fn main() -> std::process::ExitCode {
     let bare = Setup {
         ferrolb: false,
         ..Setup::named("bare")
+    };
+    let allocation = Setup {
+        nodes: 2,
+        ..Setup::named("allocation")
     };
     let iptables = Setup {
         nodes: 2,
@@ -82,6 +88,27 @@ fn main() -> std::process::ExitCode {
                 .scenario("malformed_requests", with_pool(bad_input::malformed_requests))
                 .scenario("requests", with_pool(bad_input::requests))
                 .scenario("reserved_and_blocked", with_pool(bad_input::reserved_and_blocked)),
+        )
+        .group(
+            Group::new(allocation)
+                .scenario("pools_by_priority", without_pool(allocation::pools_by_priority))
+                .scenario("namespace_relabelled", without_pool(allocation::namespace_relabelled))
+                .scenario("sharing", with_pool(allocation::sharing))
+                .scenario(
+                    "named_address_waits_in_line",
+                    with_pool(allocation::named_address_waits_in_line),
+                )
+                .scenario(
+                    "two_pools_for_two_families",
+                    without_pool(allocation::two_pools_for_two_families),
+                )
+                .scenario("tenancy", with_pool(allocation::tenancy))
+                .scenario(
+                    "holder_keeps_its_address",
+                    without_pool(pools::holder_keeps_its_address),
+                )
+                .scenario("renumbered", without_pool(pools::renumbered))
+                .scenario("last_good_over_a_restart", with_pool(pools::last_good_over_a_restart)),
         )
         .group(
             Group::new(Setup::named("nodes"))

@@ -119,3 +119,30 @@ spec:
 "#
     )
 }
+
+/// A pool as [`pool`] makes it, with further lines of its `serviceAllocation` and of its spec. Without a namespace it is
+/// open to all that `allocation` admits.
+pub(crate) fn pool_with(name: &str, namespace: &str, addresses: &[&str], allocation: &str, spec: &str) -> String {
+    let indented = |text: &str, by: &str| text.lines().map(|line| format!("{by}{line}\n")).collect::<String>();
+    let mut yaml = pool(name, namespace, addresses);
+    if namespace.is_empty() {
+        yaml = yaml.replacen("    namespaces: []\n", "", 1);
+    }
+    yaml + &indented(allocation, "    ") + &indented(spec, "  ")
+}
+
+/// An L2Advertisement of these pools on all nodes, called like the first.
+pub(crate) fn advertisement(pools: &[String]) -> String {
+    let (name, list) = (&pools[0], pools.join(", "));
+    format!(
+        r#"
+apiVersion: metallb.io/v1beta1
+kind: L2Advertisement
+metadata:
+  name: {name}
+  namespace: ferrolb-system
+spec:
+  ipAddressPools: [{list}]
+"#
+    )
+}
