@@ -13,6 +13,7 @@
 
 mod live;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -30,11 +31,12 @@ use socket2::{Domain, Socket, Type};
 use tracing::{debug, info, warn};
 
 use crate::counters::Drops;
-use crate::demux::{Demux, Entry};
+use crate::demux::{self, Demux};
 use crate::packet::{Packet, Repr, State};
 use crate::seam::{Fault, Path, Report, Wanted};
 use crate::session::Change;
 use crate::sockets::{Door, Drained, QUEUE_PACKETS, Receiver, drain};
+use crate::urgency;
 
 use live::Live;
 
@@ -95,7 +97,12 @@ pub fn spawn_thread(
     };
     let thread = std::thread::Builder::new()
         .name("ferrolb-bfd".to_owned())
-        .spawn(move || Driver::new(news, woken, drops, reports).run())?;
+        .spawn(move || {
+            if let Err(error) = urgency::raise() {
+                warn!(%error, "the BFD thread runs like any other");
+            }
+            Driver::new(news, woken, drops, reports).run()
+        })?;
     Ok((handle, thread))
 }
 
@@ -294,13 +301,17 @@ impl<R: FnMut(Report) -> bool> Driver<R> {
         self.receivers.retain(|door, _| doors.contains(door));
         let mut closed = BTreeMap::new();
         for door in doors {
-            if !self.receivers.contains_key(&door) {
-                match Receiver::open(door.clone()) {
-                    Ok(receiver) => drop(self.receivers.insert(door, receiver)),
-                    Err(error) => {
-                        let (port, error) = (door.port(), error.to_string());
-                        closed.insert(door, Fault::Receive { port, error });
-                    }
+            let Entry::Vacant(vacant) = self.receivers.entry(door) else {
+                continue;
+            };
+            match Receiver::open(vacant.key().clone()) {
+                Ok(receiver) => {
+                    vacant.insert(receiver);
+                }
+                Err(error) => {
+                    let (door, error) = (vacant.into_key(), error.to_string());
+                    let port = door.port();
+                    closed.insert(door, Fault::Receive { port, error });
                 }
             }
         }
@@ -312,7 +323,7 @@ impl<R: FnMut(Report) -> bool> Driver<R> {
         }
         self.retry = broken.then_some(now + RETRY);
         let entries = self.sessions.iter().map(|(path, live)| {
-            let entry = Entry {
+            let entry = demux::Entry {
                 path: Arc::clone(path),
                 interface: live.interface(),
                 minimum_ttl: live.minimum_ttl(),

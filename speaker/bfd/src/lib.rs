@@ -25,6 +25,7 @@ pub mod packet;
 pub mod seam;
 pub mod session;
 mod sockets;
+mod urgency;
 
 pub use counters::{Drops, PathCounters, Reason};
 pub use driver::{DriverError, Handle, spawn_thread};

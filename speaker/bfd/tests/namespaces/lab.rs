@@ -1,8 +1,10 @@
 //! A node with BFD sessions and a host with a router, each in network and mount namespaces of its own, with a link between
-//! them. Nothing of it can be seen from outside, and all of it ends with the test.
+//! them. Nothing of it can be seen from outside, and all of it ends with the test. The driver
+//! runs as nobody, without any capability.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -190,9 +192,17 @@ pub(crate) struct Driver {
 impl Driver {
     pub(crate) fn start(node: &Namespace) -> Driver {
         let (inlet, reports) = channel();
-        let (handle, thread) = node
-            .run(move || spawn_thread(move |report| inlet.send(report).is_ok()))
-            .unwrap();
+        // A reader that has no room every other time misses nothing.
+        let mut room = false;
+        let reports_to = move |report| {
+            room = !room;
+            room && inlet.send(report).is_ok()
+        };
+        let start = || {
+            drop_privileges();
+            spawn_thread(reports_to)
+        };
+        let (handle, thread) = node.run(|| std::thread::spawn(start).join().unwrap()).unwrap();
         Driver {
             handle: Some(handle),
             thread: Some(thread),
@@ -206,11 +216,17 @@ impl Driver {
     }
 
     pub(crate) fn want(&self, paths: &[(&Path, Settings)]) {
-        let sessions = paths.iter().map(|(path, settings)| {
+        let paths: Vec<_> = paths.iter().map(|(path, settings)| (*path, *settings, None)).collect();
+        self.want_named(&paths);
+    }
+
+    /// The same with given discriminators.
+    pub(crate) fn want_named(&self, paths: &[(&Path, Settings, Option<u32>)]) {
+        let sessions = paths.iter().map(|(path, settings, discriminator)| {
             let wanted = WantedSession {
                 settings: *settings,
                 minimum_ttl: 254,
-                discriminator: None,
+                discriminator: discriminator.and_then(NonZeroU32::new),
             };
             (Arc::new((*path).clone()), wanted)
         });
@@ -256,6 +272,20 @@ impl Drop for Driver {
             assert!(std::thread::panicking() || matches!(result, Ok(Ok(()))), "{result:?}");
         }
     }
+}
+
+/// Makes the calling thread nobody, without a capability. The raw system calls change one thread only.
+fn drop_privileges() {
+    const NOBODY: libc::uid_t = 65534;
+    // SAFETY: no pointers.
+    unsafe {
+        assert_eq!(libc::syscall(libc::SYS_setresgid, NOBODY, NOBODY, NOBODY), 0);
+        assert_eq!(libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY), 0);
+    }
+    assert!(
+        unshare(CloneFlags::CLONE_NEWNET).is_err(),
+        "nobody may not make namespaces"
+    );
 }
 
 pub(crate) fn ip(text: &str) -> IpAddr {

@@ -111,9 +111,18 @@ fn frr_over_several_hops() {
         multi_hop: true,
         ..Path::new(ip("10.200.0.9"))
     };
-    driver.want(&[(&far, every(200, 3))]);
-    driver.up(&far);
+    // The name of a session of another process, and one that is taken.
+    driver.want_named(&[
+        (&far, every(200, 3), Some(4242)),
+        (&router(1), every(200, 3), Some(4242)),
+    ]);
+    assert_eq!(driver.up(&far).discriminator.get(), 4242);
     frr.until("10.200.0.1", "status", "up");
+    frr.until("10.200.0.1", "remote-id", 4242);
+    let status = driver.until(&router(1), "a fault", |s| {
+        matches!(s.fault, Some(Fault::Discriminator { .. }))
+    });
+    assert_ne!(status.discriminator.get(), 4242);
     assert!(driver.latest[&far].counters.received() > 0 && driver.latest[&far].counters.sent() > 0);
 }
 
@@ -159,7 +168,7 @@ fn bird_over_one_hop_and_an_interface() {
     };
     let paths = [router(0), router(1), near];
     let want = |driver: &Driver, settings| driver.want(&paths.each_ref().map(|path| (path, settings)));
-    want(&driver, every(250, 4));
+    want(&driver, every(250, 6));
     for path in &paths {
         driver.up(path);
     }
@@ -167,7 +176,7 @@ fn bird_over_one_hop_and_an_interface() {
         bird.until(from, "Up");
     }
     for (milliseconds, agreed) in [(400, 400), (150, 200)] {
-        want(&driver, every(milliseconds, 4));
+        want(&driver, every(milliseconds, 6));
         for path in &paths {
             driver.until(path, "changed", |s| s.transmit_interval.as_millis() == agreed);
         }
@@ -374,7 +383,11 @@ fn four_busy_loops() {
             status.downs,
             frr.downs(from)
         );
-        eprintln!("{path}: {:?}", status.last_change);
+        eprintln!(
+            "{path}: failed {}; diagnostics: {} there",
+            status.failures,
+            frr.session(from)["remote-diagnostic"]
+        );
     }
     for (path, from) in paths.iter().zip(NODE) {
         assert_eq!((driver.status(path).downs, frr.downs(from)), (0, 0));
