@@ -235,6 +235,11 @@ impl Allocator {
 
     /// Makes the Service a holder; for one that is, the sharing key is brought up to date.
     pub(crate) fn hold(&mut self, address: IpAddr, view: &ServiceView) {
+        let same = |h: &Holder| h.uid == view.uid && h.key == view.sharing_key;
+        let known = self.record(address).and_then(|r| r.holders.get(&view.id));
+        if known.is_some_and(same) {
+            return;
+        }
         let key = view.sharing_key.clone();
         let holder = Holder {
             uid: view.uid.clone(),

@@ -154,7 +154,7 @@ impl Chooser<'_> {
             false => Reason::PoolNotFound { pool: name.to_owned() },
         })?;
         self.allows(pool)?;
-        let missing = self.fill(&mut found, wanted, &[vec![pool]]);
+        let missing = self.fill(&mut found, wanted, vec![vec![pool]]);
         let held_is_covered = self
             .kept(wanted)
             .iter()
@@ -174,13 +174,7 @@ impl Chooser<'_> {
         if found.len() == wanted.len() {
             return Ok((found, None));
         }
-        let mut groups = self.groups();
-        if let Some(home) = found.first().and_then(|a| self.world.pool_of(*a))
-            && self.allows(home).is_ok()
-        {
-            groups.insert(0, vec![home]);
-        }
-        match self.fill(&mut found, wanted, &groups) {
+        match self.fill(&mut found, wanted, self.groups()) {
             Some(reason) if self.view.family_policy == FamilyPolicy::RequireDualStack || found.is_empty() => {
                 Err(reason)
             }
@@ -198,7 +192,13 @@ impl Chooser<'_> {
     }
 
     /// Adds an address for every family that `found` lacks; says why when one stays missing.
-    fn fill(&self, found: &mut Vec<IpAddr>, wanted: FamilySet, groups: &[Vec<&Pool>]) -> Option<Reason> {
+    /// The pool of the first address may give the other family too, and goes first.
+    fn fill<'p>(
+        &'p self,
+        found: &mut Vec<IpAddr>,
+        wanted: FamilySet,
+        mut groups: Vec<Vec<&'p Pool>>,
+    ) -> Option<Reason> {
         let primary = self.view.primary_family;
         let lacking = |found: &[IpAddr]| {
             let order = [primary, primary.other()].into_iter().filter(|f| wanted.contains(*f));
@@ -207,16 +207,20 @@ impl Chooser<'_> {
                 .collect::<Vec<_>>()
         };
         let mut room = self.room(found);
-        for family in lacking(found) {
-            let fits = |a: &IpAddr| self.cost(*a) <= room;
-            let known = self.own(family, groups).filter(fits);
-            if let Some(address) = known.or_else(|| self.shared(family, groups, room)) {
-                room -= self.cost(address);
-                found.push(address);
-            }
+        groups.splice(0..0, self.home(found));
+        let known = |found: &[IpAddr], groups: &[Vec<&Pool>], room| {
+            lacking(found).into_iter().find_map(|family| {
+                let own = self.own(family, groups).filter(|a| self.cost(*a) <= room);
+                own.or_else(|| self.shared(family, groups, room))
+            })
+        };
+        while let Some(address) = known(found, &groups, room) {
+            room -= self.cost(address);
+            found.push(address);
+            groups.splice(0..0, self.home(found));
         }
         let take = |pool: &&Pool, family| self.allocator.first_free(pool, family);
-        for group in groups {
+        for group in &groups {
             let missing = lacking(found);
             if let [a, b] = missing[..]
                 && room >= 2
@@ -237,7 +241,13 @@ impl Chooser<'_> {
         }
         lacking(found)
             .first()
-            .map(|family| self.why_none(*family, groups, room))
+            .map(|family| self.why_none(*family, &groups, room))
+    }
+
+    /// The pool of the first address found, as a group of its own.
+    fn home(&self, found: &[IpAddr]) -> Option<Vec<&Pool>> {
+        let home = self.world.pool_of(*found.first()?)?;
+        self.allows(home).is_ok().then(|| vec![home])
     }
 
     /// An address that is kept for this Service, or stands in its status.

@@ -119,6 +119,22 @@ impl Controller {
         !back.is_empty()
     }
 
+    /// Lets a Service hold what its status shows where it holds nothing, no claim names it and nobody knows the address.
+    /// The VirtualIP may be late: creating it collides then, and the status stays until the watch tells whose it is.
+    fn adopt_unknown(&mut self, id: &ServiceId) {
+        let Some(view) = self.world.service(id).filter(|v| !v.ingress.is_empty()) else {
+            return;
+        };
+        for address in &view.ingress {
+            let (held, named) = (self.allocator.held(id), self.allocator.named(id));
+            let same = |a: &IpAddr| Family::of(*a) == Family::of(*address);
+            let served = held.iter().chain(&named).any(same);
+            if !served && wrong_family(view, *address).is_none() && self.allocator.is_free(*address) {
+                self.allocator.hold(*address, view);
+            }
+        }
+    }
+
     /// Decides what a Service holds, and reports what changed.
     pub(crate) fn evaluate(&mut self, id: &ServiceId, effects: &mut Vec<Effect>) {
         let Some(view) = self.world.service(id) else { return };
@@ -146,6 +162,7 @@ impl Controller {
                 self.report_cleared(id, *address, reason, effects);
             }
         }
+        self.adopt_unknown(id);
         let Some((mut held, mut decision)) = self.decide(id) else {
             return;
         };
@@ -227,6 +244,10 @@ impl Controller {
         for address in &decision.addresses {
             let Some(view) = self.world.service(id) else { return };
             self.allocator.hold(*address, view);
+            if !held.contains(address) {
+                // Who waits for it by name is told by whom it is held.
+                self.dirty.services.extend(self.line.asking_for(*address).cloned());
+            }
             self.mark_address(*address);
         }
     }

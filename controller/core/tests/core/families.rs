@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ferrolb_controller_core::EventKind;
-use ferrolb_model::{ConditionType, Family, FamilyPolicy, FamilySet, ServiceView};
+use ferrolb_model::{ConditionType, Family, FamilyPolicy, FamilySet, ReclaimPolicy, ServiceView};
 
 use crate::fixtures::*;
 use crate::lab::*;
@@ -186,4 +186,41 @@ fn an_adopted_address_of_the_wrong_family_is_replaced_and_told() {
     lab.settle();
     assert_eq!(lab.shown("web"), ["192.0.2.1"]);
     assert_eq!(lab.kinds("web"), [EventKind::Cleared, EventKind::Allocated]);
+}
+
+#[test]
+fn a_pool_that_gives_back_one_family_gives_the_other_at_once() {
+    let mut manual = pool("a", &["192.0.2.1/32", "2001:db8::1/128"]);
+    manual.auto_assign = false;
+    let mut lab = Lab::started([manual]);
+    lab.apply(asking(service("web", 1), Some("a"), &[]));
+    lab.settle();
+    lab.delete("web");
+    lab.settle();
+    lab.apply(dual(service("web", 2), PreferDualStack));
+    lab.settle();
+    assert_eq!(lab.shown("web"), ["192.0.2.1", "2001:db8::1"]);
+    lab.assert_quiet();
+}
+
+#[test]
+fn a_kept_address_is_taken_back_by_a_service_that_cannot_have_both_families() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1/32"])]);
+    lab.apply(service("web", 1));
+    lab.settle();
+    let mut object = lab.virtual_ips[&ip("192.0.2.1")].clone();
+    object.reclaim_policy = ReclaimPolicy::Retain;
+    lab.put_virtual_ip(object);
+    let mut headless = service("web", 1);
+    headless.families = FamilySet::default();
+    lab.apply(headless);
+    lab.settle();
+    assert_eq!(lab.shown("web"), [""; 0]);
+    lab.apply(dual(service("web", 1), RequireDualStack));
+    lab.settle();
+    assert_eq!(lab.shown("web"), ["192.0.2.1"], "as after a restart");
+    let before = lab.writes.len();
+    lab.restart();
+    lab.settle();
+    assert_eq!(lab.writes.len(), before);
 }

@@ -387,3 +387,45 @@ fn a_claim_that_comes_late_to_a_new_leader_is_kept() {
     assert_eq!(lab.shown("web"), ["192.0.2.1"]);
     lab.assert_quiet();
 }
+
+#[test]
+fn a_service_that_comes_back_while_its_claim_is_deleted_waits_for_another() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1/32"])]);
+    lab.apply(service("web", 1));
+    lab.settle();
+    let mut internal = service("web", 1);
+    internal.kind = ServiceType::ClusterIp;
+    lab.apply(internal);
+    lab.settle();
+    // The cool-down ends and the deletion is under way; the server asserts that no status is ahead of its claim.
+    lab.now += Duration::from_secs(61);
+    lab.set_node(node("n4"));
+    lab.step_watch();
+    assert!(matches!(lab.writes.last(), Some(Write::DeleteVirtualIp { .. })));
+    lab.apply(service("web", 1));
+    lab.step_watch();
+    lab.settle();
+    assert_eq!(lab.shown("web"), ["192.0.2.1"]);
+    assert!(lab.virtual_ips.contains_key(&ip("192.0.2.1")));
+    lab.assert_quiet();
+}
+
+#[test]
+fn an_address_whose_claim_comes_late_stays_in_the_status() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1-192.0.2.9"])]);
+    lab.apply(service("web", 1));
+    lab.settle();
+    // A new leader knows neither the VirtualIP nor the Service; the Service comes first.
+    lab.apply(asking(service("web", 1), None, &["203.0.113.1"]));
+    lab.settle();
+    let mut lists = lab.lists();
+    lists.retain(|input| !matches!(input, Input::VirtualIp(_) | Input::Service(_)));
+    lab.restart_with(lists);
+    lab.put(lab.services[&id("web")].clone());
+    lab.pass(Duration::from_secs(5));
+    assert_eq!(lab.shown("web"), ["192.0.2.1"]);
+    lab.relist();
+    lab.pass(Duration::from_secs(200));
+    assert_eq!(lab.shown("web"), ["192.0.2.1"]);
+    lab.assert_quiet();
+}

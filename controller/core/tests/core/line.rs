@@ -183,3 +183,16 @@ fn the_same_history_gives_the_same_addresses() {
     };
     assert_eq!(history(), history());
 }
+
+#[test]
+fn whoever_waits_is_told_who_joined_the_address() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1/32"])]);
+    lab.apply(sharing(service("web", 1), "key", 80));
+    lab.apply(asking(service("fixed", 2), None, &["192.0.2.1"]));
+    lab.settle();
+    assert!(lab.last_message("fixed").ends_with("in use by default/web"));
+    lab.apply(sharing(service("dns", 3), "key", 53));
+    lab.settle();
+    assert!(lab.last_message("fixed").ends_with("in use by default/dns"));
+    lab.assert_quiet();
+}
