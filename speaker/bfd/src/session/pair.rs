@@ -232,7 +232,7 @@ proptest! {
 }
 
 #[test]
-fn adminstrative_down_is_no_failure_of_the_other_side() {
+fn administrative_down_is_no_failure_of_the_other_side() {
     let settings = Settings {
         receive: 50 * MS,
         transmit: 50 * MS,

@@ -181,6 +181,10 @@ fn bird_over_one_hop_and_an_interface() {
             driver.until(path, "changed", |s| s.transmit_interval.as_millis() == agreed);
         }
     }
+    for path in &paths {
+        let status = driver.status(path);
+        assert_eq!((status.ups, status.downs), (1, 0), "{path}: {status:?}");
+    }
     bird.birdc("disable bfd1");
     for path in &paths {
         let status = driver.until(path, "down", |s| s.state == State::Down);
