@@ -3,6 +3,8 @@
 //! An object is turned into the small view that decisions need right where it arrives; the object itself is dropped
 //! there, so that memory holds views only. Objects of the configuration are kept whole, without what means nothing.
 
+use std::time::Duration;
+
 use ferrolb_api as api;
 use ferrolb_api::names::{annotations, configuration_state};
 use ferrolb_config::{Configures, Kind, NodeFacts, Object, ObjectRef};
@@ -19,6 +21,9 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
 use crate::writes::WrittenConditions;
+
+/// How often to look for ServiceCIDRs on an API server that is older than they are.
+const ABSENT: Duration = Duration::from_secs(60);
 
 /// One piece of news.
 #[derive(Debug)]
@@ -97,7 +102,7 @@ impl Watches {
         self.spawn(tasks, "watch endpointslices", slices, endpoints);
         self.spawn(tasks, "watch namespaces", Source::<Namespace>::all(client), namespace);
         // Older API servers have none.
-        let cidrs = Source::<ServiceCIDR>::all(client).optional();
+        let cidrs = Source::<ServiceCIDR>::all(client).optional(ABSENT);
         self.spawn(tasks, "watch servicecidrs", cidrs, service_cidr);
         self.spawn(
             tasks,

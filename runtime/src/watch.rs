@@ -57,9 +57,6 @@ const WATCH_MARGIN: Duration = Duration::from_secs(5);
 /// A watch shorter than this is no success, and the next attempt waits.
 const TOO_SHORT: Duration = Duration::from_secs(1);
 
-/// Whether an optional resource has come is looked at this often.
-const ABSENT: Duration = Duration::from_secs(60);
-
 /// Refusals in a row after which the resource version is given up: a server restored from a backup never reaches it.
 const REFUSALS_BEFORE_RELIST: u32 = 5;
 
@@ -146,7 +143,8 @@ pub struct Source<K> {
     labels: Option<String>,
     fields: Option<String>,
     cached: bool,
-    optional: bool,
+    /// How often to look whether the resource has come, if it may be missing.
+    absent: Option<Duration>,
 }
 
 impl<K: Resource<DynamicType = ()>> Source<K> {
@@ -185,10 +183,11 @@ impl<K: Resource<DynamicType = ()>> Source<K> {
         self
     }
 
-    /// An API server that does not know the resource counts as one that has no object of it.
+    /// An API server that does not know the resource counts as one that has no object of it; whether it knows it now is
+    /// looked at once per `period`.
     #[must_use]
-    pub fn optional(mut self) -> Self {
-        self.optional = true;
+    pub fn optional(mut self, period: Duration) -> Self {
+        self.absent = Some(period);
         self
     }
 
@@ -206,7 +205,7 @@ impl<K: Resource<DynamicType = ()>> Source<K> {
             labels: None,
             fields: None,
             cached: false,
-            optional: false,
+            absent: None,
         }
     }
 }
@@ -323,13 +322,13 @@ where
                     version = None;
                     cached = false;
                 }
-                Break::Problem(problem) if self.source.optional && problem.kind == ProblemKind::Missing => {
-                    version = None;
-                    self.complete(BTreeSet::new()).await?;
-                    tokio::time::sleep(ABSENT).await;
-                    continue;
-                }
                 Break::Problem(problem) => {
+                    if let (Some(period), ProblemKind::Missing) = (self.source.absent, problem.kind) {
+                        version = None;
+                        self.complete(BTreeSet::new()).await?;
+                        tokio::time::sleep(period).await;
+                        continue;
+                    }
                     refusals += u32::from(problem.kind != ProblemKind::Unreachable);
                     if refusals >= REFUSALS_BEFORE_RELIST {
                         refusals = 0;

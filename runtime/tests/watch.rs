@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::http::{Request, Response, StatusCode};
 use ferrolb_runtime::readiness::Readiness;
@@ -152,7 +153,7 @@ async fn an_optional_resource_that_is_missing_is_an_empty_list_until_it_comes() 
         refusal(404, "NotFound", "the server could not find the requested resource"),
         list(&[], &["watch="], "1", "", json!([service("a", "1")])),
     ];
-    let (told, lacking) = told_of(Source::optional, script, "applied a").await;
+    let (told, lacking) = told_of(|source| source.optional(Duration::from_millis(50)), script, "applied a").await;
     assert_eq!(told, ["synced", "applied a"]);
     assert_eq!(lacking.last().map(Vec::len), Some(0), "nothing is missing: {lacking:?}");
 }

@@ -286,7 +286,7 @@ fn pools_as_large_as_the_families() {
         "as wide as the pool"
     );
     let large = object::<IpAddressPool>("large", 1, &addresses(&["2001:db8::-2001:db8:0:0:10::"]));
-    assert_eq!(read(&[large]).config.pools["large"].capacity(Family::V6), (1 << 68) + 1);
+    assert_eq!(read(&[large]).config.pools["large"].capacity(Family::V6), (1 << 52) + 1);
 }
 
 #[test]

@@ -74,7 +74,7 @@ fn solicitation(target: Ipv6Addr) -> OwnedFrame {
     OwnedFrame::ndp(OTHER, [0x33, 0x33, 0xff, 0, 0, 1], &packet)
 }
 
-/// Does the responder look further than "not ours" at this frame?
+/// Does the responder look further than "not ours" at this frame? Who sent it is no matter of the filter.
 fn concerns(frame: &[u8], addresses: &BTreeSet<IpAddr>) -> bool {
     let own_macs = BTreeSet::from([OWN]);
     let action = responder::respond(
@@ -87,7 +87,9 @@ fn concerns(frame: &[u8], addresses: &BTreeSet<IpAddr>) -> bool {
     );
     !matches!(
         action,
-        Action::Ignore(Reason::NotOurs | Reason::OtherProtocol | Reason::Malformed(_))
+        Action::Ignore(
+            Reason::NotOurs | Reason::OtherProtocol | Reason::Malformed(_) | Reason::Sender | Reason::OwnFrame
+        )
     )
 }
 
