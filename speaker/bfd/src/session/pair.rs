@@ -28,12 +28,14 @@ enum Step {
     Enable(usize),
 }
 
+/// Arrival, order, receiver, packet.
+type Travelling = (Duration, u64, usize, [u8; LENGTH]);
+
 struct World {
     now: Duration,
     sides: [Session; 2],
     settings: [Settings; 2],
-    /// Arrival, order, receiver, packet.
-    link: BinaryHeap<Reverse<(Duration, u64, usize, [u8; LENGTH])>>,
+    link: BinaryHeap<Reverse<Travelling>>,
     sent: u64,
     loss: u32,
     cut: [bool; 2],
