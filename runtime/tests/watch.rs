@@ -153,8 +153,13 @@ async fn an_optional_resource_that_is_missing_is_an_empty_list_until_it_comes() 
         refusal(404, "NotFound", "the server could not find the requested resource"),
         list(&[], &["watch="], "1", "", json!([service("a", "1")])),
     ];
-    let (told, lacking) = told_of(|source| source.optional(Duration::from_millis(50)), script, "applied a").await;
-    assert_eq!(told, ["synced", "applied a"]);
+    let (told, lacking) = told_of(
+        |source| source.optional(Duration::from_millis(50)),
+        script,
+        "shop/a at 1",
+    )
+    .await;
+    assert_eq!(told, ["synced", "shop/a at 1"]);
     assert_eq!(lacking.last().map(Vec::len), Some(0), "nothing is missing: {lacking:?}");
 }
 
