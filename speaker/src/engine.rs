@@ -8,7 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ferrolb_l2::{Counters, EngineError, Report, Settings, Wanted, spawn_thread};
+use ferrolb_l2::{Channels, Counters, EngineError, Report, Settings, Wanted, spawn_thread};
 use ferrolb_runtime::apply::chain;
 use ferrolb_runtime::readiness::Check;
 use thiserror::Error;
@@ -74,19 +74,27 @@ impl Engine {
 
     /// One life of the engine: `None` when it was asked to end.
     async fn once(&self, stop: &CancellationToken) -> Result<Option<EngineError>, EngineLost> {
+        // Nobody asks the wire.
+        let (_, questions) = mpsc::channel(1);
+        let (notes, _) = mpsc::channel(1);
+        let channels = Channels {
+            wanted: self.wanted.clone(),
+            questions,
+            notes,
+            reports: self.reports.clone(),
+        };
         let thread = spawn_thread(
             self.settings.clone(),
-            self.wanted.clone(),
-            self.reports.clone(),
+            channels,
             Arc::clone(&self.counters),
             stop.clone(),
         )
         .map_err(EngineLost::Thread)?;
         let ended = tokio::task::spawn_blocking(move || thread.join()).await;
         match ended {
-            Ok(Ok(Ok(()))) if stop.is_cancelled() => Ok(None),
-            Ok(Ok(Ok(()))) => Err(EngineLost::Ended),
-            Ok(Ok(Err(error))) => Ok(Some(error)),
+            Ok(Ok((_, Ok(())))) if stop.is_cancelled() => Ok(None),
+            Ok(Ok((_, Ok(())))) => Err(EngineLost::Ended),
+            Ok(Ok((_, Err(error)))) => Ok(Some(error)),
             Ok(Err(_)) | Err(_) => Err(EngineLost::Panicked),
         }
     }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ferrolb_l2::interfaces::suitable;
-use ferrolb_l2::{Fault, InterfaceChoice, InterfaceState, Mac, NamePattern, Report, Wanted};
+use ferrolb_l2::{Fault, InterfaceChoice, InterfaceState, Mac, NamePattern, Report, Role, Want, Wanted};
 use ferrolb_runtime::apply::Failure;
 use ferrolb_runtime::backoff::Backoff;
 use ferrolb_runtime::readiness::{Check, Heartbeat};
@@ -356,12 +356,16 @@ impl Owner {
 
 /// What the engine is asked to answer for.
 pub(crate) fn wanted(all: &BTreeMap<IpAddr, Announcement>) -> Wanted {
-    let choice = |how: &Announcement| match &how.interfaces {
-        None => InterfaceChoice::All,
-        Some(names) => InterfaceChoice::Named(names.clone()),
+    let want = |how: &Announcement| Want {
+        interfaces: match &how.interfaces {
+            None => InterfaceChoice::All,
+            Some(names) => InterfaceChoice::Named(names.clone()),
+        },
+        role: Role::Own,
     };
     Wanted {
-        addresses: all.iter().map(|(ip, how)| (*ip, choice(how))).collect(),
+        addresses: all.iter().map(|(ip, how)| (*ip, want(how))).collect(),
+        ..Wanted::default()
     }
 }
 

@@ -22,7 +22,7 @@ use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -38,7 +38,7 @@ use crate::netlink::{Follower, Interfaces};
 use crate::outbox::Outbox;
 use crate::plan::{self, Plan, Served};
 use crate::responder::{self, Action, Reason};
-use crate::seam::{EngineError, Fault, Mac, Report, Settings, Wanted};
+use crate::seam::{Channels, EngineError, Fault, Mac, Settings, Wanted};
 use crate::wire::OwnedFrame;
 
 /// Before what failed is tried again.
@@ -52,8 +52,7 @@ const ANNOUNCED_IN_A_ROW: usize = 64;
 /// [`spawn_thread`]. Works in the network namespace of the thread that polls it first.
 pub async fn run(
     settings: Settings,
-    wanted: watch::Receiver<Arc<Wanted>>,
-    reports: mpsc::Sender<Report>,
+    channels: &mut Channels,
     counters: Arc<Counters>,
     stop: CancellationToken,
 ) -> Result<(), EngineError> {
@@ -64,28 +63,28 @@ pub async fn run(
     follow.spawn(follower.follow(publish));
     let engine = Engine::new(settings, counters, interfaces.borrow().clone());
     tokio::select! {
-        () = engine.run(wanted, interfaces, reports, stop) => Ok(()),
+        () = engine.run(channels, interfaces, stop) => Ok(()),
         _ = follow.join_next() => Err(EngineError::Follower),
     }
 }
 
 /// Runs the engine on a thread of its own, named `ferrolb-l2`, with a runtime of its own: nothing else the process
-/// does can then delay an answer. The thread ends with [`run`].
+/// does can then delay an answer. The thread ends with [`run`] and gives the channels back, for the next one.
 pub fn spawn_thread(
     settings: Settings,
-    wanted: watch::Receiver<Arc<Wanted>>,
-    reports: mpsc::Sender<Report>,
+    mut channels: Channels,
     counters: Arc<Counters>,
     stop: CancellationToken,
-) -> io::Result<JoinHandle<Result<(), EngineError>>> {
+) -> io::Result<JoinHandle<(Channels, Result<(), EngineError>)>> {
     std::thread::Builder::new()
         .name("ferrolb-l2".to_owned())
         .spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .map_err(EngineError::Runtime)?;
-            runtime.block_on(run(settings, wanted, reports, counters, stop))
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let ended = match runtime {
+                Ok(runtime) => runtime.block_on(run(settings, &mut channels, counters, stop)),
+                Err(error) => Err(EngineError::Runtime(error)),
+            };
+            (channels, ended)
         })
 }
 
@@ -163,11 +162,11 @@ impl Engine {
 
     async fn run(
         mut self,
-        mut wanted: watch::Receiver<Arc<Wanted>>,
+        channels: &mut Channels,
         mut interfaces: watch::Receiver<Interfaces>,
-        reports: mpsc::Sender<Report>,
         stop: CancellationToken,
     ) {
+        let Channels { wanted, reports, .. } = channels;
         self.wanted = wanted.borrow_and_update().clone();
         self.reconcile();
         let (mut listening, mut reporting) = (true, true);

@@ -36,6 +36,7 @@ pub mod neighbours;
 mod netlink;
 pub mod outbox;
 pub mod plan;
+pub mod question;
 pub mod responder;
 pub mod seam;
 pub mod wire;
@@ -44,4 +45,7 @@ pub use counters::{AddressCounts, Counters, Family, KindCounts, Snapshot};
 pub use engine::{run, spawn_thread};
 pub use interfaces::{InterfaceState, NamePattern};
 pub use responder::Reason;
-pub use seam::{EngineError, Fault, InterfaceChoice, Mac, Report, Settings, Wanted};
+pub use seam::{
+    Answer, AnswerKind, Channels, EngineError, Fault, InterfaceChoice, Mac, Note, Question, Report, Role, Settings,
+    Want, Wanted,
+};

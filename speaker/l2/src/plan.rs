@@ -49,7 +49,7 @@ pub fn plan<'a>(wanted: &Wanted, links: impl IntoIterator<Item = &'a Link>, excl
         let addresses: BTreeSet<IpAddr> = wanted
             .addresses
             .iter()
-            .filter(|(address, choice)| fits(address, choice))
+            .filter(|(address, want)| fits(address, &want.interfaces))
             .map(|(a, _)| *a)
             .collect();
         if !addresses.is_empty() {
@@ -89,6 +89,7 @@ pub fn announcing(wanted: &Wanted, plan: &Plan) -> BTreeMap<IpAddr, BTreeSet<Str
 mod tests {
     use super::*;
     use crate::interfaces::{Event, InterfaceState, Table, suitable};
+    use crate::seam::{Role, Want};
 
     fn table(names: &[&str]) -> Table {
         let mut table = Table::default();
@@ -115,6 +116,10 @@ mod tests {
     #[test]
     fn every_address_is_on_every_interface_that_suits_it() {
         let named = |name: &str| InterfaceChoice::Named(BTreeSet::from([name.to_owned()]));
+        let want = |interfaces| Want {
+            interfaces,
+            role: Role::Own,
+        };
         let (everywhere, one, nowhere): (IpAddr, IpAddr, IpAddr) = (
             "192.0.2.1".parse().unwrap(),
             "2001:db8::2".parse().unwrap(),
@@ -122,10 +127,11 @@ mod tests {
         );
         let wanted = Wanted {
             addresses: BTreeMap::from([
-                (everywhere, InterfaceChoice::All),
-                (one, named("veth1")),
-                (nowhere, named("eth9")),
+                (everywhere, want(InterfaceChoice::All)),
+                (one, want(named("veth1"))),
+                (nowhere, want(named("eth9"))),
             ]),
+            ..Wanted::default()
         };
         let table = table(&["eth0", "veth1", "eth2", "cni0"]);
         let plan = plan(&wanted, table.links(), &NamePattern::defaults());
@@ -146,11 +152,11 @@ mod tests {
             ])
         );
         for link in table.links() {
-            for (address, choice) in &wanted.addresses {
+            for (address, want) in &wanted.addresses {
                 let planned = plan
                     .get(&link.state.index)
                     .is_some_and(|served| served.addresses.contains(address));
-                let suits = suitable(&link.state, *address, choice, &NamePattern::defaults()).is_ok();
+                let suits = suitable(&link.state, *address, &want.interfaces, &NamePattern::defaults()).is_ok();
                 assert_eq!(planned, suits, "{address} on {}", link.state.name);
             }
         }

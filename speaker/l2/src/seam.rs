@@ -3,18 +3,50 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
 
 use crate::interfaces::{InterfaceState, NamePattern};
 
 /// An Ethernet (EUI-48) address.
 pub type Mac = [u8; 6];
 
-/// All addresses this node has to answer for. A new value replaces the old one as a whole.
+/// What this node has to do about every address. A new value replaces the old one as a whole.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
-    /// The addresses, each with the interfaces it may be announced on.
-    pub addresses: BTreeMap<IpAddr, InterfaceChoice>,
+    /// The addresses, each with its interfaces and this node's part in it.
+    pub addresses: BTreeMap<IpAddr, Want>,
+    /// Addresses of other nodes that are asked for ([`Question`]): their answers are heard, nothing is answered for them.
+    pub peers: BTreeSet<IpAddr>,
+    /// The MACs of living members. A member that claims an address is no stranger: no conflict, no defence.
+    pub members: BTreeSet<Mac>,
+}
+
+/// What is wanted of one address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Want {
+    /// Where.
+    pub interfaces: InterfaceChoice,
+    /// What.
+    pub role: Role,
+}
+
+/// This node's part in an address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// The address is here: it is announced, answered with the MAC of the interface, and defended.
+    #[default]
+    Own,
+    /// The owner's kernel lives, the one who answers there does not: questions are answered in its name. By interface of
+    /// this node, the owner's MAC on that segment; on an interface that is missing here, this node listens. The answer
+    /// carries the owner's MAC inside and the own one as Ethernet source, so that switches learn nothing wrong. Nothing
+    /// is announced.
+    StandIn(BTreeMap<String, Mac>),
+    /// Nothing is answered. Requests are heard and remembered for a second; when the role becomes another, the
+    /// remembered ones are answered before anything else.
+    Listen,
 }
 
 /// Which interfaces an address may be announced on.
@@ -48,14 +80,99 @@ impl Default for Settings {
     }
 }
 
+/// Asks the segments who has these addresses: by ARP request or Neighbor Solicitation on each interface that suits and
+/// on which this node has a part in some address. An address must be in [`Wanted::addresses`] or [`Wanted::peers`], or
+/// its answer is not heard. Whatever was wanted before the question was sent is in force when it is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// Stands in every note about it. A question with the id of another one takes its place.
+    pub id: u64,
+    /// The addresses asked for.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Where.
+    pub interfaces: InterfaceChoice,
+    /// How often each is asked, whether it has answered or not.
+    pub tries: u32,
+    /// Between two tries. Answers are heard for [`crate::question::LATE`] longer than `tries` times this.
+    pub gap: Duration,
+    /// Asks without an address of its own, as who is about to take the address must (RFC 5227 2.1.1: sender 0.0.0.0;
+    /// RFC 4862 5.4.2: source `::`). Otherwise the sender is the interface's own address in the subnet (IPv4) or on the
+    /// link (IPv6), and a probe only where it has none.
+    pub probe: bool,
+}
+
+/// Somebody has an address that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Answer {
+    /// [`Question::id`].
+    pub question: u64,
+    /// The address.
+    pub address: IpAddr,
+    /// The interface the answer was heard on.
+    pub interface: String,
+    /// The MAC the address is said to have.
+    pub mac: Mac,
+    /// Who says so.
+    pub is: AnswerKind,
+}
+
+/// Who sent an [`Answer`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum AnswerKind {
+    /// The station that has the MAC.
+    Itself,
+    /// Another one in its name ([`Role::StandIn`]): this says nothing about the station that has the MAC.
+    InItsName {
+        /// The Ethernet source of the frame.
+        by: Mac,
+    },
+}
+
+/// What the engine hears on the wire for whoever decides about ownership. A note that finds the channel full is dropped
+/// and counted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// The first answer of its kind to a question: any frame whose sender is the address counts.
+    Answer(Answer),
+    /// On no interface could the address be asked for in any of the tries, so that silence says nothing about it.
+    Unasked {
+        /// [`Question::id`].
+        question: u64,
+        /// The address.
+        address: IpAddr,
+    },
+    /// Another station says that it has one of [`Wanted::addresses`], whatever this node's role in it is.
+    Claimed {
+        /// The address.
+        address: IpAddr,
+        /// The interface the claim was heard on.
+        interface: String,
+        /// The MAC the address is said to have.
+        mac: Mac,
+    },
+}
+
+/// The ends of the channels that the engine holds.
+#[derive(Debug)]
+pub struct Channels {
+    /// In: what is wanted. When the sender is gone, the last value stays in force.
+    pub wanted: watch::Receiver<Arc<Wanted>>,
+    /// In: what to ask the wire. When all senders are gone, nothing more is asked.
+    pub questions: mpsc::Receiver<Question>,
+    /// Out: what is heard, for whoever decides about ownership.
+    pub notes: mpsc::Sender<Note>,
+    /// Out: what is done.
+    pub reports: mpsc::Sender<Report>,
+}
+
 /// What the engine says. Only the latest value of each kind and key waits for a slow reader.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Report {
-    /// Where an address is answered for now. Sent when that changes, and once for each address that becomes wanted.
+    /// Where an address is announced now. Sent when that changes, and once for each address that comes to be owned.
     Announcing {
         /// The address.
         address: IpAddr,
-        /// Names of the interfaces; empty means nowhere: no longer wanted, or no suitable interface.
+        /// Names of the interfaces; empty means nowhere: no longer owned, or no suitable interface.
         interfaces: BTreeSet<String>,
     },
     /// All interfaces of the node, ordered by index. Sent when anything about them changes.

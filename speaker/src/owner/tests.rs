@@ -178,10 +178,13 @@ async fn nothing_is_wanted_before_every_stream_has_been_heard() {
     assert!(bench.wanted.borrow_and_update().addresses.is_empty());
     bench.tell(news::virtual_ip(Event::Synced)).await;
     bench.wanted.changed().await.unwrap();
-    let choice = InterfaceChoice::Named(["eth0".to_owned()].into());
+    let want = Want {
+        interfaces: InterfaceChoice::Named(["eth0".to_owned()].into()),
+        role: Role::Own,
+    };
     assert_eq!(
         bench.wanted.borrow().addresses,
-        [(ADDRESS.parse().unwrap(), choice)].into()
+        [(ADDRESS.parse().unwrap(), want)].into()
     );
     assert_eq!(bench.announced.borrow().len(), 1);
 

@@ -9,7 +9,9 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use ferrolb_l2::{Counters, EngineError, InterfaceChoice, Mac, Report, Settings, Snapshot, Wanted, spawn_thread};
+use ferrolb_l2::{
+    Channels, Counters, EngineError, Mac, Note, Question, Report, Settings, Snapshot, Want, Wanted, spawn_thread,
+};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::gettid;
 use socket2::{Domain, Socket, Type};
@@ -163,11 +165,13 @@ pub(crate) struct Lab {
 /// An engine in a namespace.
 pub(crate) struct Engine {
     wanted: watch::Sender<Arc<Wanted>>,
-    reports: Option<mpsc::Receiver<Report>>,
+    questions: mpsc::Sender<Question>,
+    notes: mpsc::Receiver<Note>,
+    reports: mpsc::Receiver<Report>,
     pub(crate) seen: Vec<Report>,
     counters: Arc<Counters>,
     stop: CancellationToken,
-    thread: Option<JoinHandle<Result<(), EngineError>>>,
+    thread: Option<JoinHandle<(Channels, Result<(), EngineError>)>>,
 }
 
 /// The node's MAC on `eth0`.
@@ -246,8 +250,16 @@ impl Segment {
 impl Engine {
     /// Starts one in the namespace, with a report channel of this capacity.
     pub(crate) fn start(namespace: &Namespace, capacity: usize) -> Engine {
-        let (wanted, receiver) = watch::channel(Arc::default());
-        let (sender, reports) = mpsc::channel(capacity);
+        let (wanted, wanted_out) = watch::channel(Arc::default());
+        let (questions, questions_out) = mpsc::channel(64);
+        let (notes_in, notes) = mpsc::channel(256);
+        let (reports_in, reports) = mpsc::channel(capacity);
+        let channels = Channels {
+            wanted: wanted_out,
+            questions: questions_out,
+            notes: notes_in,
+            reports: reports_in,
+        };
         let counters = Arc::new(Counters::default());
         let stop = CancellationToken::new();
         let settings = Settings {
@@ -258,13 +270,15 @@ impl Engine {
         let thread = namespace.run(move || {
             let start = move || {
                 drop_privileges();
-                spawn_thread(settings, receiver, sender, for_engine, cancelled).unwrap()
+                spawn_thread(settings, channels, for_engine, cancelled).unwrap()
             };
             std::thread::spawn(start).join().unwrap()
         });
         Engine {
             wanted,
-            reports: Some(reports),
+            questions,
+            notes,
+            reports,
             seen: Vec::new(),
             counters,
             stop,
@@ -276,9 +290,10 @@ impl Engine {
     pub(crate) fn want(&self, addresses: &[&str]) {
         let all = addresses
             .iter()
-            .map(|address| (address.parse().unwrap(), InterfaceChoice::All));
+            .map(|address| (address.parse().unwrap(), Want::default()));
         self.wanted.send_replace(Arc::new(Wanted {
             addresses: all.collect(),
+            ..Wanted::default()
         }));
     }
 
@@ -288,9 +303,8 @@ impl Engine {
             .enable_time()
             .build()
             .unwrap();
-        let reports = self.reports.as_mut().unwrap();
         loop {
-            let report = runtime.block_on(async { tokio::time::timeout(PATIENCE, reports.recv()).await });
+            let report = runtime.block_on(async { tokio::time::timeout(PATIENCE, self.reports.recv()).await });
             let report = report.unwrap_or_else(|_| panic!("no report of {what}; there were {:#?}", self.seen));
             let report = report.expect("the engine runs");
             let satisfied = satisfies(&report);
@@ -350,6 +364,7 @@ impl Engine {
             .expect("it was not stopped before")
             .join()
             .expect("the engine does not panic")
+            .1
     }
 }
 
