@@ -2,8 +2,9 @@
 //!
 //! Nothing is decided before every stream has told its first complete list and this replica leads; until then the core
 //! takes everything in and asks for nothing, so that a replica that takes over need not list anything. A leader whose
-//! lease has run out stands still until it leads again or ends. Writes run beside each other, at most [`WRITES`] at once, as futures of this task. When the channel of
-//! news is full the watches wait; when the API server is slow the core simply asks for no more.
+//! lease has run out stands still until it leads again or ends. Writes run beside each other, at most [`WRITES`] at
+//! once, as futures of this task. When the channel of news is full the watches wait; when the API server is slow the
+//! core simply asks for no more.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -18,7 +19,7 @@ use ferrolb_runtime::events::{Note, Recorder};
 use ferrolb_runtime::leader::Leadership;
 use ferrolb_runtime::readiness::{Heartbeat, Readiness};
 use ferrolb_runtime::write_health::WriteHealth;
-use ferrolb_runtime::writer::Writer;
+use ferrolb_runtime::writer::{Turn, Writer};
 use jiff::Timestamp;
 use kube::Client;
 use tokio::sync::mpsc;
@@ -270,7 +271,7 @@ impl Owner {
     fn report(&mut self, now: Instant) {
         for (pool, counters) in self.pools.due(now) {
             let write = pools::write(self.client.clone(), self.namespace.clone(), pool.clone(), counters);
-            self.writer.submit(Job::Pool(pool), async move {
+            self.writer.submit(Job::Pool(pool), Turn::InOrder, async move {
                 Outcome {
                     kind: WriteKind::PoolStatus,
                     result: write.await,
@@ -280,7 +281,7 @@ impl Owner {
         }
         if let Some(state) = self.verdict.due(now) {
             let write = verdict::write(self.client.clone(), self.namespace.clone(), state);
-            self.writer.submit(Job::Verdict, async move {
+            self.writer.submit(Job::Verdict, Turn::InOrder, async move {
                 Outcome {
                     kind: WriteKind::ConfigurationState,
                     result: write.await,
@@ -310,8 +311,13 @@ impl Owner {
             _ => WrittenConditions::default(),
         };
         let key = write.key();
+        // In a burst the first Service shall not wait for the claim of the last.
+        let turn = match key {
+            WriteKey::Claim(_) => Turn::InOrder,
+            WriteKey::VirtualIpStatus(_) | WriteKey::ServiceStatus(_) => Turn::First,
+        };
         let client = self.client.clone();
-        self.writer.submit(Job::Core(key), async move {
+        self.writer.submit(Job::Core(key), turn, async move {
             // Boxed when it starts, so that a write that waits takes no more than what it says.
             let request = Box::pin(writes::perform(client, write, written, Timestamp::now()));
             Outcome {

@@ -17,8 +17,19 @@ pub struct Writer<K, T> {
     limit: usize,
     running: FuturesUnordered<BoxFuture<'static, (K, T)>>,
     busy: HashSet<K>,
-    /// Jobs that wait for room or for their key. While there is room, each of them waits for its key.
-    waiting: VecDeque<(K, BoxFuture<'static, (K, T)>)>,
+    /// Jobs that wait for room or for their key, by turn. While there is room, each of them waits for its key.
+    waiting: [Waiting<K, T>; 2],
+}
+
+type Waiting<K, T> = VecDeque<(K, BoxFuture<'static, (K, T)>)>;
+
+/// Whose turn it is when there is room. Give all jobs of one key the same, or they overtake each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Before every job that is `InOrder`: it ends what others began.
+    First,
+    /// As they come.
+    InOrder,
 }
 
 impl<K, T> Writer<K, T>
@@ -32,18 +43,18 @@ where
             limit,
             running: FuturesUnordered::new(),
             busy: HashSet::new(),
-            waiting: VecDeque::new(),
+            waiting: [VecDeque::new(), VecDeque::new()],
         }
     }
 
-    /// Runs `job` as soon as there is room and no other job of `key` is before it.
-    pub fn submit(&mut self, key: K, job: impl Future<Output = T> + Send + 'static) {
+    /// Runs `job` as soon as there is room, it is its `turn`, and no other job of `key` is before it.
+    pub fn submit(&mut self, key: K, turn: Turn, job: impl Future<Output = T> + Send + 'static) {
         let own = key.clone();
         let job = job.map(move |outcome| (own, outcome)).boxed();
         if self.running.len() < self.limit && self.busy.insert(key.clone()) {
             self.running.push(job);
         } else {
-            self.waiting.push_back((key, job));
+            self.waiting[turn as usize].push_back((key, job));
         }
     }
 
@@ -59,7 +70,7 @@ where
 
     /// Jobs running and waiting.
     pub fn len(&self) -> usize {
-        self.running.len() + self.waiting.len()
+        self.running.len() + self.waiting.iter().map(VecDeque::len).sum::<usize>()
     }
 
     /// Whether there is no job.
@@ -68,19 +79,23 @@ where
     }
 
     fn fill(&mut self) {
-        while self.running.len() < self.limit {
-            let Some(next) = self.waiting.iter().position(|(key, _)| !self.busy.contains(key)) else {
-                return;
-            };
-            let Some((key, job)) = self.waiting.remove(next) else {
-                return;
-            };
-            self.busy.insert(key);
-            self.running.push(job);
-        }
-        // A burst is over some time; what its queue took is given back.
-        if self.waiting.is_empty() {
-            self.waiting.shrink_to_fit();
+        for waiting in &mut self.waiting {
+            let mut from = 0;
+            while self.running.len() < self.limit {
+                let free = waiting.iter().skip(from).position(|(key, _)| !self.busy.contains(key));
+                let Some((key, job)) = free.and_then(|next| {
+                    from += next;
+                    waiting.remove(from)
+                }) else {
+                    break;
+                };
+                self.busy.insert(key);
+                self.running.push(job);
+            }
+            // A burst is over some time; what its queue took is given back.
+            if waiting.is_empty() {
+                waiting.shrink_to_fit();
+            }
         }
     }
 }
@@ -100,7 +115,7 @@ mod tests {
             let (open, gate) = oneshot::channel::<()>();
             gates.push(Some(open));
             let started = Arc::clone(&started);
-            writer.submit(key, async move {
+            writer.submit(key, Turn::InOrder, async move {
                 started.lock().unwrap().push(name);
                 gate.await.unwrap();
                 name
@@ -127,10 +142,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_ends_something_overtakes_what_begins_something() {
+        let mut writer = Writer::new(1);
+        let turns = [Turn::InOrder, Turn::InOrder, Turn::First, Turn::First];
+        for (key, turn) in turns.into_iter().enumerate() {
+            writer.submit(key, turn, async {});
+        }
+        let mut order = Vec::new();
+        while !writer.is_empty() {
+            order.push(writer.next().await.0);
+        }
+        assert_eq!(order, [0, 2, 3, 1]);
+    }
+
+    #[tokio::test]
     async fn asking_and_not_waiting_loses_nothing() {
         let mut writer = Writer::new(1);
         let (open, gate) = oneshot::channel();
-        writer.submit(1, async move { gate.await.unwrap() });
+        writer.submit(1, Turn::InOrder, async move { gate.await.unwrap() });
         assert!(writer.next().now_or_never().is_none());
         open.send("done").unwrap();
         assert_eq!(writer.next().await, (1, "done"));

@@ -19,7 +19,7 @@ use ferrolb_runtime::apply::Failure;
 use ferrolb_runtime::backoff::Backoff;
 use ferrolb_runtime::readiness::{Check, Heartbeat};
 use ferrolb_runtime::write_health::WriteHealth;
-use ferrolb_runtime::writer::Writer;
+use ferrolb_runtime::writer::{Turn, Writer};
 use ferrolb_speaker_core::{Announcement, Effect, Input, Speaker};
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
@@ -275,7 +275,7 @@ impl Owner {
                     resource_version,
                 } => {
                     let write = self.api.set_announcer(address, interfaces, resource_version);
-                    self.writer.submit(address, write);
+                    self.writer.submit(address, Turn::InOrder, write);
                 }
                 Effect::NodeAssigned { service, uid, address } => {
                     info!(%service, %address, "announced");

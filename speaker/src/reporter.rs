@@ -20,7 +20,7 @@ use ferrolb_api::{ServiceL2Status, ServiceL2StatusStatus, SpeakerState, SpeakerS
 use ferrolb_runtime::apply::{self, Failure};
 use ferrolb_runtime::watch::Event;
 use ferrolb_runtime::write_health::WriteHealth;
-use ferrolb_runtime::writer::Writer;
+use ferrolb_runtime::writer::{Turn, Writer};
 use kube::api::{DeleteParams, ListParams, PartialObjectMeta, Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
@@ -201,7 +201,7 @@ impl Reporter {
             for (name, write) in self.states.due(now, WRITES.saturating_sub(self.writer.len())) {
                 let target = self.target.clone();
                 let (uid, what) = (uid.to_owned(), write.clone());
-                self.writer.submit(name, async move {
+                self.writer.submit(name, Turn::InOrder, async move {
                     let result = target.state(&uid, &what).await;
                     (Done::State(what), result)
                 });
@@ -211,7 +211,7 @@ impl Reporter {
             for (name, write) in self.services.due(now, WRITES.saturating_sub(self.writer.len())) {
                 let target = self.target.clone();
                 let (uid, object, what) = (uid.to_owned(), name.clone(), write.clone());
-                self.writer.submit(name, async move {
+                self.writer.submit(name, Turn::InOrder, async move {
                     let result = target.service(&object, &uid, &what).await;
                     (Done::Service(what), result)
                 });
