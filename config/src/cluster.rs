@@ -1,10 +1,12 @@
 //! Nodes and EndpointSlices.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use ferrolb_api::SpeakerState;
 use ferrolb_api::names::labels;
-use ferrolb_model::{Endpoint, EndpointsView, NodeView, ServiceId};
+use ferrolb_model::{AddressUse, Endpoint, EndpointsView, NetworkView, NodeView, ServiceId};
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::discovery::v1::{self as discovery, EndpointSlice};
 
@@ -26,6 +28,35 @@ pub fn node_view(object: &Node) -> NodeView {
         addresses: node_addresses(object),
         labels: node_labels,
     }
+}
+
+/// What the speaker of a node tells about the network around it. What cannot be read is left out.
+pub fn network_view(object: &SpeakerState) -> NetworkView {
+    let interfaces = object.status.iter().flat_map(|status| &status.interfaces);
+    let mut addresses = BTreeMap::new();
+    for interface in interfaces {
+        for net in interface.addresses.iter().filter_map(|text| text.parse().ok()) {
+            addresses.extend(edges(net));
+        }
+        let gateways = interface.gateways.iter().filter_map(|text| parse_address(text));
+        addresses.extend(gateways.map(|gateway| (gateway, AddressUse::Gateway)));
+    }
+    NetworkView {
+        node: object.metadata.name.clone().unwrap_or_default(),
+        addresses,
+    }
+}
+
+/// The addresses of a subnet that no host can have; none in one of two addresses (RFC 3021, RFC 6164) or of one.
+fn edges(net: IpNet) -> Vec<(IpAddr, AddressUse)> {
+    if net.max_prefix_len() - net.prefix_len() < 2 {
+        return Vec::new();
+    }
+    let mut edges = vec![(net.network(), AddressUse::Subnet)];
+    if net.network().is_ipv4() {
+        edges.push((net.broadcast(), AddressUse::Broadcast));
+    }
+    edges
 }
 
 /// The addresses in a Node's status, of every type.

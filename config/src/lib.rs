@@ -32,7 +32,7 @@ mod settle;
 mod surroundings;
 mod virtual_ip;
 
-pub use cluster::{endpoints_view, node_view};
+pub use cluster::{endpoints_view, network_view, node_view};
 pub use duration::parse_duration;
 pub use error::{ObjectError, Outcome};
 pub use last_good::{LastGood, LastGoodError};

@@ -59,6 +59,7 @@ pub(crate) enum News {
 pub(crate) enum Stream {
     Services,
     Nodes,
+    Networks,
     Endpoints,
     Namespaces,
     ServiceCidrs,
@@ -72,6 +73,7 @@ impl Stream {
         let others = [
             Stream::Services,
             Stream::Nodes,
+            Stream::Networks,
             Stream::Endpoints,
             Stream::Namespaces,
             Stream::ServiceCidrs,
@@ -98,6 +100,8 @@ impl Watches {
         let client = &self.client;
         self.spawn(tasks, "watch services", Source::<Service>::all(client), service);
         self.spawn(tasks, "watch nodes", Source::<Node>::all(client), node);
+        let states = Source::<api::SpeakerState>::all(client);
+        self.spawn(tasks, "watch speakerstates", states, network);
         let slices = Source::<EndpointSlice>::all(client).labels(api::names::labels::SERVICE_NAME);
         self.spawn(tasks, "watch endpointslices", slices, endpoints);
         self.spawn(tasks, "watch namespaces", Source::<Namespace>::all(client), namespace);
@@ -171,6 +175,15 @@ fn node(event: Event<Node>) -> Option<News> {
         Event::Gone(key) => News::NodeGone(key.name.into()),
         Event::Invalid { key, error } => return unreadable("Node", &key, error),
         Event::Synced => News::Synced(Stream::Nodes),
+    })
+}
+
+fn network(event: Event<api::SpeakerState>) -> Option<News> {
+    Some(match event {
+        Event::Applied(object) => core(Input::Network(ferrolb_config::network_view(&object))),
+        Event::Gone(key) => core(Input::NetworkGone(key.name.into())),
+        Event::Invalid { key, error } => return unreadable("SpeakerState", &key, error),
+        Event::Synced => News::Synced(Stream::Networks),
     })
 }
 

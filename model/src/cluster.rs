@@ -1,6 +1,7 @@
 //! Nodes and endpoints, as far as a decision depends on them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
 
 use crate::selector::Labels;
@@ -21,6 +22,39 @@ pub struct NodeView {
     pub excluded: bool,
     /// Every parsable address in the Node's status, whatever its type.
     pub addresses: BTreeSet<IpAddr>,
+}
+
+/// What an address means to the network around a node, so that no Service can have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AddressUse {
+    /// An address of the node.
+    Node,
+    /// A gateway of the node.
+    Gateway,
+    /// The first address of a subnet of the node: its name in IPv4, all its routers in IPv6 (RFC 4291 section 2.6.1).
+    Subnet,
+    /// The broadcast address of a subnet of the node.
+    Broadcast,
+}
+
+impl fmt::Display for AddressUse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            AddressUse::Node => "an address",
+            AddressUse::Gateway => "a gateway",
+            AddressUse::Subnet => "the first address of a subnet",
+            AddressUse::Broadcast => "the broadcast address of a subnet",
+        })
+    }
+}
+
+/// What the speaker of a node tells about the network around it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkView {
+    /// The node.
+    pub node: String,
+    /// Addresses that no Service can have.
+    pub addresses: BTreeMap<IpAddr, AddressUse>,
 }
 
 /// One EndpointSlice of a Service.

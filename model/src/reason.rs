@@ -7,6 +7,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use crate::allocation_policy::PolicyLimit;
+use crate::cluster::AddressUse;
 use crate::ip::Family;
 use crate::service::{RequestError, ServiceId};
 use crate::virtual_ip::VirtualIpName;
@@ -91,6 +92,15 @@ pub enum Reason {
         address: IpAddr,
         /// The node.
         node: String,
+    },
+    /// The address means something to the network around a node.
+    AddressOfNetwork {
+        /// The address.
+        address: IpAddr,
+        /// The node.
+        node: String,
+        /// What it means.
+        role: AddressUse,
     },
     /// An administrator limits what the Services of this namespace may have.
     PolicyRefuses {
@@ -206,6 +216,7 @@ impl Reason {
             Reason::AddressBlocked { .. } => "AddressBlocked",
             Reason::AddressAvoided { .. } => "AddressAvoided",
             Reason::AddressOfNode { .. } => "AddressOfNode",
+            Reason::AddressOfNetwork { .. } => "AddressOfNetwork",
             Reason::PolicyRefuses { .. } => "PolicyRefuses",
             Reason::RequestFamilies { .. } => "RequestFamilies",
             Reason::BadRequest(_) => "BadRequest",
@@ -294,6 +305,9 @@ impl fmt::Display for Reason {
                 )
             }
             Reason::AddressOfNode { address, node } => write!(f, "address {address} belongs to node {node}"),
+            Reason::AddressOfNetwork { address, node, role } => {
+                write!(f, "address {address} is {role} of node {node}")
+            }
             Reason::PolicyRefuses { policy, limit } => {
                 write!(f, "AllocationPolicy {policy:?} does not allow it: {limit}")
             }

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use ferrolb_config::{endpoints_view, node_view, parse_address_list, request, service_view, virtual_ip};
+use ferrolb_config::{endpoints_view, network_view, node_view, parse_address_list, request, service_view, virtual_ip};
 use ferrolb_model::{
-    AddressRequest, ConditionType, Family, FamilyPolicy, FamilySet, Port, Protocol, ReclaimPolicy, RequestError,
-    ServiceId, ServiceType, TrafficPolicy,
+    AddressRequest, AddressUse, ConditionType, Family, FamilyPolicy, FamilySet, Port, Protocol, ReclaimPolicy,
+    RequestError, ServiceId, ServiceType, TrafficPolicy,
 };
 use proptest::prelude::*;
 
@@ -201,6 +201,33 @@ status:
          status: 'True'}\n",
     ));
     assert!(!silent.ready && silent.network_unavailable && !silent.excluded);
+}
+
+#[test]
+fn a_network() {
+    let view = network_view(&from_yaml(
+        "
+metadata: {name: n1}
+status:
+  interfaces:
+  - {name: eth0, addresses: [192.0.2.11/24, '2001:db8::11/64', 10.0.0.1/31, 10.1.0.1/32], gateways: [192.0.2.1, 'fe80::1']}
+  - {name: eth1, addresses: [nonsense, 198.51.100.5/30], gateways: ['']}
+",
+    ));
+    let expected = [
+        ("192.0.2.0", AddressUse::Subnet),
+        ("192.0.2.1", AddressUse::Gateway),
+        ("192.0.2.255", AddressUse::Broadcast),
+        ("198.51.100.4", AddressUse::Subnet),
+        ("198.51.100.7", AddressUse::Broadcast),
+        ("2001:db8::", AddressUse::Subnet),
+        ("fe80::1", AddressUse::Gateway),
+    ];
+    assert_eq!(view.node, "n1");
+    assert_eq!(
+        view.addresses.into_iter().collect::<Vec<_>>(),
+        expected.map(|(address, role)| (ip(address), role))
+    );
 }
 
 #[test]

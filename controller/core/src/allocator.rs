@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ferrolb_model::{
-    Claim, Family, NodeView, Placement, Pool, Reason, ReclaimPolicy, ServiceId, ServiceView, TrafficPolicy, VirtualIp,
+    AddressUse, Claim, Family, Placement, Pool, Reason, ReclaimPolicy, ServiceId, ServiceView, TrafficPolicy, VirtualIp,
 };
 
 use crate::effect::Write;
@@ -115,6 +115,9 @@ impl Record {
     }
 }
 
+/// What one node says of addresses.
+pub(crate) type Uses = BTreeMap<IpAddr, AddressUse>;
+
 /// All records, and what finds them fast.
 #[derive(Debug, Default)]
 pub(crate) struct Allocator {
@@ -124,7 +127,8 @@ pub(crate) struct Allocator {
     by_key: Counts,
     /// Per namespace its addresses, each with the number of its Services there that hold it.
     by_namespace: Counts,
-    node_addresses: BTreeMap<IpAddr, BTreeSet<String>>,
+    /// Addresses that the network needs itself, each with what for and the node that says so.
+    uses: BTreeMap<IpAddr, BTreeSet<(AddressUse, String)>>,
     owned: BTreeMap<String, usize>,
     taken: Taken,
 }
@@ -194,16 +198,17 @@ impl Allocator {
         if self.records.get(&address).is_some_and(Record::is_void) {
             self.set_placed(address, None);
             self.records.remove(&address);
-            if !self.node_addresses.contains_key(&address) {
+            if !self.uses.contains_key(&address) {
                 self.taken.remove(address);
             }
         }
     }
 
-    /// Notes what the object is now, and which Services it names.
-    pub(crate) fn set_object(&mut self, address: IpAddr, object: Option<VirtualIp>) {
+    /// Notes what the object is now, and which Services it names; gives whether it names another pool than before.
+    pub(crate) fn set_object(&mut self, address: IpAddr, object: Option<VirtualIp>) -> bool {
         let record = self.entry(address);
-        if let Some(object) = &object {
+        let moved = object.as_ref().is_some_and(|o| o.pool != record.pool);
+        if let Some(object) = object.as_ref().filter(|_| moved) {
             record.pool.clone_from(&object.pool);
         }
         let old = std::mem::replace(&mut record.object, object);
@@ -220,6 +225,7 @@ impl Allocator {
             self.named.entry(claim.service.clone()).or_default().insert(address);
         }
         self.confirm(address);
+        moved
     }
 
     /// Marks the holders whose claim the object carries.
@@ -299,25 +305,21 @@ impl Allocator {
         }
     }
 
-    /// Replaces a node's own addresses; gives those that no node has any more.
-    pub(crate) fn set_node_addresses(&mut self, old: Option<&NodeView>, new: Option<&NodeView>) -> Vec<IpAddr> {
-        if let Some(node) = new {
-            for address in &node.addresses {
-                let nodes = self.node_addresses.entry(*address).or_default();
-                nodes.insert(node.name.clone());
-                self.taken.insert(*address);
-            }
+    /// Replaces what `node` says of addresses; gives those that nobody says anything of any more.
+    pub(crate) fn set_uses(&mut self, node: &str, old: &Uses, new: &Uses) -> Vec<IpAddr> {
+        for (address, role) in new {
+            let uses = self.uses.entry(*address).or_default();
+            uses.insert((*role, node.to_owned()));
+            self.taken.insert(*address);
         }
         let mut freed = Vec::new();
-        let Some(old) = old else { return freed };
-        let kept = |a: &IpAddr| new.is_some_and(|n| n.addresses.contains(a));
-        for address in old.addresses.iter().filter(|a| !kept(a)) {
-            let Some(nodes) = self.node_addresses.get_mut(address) else {
+        for (address, role) in old.iter().filter(|(a, role)| new.get(a) != Some(role)) {
+            let Some(uses) = self.uses.get_mut(address) else {
                 continue;
             };
-            nodes.remove(&old.name);
-            if nodes.is_empty() {
-                self.node_addresses.remove(address);
+            uses.remove(&(*role, node.to_owned()));
+            if uses.is_empty() {
+                self.uses.remove(address);
                 if !self.records.contains_key(address) {
                     self.taken.remove(*address);
                 }
@@ -329,7 +331,7 @@ impl Allocator {
 
     /// Whether nobody holds, keeps or blocks the address.
     pub(crate) fn is_free(&self, address: IpAddr) -> bool {
-        !self.records.contains_key(&address) && !self.node_addresses.contains_key(&address)
+        !self.records.contains_key(&address) && !self.uses.contains_key(&address)
     }
 
     /// The lowest free address of one family in the pool, ranges in the order they were written.
@@ -351,10 +353,11 @@ impl Allocator {
 
     /// Whether the Service may get the address beside whoever holds or keeps it; says nothing about pools.
     pub(crate) fn may_hold(&self, world: &World, address: IpAddr, view: &ServiceView) -> Result<(), Reason> {
-        if let Some(node) = self.node_addresses.get(&address).and_then(BTreeSet::first) {
-            return Err(Reason::AddressOfNode {
-                address,
-                node: node.clone(),
+        if let Some((role, node)) = self.uses.get(&address).and_then(BTreeSet::first) {
+            let (role, node) = (*role, node.clone());
+            return Err(match role {
+                AddressUse::Node => Reason::AddressOfNode { address, node },
+                _ => Reason::AddressOfNetwork { address, node, role },
             });
         }
         self.may_keep(world, address, view)

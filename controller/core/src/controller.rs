@@ -12,7 +12,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ferrolb_model::{Config, NodeView, Port, ServiceId, ServiceView, TrafficPolicy, VirtualIp};
+use ferrolb_model::{
+    AddressUse, Config, NetworkView, NodeView, Port, ServiceId, ServiceView, TrafficPolicy, VirtualIp,
+};
 
 use crate::allocator::{Allocator, Echo};
 use crate::effect::{Effect, WriteKey};
@@ -122,6 +124,14 @@ impl Controller {
             Input::NodeGone(name) => {
                 let old = self.world.remove_node(&name);
                 self.on_node(old.as_ref(), None);
+            }
+            Input::Network(view) => {
+                let old = self.world.set_network(view.clone());
+                self.on_network(&view.node, old.as_ref(), Some(&view));
+            }
+            Input::NetworkGone(node) => {
+                let old = self.world.remove_network(&node);
+                self.on_network(&node, old.as_ref(), None);
             }
             Input::Endpoints(view) => {
                 let touched = self.world.set_slice(view);
@@ -236,10 +246,25 @@ impl Controller {
             return;
         }
         self.coverage.clear();
-        let freed = self.allocator.set_node_addresses(old, new);
+        let of = |view: Option<&NodeView>| {
+            let addresses = view.into_iter().flat_map(|v| &v.addresses);
+            addresses.map(|a| (*a, AddressUse::Node)).collect()
+        };
+        let Some(name) = old.or(new).map(|view| &view.name) else {
+            return;
+        };
+        let freed = self.allocator.set_uses(name, &of(old), &of(new));
         if self.synced {
             self.dirty.freed.extend(freed);
             self.dirty.placements.extend(self.allocator.records().map(|(a, _)| a));
+        }
+    }
+
+    fn on_network(&mut self, node: &str, old: Option<&NetworkView>, new: Option<&NetworkView>) {
+        let of = |view: Option<&NetworkView>| view.map(|v| v.addresses.clone()).unwrap_or_default();
+        let freed = self.allocator.set_uses(node, &of(old), &of(new));
+        if self.synced {
+            self.dirty.freed.extend(freed);
         }
     }
 
@@ -281,6 +306,15 @@ impl Controller {
         }
     }
 
+    /// Puts the object into its record. By the pool that it names its holders may have to leave, or to stay.
+    pub(crate) fn set_object(&mut self, address: IpAddr, object: Option<VirtualIp>) {
+        if self.allocator.set_object(address, object) {
+            let holders = self.allocator.holders_of(address);
+            let views = holders.filter_map(|id| self.world.service(id));
+            self.dirty.services.extend(views.map(Turn::of));
+        }
+    }
+
     /// Takes in what the watch says of an object, and marks whom it concerns.
     fn replace_object(&mut self, address: IpAddr, object: Option<VirtualIp>) {
         self.news(&WriteKey::Claim(address));
@@ -289,7 +323,7 @@ impl Controller {
         let old = claims(self.allocator.record(address).and_then(|r| r.object.as_ref()));
         let new = claims(object.as_ref());
         let gone = object.is_none();
-        self.allocator.set_object(address, object);
+        self.set_object(address, object);
         if old != new || gone {
             let named = old.iter().chain(&new).filter_map(|c| self.world.service(&c.service));
             self.dirty.services.extend(named.map(Turn::of));

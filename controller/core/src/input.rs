@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ferrolb_model::{Config, EndpointsView, NodeView, ServiceId, ServiceView, VirtualIp};
+use ferrolb_model::{Config, EndpointsView, NetworkView, NodeView, ServiceId, ServiceView, VirtualIp};
 
 use crate::effect::WriteKey;
 
@@ -20,6 +20,10 @@ pub enum Input {
     Node(NodeView),
     /// A Node is gone.
     NodeGone(String),
+    /// A speaker tells about the network around its node, for the first time or anew.
+    Network(NetworkView),
+    /// The speaker of this node tells nothing any more.
+    NetworkGone(String),
     /// An EndpointSlice appeared or changed.
     Endpoints(EndpointsView),
     /// The EndpointSlice with this namespace and name is gone.

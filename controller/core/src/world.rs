@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ferrolb_model::{
-    AllocationPolicy, Config, EndpointsView, Family, NodeView, Pool, ServiceId, ServiceType, ServiceView,
+    AllocationPolicy, Config, EndpointsView, Family, NetworkView, NodeView, Pool, ServiceId, ServiceType, ServiceView,
 };
 
 /// Services, nodes, endpoints and the configuration.
@@ -22,6 +22,7 @@ pub(crate) struct World {
     policies: BTreeMap<String, Vec<String>>,
     services: BTreeMap<ServiceId, ServiceView>,
     nodes: BTreeMap<String, NodeView>,
+    networks: BTreeMap<String, NetworkView>,
     slices: BTreeMap<ServiceId, BTreeMap<(String, String), EndpointsView>>,
     slice_service: BTreeMap<(String, String), ServiceId>,
 }
@@ -110,6 +111,14 @@ impl World {
 
     pub(crate) fn remove_node(&mut self, name: &str) -> Option<NodeView> {
         self.nodes.remove(name)
+    }
+
+    pub(crate) fn set_network(&mut self, view: NetworkView) -> Option<NetworkView> {
+        self.networks.insert(view.node.clone(), view)
+    }
+
+    pub(crate) fn remove_network(&mut self, node: &str) -> Option<NetworkView> {
+        self.networks.remove(node)
     }
 
     /// Takes a slice in; gives the Services whose endpoints may have changed.

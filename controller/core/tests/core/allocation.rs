@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use ferrolb_controller_core::{EventKind, Input, Write};
 use ferrolb_model::{
-    FamilyPolicy, FamilySet, LabelSelector, Labels, Operator, Pool, Requirement, ServiceAllocation, TrafficPolicy,
+    AddressUse, FamilyPolicy, FamilySet, LabelSelector, Labels, NetworkView, Operator, Pool, Requirement,
+    ServiceAllocation, TrafficPolicy,
 };
 
 use crate::fixtures::*;
@@ -351,6 +352,39 @@ fn node_addresses_are_never_handed_out() {
     lab.delete_node("n1");
     lab.settle();
     assert_eq!(lab.shown("thief"), ["192.0.2.1"]);
+}
+
+#[test]
+fn addresses_that_the_network_needs_are_never_handed_out() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.0-192.0.2.2"])]);
+    let network = |node: &str, addresses: &[(&str, AddressUse)]| {
+        Input::Network(NetworkView {
+            node: node.to_owned(),
+            addresses: addresses.iter().map(|(address, role)| (ip(address), *role)).collect(),
+        })
+    };
+    let uses = [
+        ("192.0.2.0", AddressUse::Subnet),
+        ("192.0.2.1", AddressUse::Gateway),
+        ("192.0.2.255", AddressUse::Broadcast),
+    ];
+    lab.watched(network("n1", &uses));
+    lab.watched(network("n2", &uses[..2]));
+    lab.settle();
+    lab.apply(service("web", 1));
+    lab.apply(asking(service("thief", 2), None, &["192.0.2.1"]));
+    lab.settle();
+    assert_eq!(lab.shown("web"), ["192.0.2.2"]);
+    assert!(lab.last_message("thief").starts_with("AddressOfNetwork: "));
+    lab.watched(network("n1", &uses[..1]));
+    lab.settle();
+    assert!(lab.shown("thief").is_empty(), "n2 still says so");
+    lab.watched(Input::NetworkGone("n2".to_owned()));
+    lab.settle();
+    assert_eq!(lab.shown("thief"), ["192.0.2.1"]);
+    lab.watched(network("n1", &uses[..2]));
+    lab.settle();
+    assert_eq!(lab.shown("thief"), ["192.0.2.1"], "who has it keeps it");
 }
 
 #[test]

@@ -106,7 +106,7 @@ impl Lab {
         self.version.to_string()
     }
 
-    fn watched(&mut self, input: Input) {
+    pub(crate) fn watched(&mut self, input: Input) {
         self.watch[stream(&input)].push_back(input);
     }
 
