@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use ferrolb_api::VirtualIp;
-use ferrolb_lab::client::{Client, Response, Steady};
+use ferrolb_lab::client::{ArpProbe, Client, Replies, Response, Steady};
 use ferrolb_lab::lab::{ADMIN_PORT, NAMESPACE};
 use ferrolb_lab::net::Host;
 use ferrolb_lab::{Story, wait_until};
@@ -446,6 +446,12 @@ impl Scene {
             .collect::<BTreeSet<_>>()
             .into_iter()
             .collect())
+    }
+
+    /// Sends an ARP request from `host`, and collects what answers for a moment.
+    pub(crate) async fn arp(&self, host: &Host, probe: ArpProbe) -> Result<Replies> {
+        let client = Client::new(host.namespace());
+        tokio::task::spawn_blocking(move || client.arp_probe(&probe, ASK)).await?
     }
 
     /// Waits until the node alone answers for `address`.
