@@ -36,13 +36,14 @@ const IMPURE: [&str; 22] = [
 ];
 
 /// Every crate of the product with the crates of the workspace that it may name. `tests/*` and `xtask` may name all.
-const MAY_NAME: [(&str, &[&str]); 11] = [
+const MAY_NAME: [(&str, &[&str]); 12] = [
     ("ferrolb-model", &[]),
     ("ferrolb-api", &[]),
     ("ferrolb-runtime", &[]),
     ("ferrolb-controller-core", &["ferrolb-model"]),
     ("ferrolb-speaker-core", &["ferrolb-model"]),
     ("ferrolb-l2", &["ferrolb-model"]),
+    ("ferrolb-liveness", &[]),
     ("ferrolb-bfd", &["ferrolb-model"]),
     ("ferrolb-bgp", &["ferrolb-model"]),
     ("ferrolb-config", &["ferrolb-api", "ferrolb-model"]),
@@ -60,8 +61,11 @@ const MAY_NAME: [(&str, &[&str]); 11] = [
         "ferrolb-speaker",
         &[
             "ferrolb-api",
+            "ferrolb-bfd",
+            "ferrolb-bgp",
             "ferrolb-config",
             "ferrolb-l2",
+            "ferrolb-liveness",
             "ferrolb-model",
             "ferrolb-runtime",
             "ferrolb-speaker-core",
@@ -195,7 +199,7 @@ fn the_cores_are_pure() {
 #[test]
 fn protocols_know_no_kubernetes() {
     let graph = Graph::load();
-    for protocol in ["ferrolb-l2", "ferrolb-bfd", "ferrolb-bgp"] {
+    for protocol in ["ferrolb-l2", "ferrolb-liveness", "ferrolb-bfd", "ferrolb-bgp"] {
         graph.assert_unreachable(protocol, &["kube*", "k8s-openapi", "ferrolb-api", "ferrolb-runtime"]);
     }
 }

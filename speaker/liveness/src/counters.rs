@@ -1,0 +1,119 @@
+//! What was counted, readable from any thread without a lock. Counters only grow.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::wire::Malformed;
+
+/// Why a datagram was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
+pub enum Dropped {
+    /// It is no datagram of this protocol.
+    #[error("malformed: {0}")]
+    Malformed(#[from] Malformed),
+    /// Its key is not known.
+    #[error("unknown key")]
+    UnknownKey,
+    /// Its signature is wrong.
+    #[error("wrong signature")]
+    Signature,
+    /// Its sender is none of the peers.
+    #[error("unknown sender")]
+    UnknownSender,
+    /// It came from an address that its sender does not have.
+    #[error("address is not the sender's")]
+    Address,
+    /// It is not newer than the last one of its sender.
+    #[error("replayed or overtaken")]
+    Replay,
+}
+
+impl Dropped {
+    /// All of them, the malformed ones as one.
+    pub const NAMES: [&'static str; 6] = [
+        "malformed",
+        "unknown_key",
+        "signature",
+        "unknown_sender",
+        "address",
+        "replay",
+    ];
+
+    /// Place in [`Dropped::NAMES`].
+    fn index(self) -> usize {
+        match self {
+            Dropped::Malformed(_) => 0,
+            Dropped::UnknownKey => 1,
+            Dropped::Signature => 2,
+            Dropped::UnknownSender => 3,
+            Dropped::Address => 4,
+            Dropped::Replay => 5,
+        }
+    }
+}
+
+/// Everything the guard and its shell count.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Datagrams sent.
+    pub sent: Count,
+    /// Datagrams that could not be sent.
+    pub unsent: Count,
+    /// Datagrams received and believed.
+    pub received: Count,
+    /// Detection times of an owner that ended in silence.
+    pub missed: Count,
+    /// Times at which this process had not run for so long that it judged nobody.
+    pub stalls: Count,
+    /// Questions asked.
+    pub questions: Count,
+    drops: [Count; Dropped::NAMES.len()],
+}
+
+impl Counters {
+    pub(crate) fn dropped(&self, why: Dropped) {
+        self.drops[why.index()].add();
+    }
+
+    /// Datagrams dropped, by reason; every reason is there.
+    pub fn drops(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        Dropped::NAMES.into_iter().zip(self.drops.iter().map(Count::get))
+    }
+}
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub struct Count(AtomicU64);
+
+impl Count {
+    pub(crate) fn add(&self) {
+        self.0.fetch_add(1, Relaxed);
+    }
+
+    /// The number.
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_its_own_counter() {
+        let counters = Counters::default();
+        let all = [
+            Dropped::Malformed(Malformed::Magic),
+            Dropped::UnknownKey,
+            Dropped::Signature,
+            Dropped::UnknownSender,
+            Dropped::Address,
+            Dropped::Replay,
+        ];
+        for (number, why) in (1..).zip(all) {
+            (0..number).for_each(|_| counters.dropped(why));
+        }
+        let counted: Vec<u64> = counters.drops().map(|(_, count)| count).collect();
+        assert_eq!(counted, [1, 2, 3, 4, 5, 6]);
+    }
+}

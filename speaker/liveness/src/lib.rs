@@ -1,0 +1,36 @@
+//! Who answers for an address: heartbeats between the speakers that share it, and what is done when they stop.
+//!
+//! What it is told: the addresses this node owns or stands by for, and by whom else ([`Duties`]), its own interfaces
+//! ([`Ground`]), what layer 2 hears ([`Note`]). What it says: what layer 2 has to do ([`Wanted`]) and to ask
+//! ([`Question`]), and what has become of it ([`Outcome`]). It needs no API server to decide. The protocol and why it is
+//! safe: [ADR 11](../../../docs/adr/0011-ownership-protocol.md).
+//!
+//! Read [`seam`] for the types, [`guard`] for the machine. All that decides is pure; `now` is the time since any fixed
+//! moment and never goes back.
+//!
+//! | module | given | yields |
+//! | --- | --- | --- |
+//! | [`wire`] | bytes | datagrams, and back |
+//! | [`keyring`] | secrets | signatures |
+//! | [`replay`] | boot and sequence of a datagram | whether it is new |
+//! | [`guard`] | all of it | all of it |
+//!
+//! [`shell`] is the thread with the sockets.
+#![cfg(target_os = "linux")]
+
+pub mod counters;
+pub mod guard;
+pub mod keyring;
+pub mod replay;
+pub mod seam;
+pub mod shell;
+pub mod wire;
+
+pub use counters::{Counters, Dropped};
+pub use guard::Guard;
+pub use keyring::Keyring;
+pub use seam::{
+    Duties, Duty, Effect, Ground, Input, InterfaceChoice, Link, Mac, Note, Outcome, PeerState, Placement, Question,
+    Role, Takeover, Timing, Want, Wanted,
+};
+pub use shell::{Channels, PORT, Settings, ShellError, run, spawn_thread};
