@@ -129,8 +129,8 @@ impl Controller {
             return;
         }
         match std::mem::take(&mut record.echo) {
-            Echo::Created => self.allocator.set_object(address, None),
-            Echo::Deleted(object) => self.allocator.set_object(address, Some(*object)),
+            Echo::Created => self.set_object(address, None),
+            Echo::Deleted(object) => self.set_object(address, Some(*object)),
             Echo::None | Echo::Changed(_) => {}
         }
     }
@@ -240,7 +240,9 @@ impl Controller {
         if held.iter().any(|a| !claimed(a) && worth_waiting(a)) {
             return None;
         }
-        let ingress = held.iter().copied().filter(claimed).collect::<Vec<_>>();
+        // What is shown already stays until somebody knows whose it is.
+        let ingress = held.iter().copied().filter(|a| claimed(a) || view.ingress.contains(a));
+        let ingress = ingress.collect::<Vec<_>>();
         if ingress.is_empty() && !held.is_empty() {
             return None;
         }

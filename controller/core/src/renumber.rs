@@ -4,9 +4,9 @@
 //! new address is claimed, then both stand in the status, the new one first, and both are announced; when they have been
 //! for a while, the old one goes and cools down. One address of a Service moves at a time.
 //!
-//! Nothing of this is remembered but in the objects: a Service with two claims of one family, one of them on an address
-//! that its pool would not give, is in the middle of it. A controller that starts goes on from there (`first_pass` holds
-//! the old address, and the new one is chosen because its claim is there), and lets the overlap begin anew.
+//! Nothing of this is remembered but in the objects: a Service whose status shows two addresses of a family is in the
+//! middle of it, and the second is the old one; before they are shown, the new one is chosen again because its claim is
+//! there. A controller that starts goes on from there, and lets the overlap begin anew.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -85,6 +85,31 @@ impl Controller {
             self.line.join(view, false);
         }
         self.set_stuck(id, stuck);
+    }
+
+    /// Goes on with what another controller began: where a status shows two addresses of a family that both carry the
+    /// Service's claim, the second one is being left, whatever its pool says by now.
+    pub(crate) fn resume_overlaps(&mut self) {
+        let ours = self.world.services().filter(|v| self.world.is_ours(v));
+        let pairs = ours.flat_map(|view| {
+            let pair =
+                |(n, new): (usize, &IpAddr)| Some((view.id.clone(), *new, replacement(*new, &view.ingress[n..])?));
+            view.ingress.iter().enumerate().filter_map(pair)
+        });
+        for (id, new, old) in pairs.collect::<Vec<_>>() {
+            let Some(view) = self.world.service(&id) else { continue };
+            let stands = |address: IpAddr| {
+                let record = self.allocator.record(address);
+                record.is_some_and(|r| r.claims(&id, &view.uid))
+                    && view.families.contains(Family::of(address))
+                    && self.allocator.may_keep(&self.world, address, view).is_ok()
+            };
+            if stands(new) && stands(old) {
+                self.allocator.hold(new, view);
+                self.allocator.hold(old, view);
+                self.set_leaving(&id, Some(old));
+            }
+        }
     }
 
     /// Notes which address is being left; its time begins when the status shows it and the new one.

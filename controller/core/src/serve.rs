@@ -25,15 +25,21 @@ impl Controller {
                     .flat_map(move |o| o.claims.iter().map(move |c| (address, c.clone())))
             })
             .collect::<Vec<_>>();
-        for (address, claim) in claims {
-            let Some(view) = self.world.service(&claim.service) else {
-                continue;
-            };
-            if self.is_first_claim(view, address, &claim) && self.allocator.may_keep(&self.world, address, view).is_ok()
-            {
-                self.allocator.hold(address, view);
+        // Of those that may not share any more, who shows the address has it, before who has left it already.
+        for shown in [true, false] {
+            for (address, claim) in &claims {
+                let Some(view) = self.world.service(&claim.service) else {
+                    continue;
+                };
+                if view.ingress.contains(address) == shown
+                    && self.is_first_claim(view, *address, claim)
+                    && self.allocator.may_keep(&self.world, *address, view).is_ok()
+                {
+                    self.allocator.hold(*address, view);
+                }
             }
         }
+        self.resume_overlaps();
         self.adopt_shown(effects);
         self.look_at_everything();
         let everybody = self.world.services().map(|v| v.id.clone());
@@ -81,7 +87,7 @@ impl Controller {
             return false;
         }
         let asked = asked(view);
-        // Of two that stand in the status, the one to leave counts: the other is chosen beside it again.
+        // Of two that may both be had, the one to leave counts: the other is chosen beside it again.
         let rank = |a: &IpAddr| {
             let leaving = self.must_leave(*a, view);
             (!view.ingress.contains(a), !asked.contains(a), !leaving, *a)
@@ -117,6 +123,39 @@ impl Controller {
             self.allocator.hold(*address, view);
         }
         !back.is_empty()
+    }
+
+    /// Lets a Service stay with what its status shows by a claim of its own where another address was decided on that is
+    /// not shown yet: whoever wrote the status knew more, and a controller that starts would go by it, too.
+    fn stay_with_shown(&mut self, id: &ServiceId) {
+        let Some(view) = self.world.service(id) else { return };
+        let held = self.allocator.held(id);
+        let stands = |a: &IpAddr| {
+            let record = self.allocator.record(*a);
+            record.is_some_and(|r| r.claims(id, &view.uid) && !r.is_losing(id))
+                && self.allocator.may_keep(&self.world, *a, view).is_ok()
+        };
+        for shown in view.ingress.iter().filter(|a| !held.contains(a) && stands(a)) {
+            let Some(other) = replacement(*shown, &held).filter(|a| !view.ingress.contains(a)) else {
+                continue;
+            };
+            let instead = held.iter().map(|a| if *a == other { *shown } else { *a });
+            let decision = Chooser {
+                world: &self.world,
+                allocator: &self.allocator,
+                view,
+                held: &instead.collect::<Vec<_>>(),
+                replacing: false,
+            }
+            .decide();
+            if decision.addresses.contains(shown) {
+                self.allocator.hold(*shown, view);
+                let shown = *shown;
+                self.give_up(other, id);
+                self.mark_address(shown);
+                return;
+            }
+        }
     }
 
     /// Lets a Service hold what its status shows where it holds nothing, no claim names it and nobody knows the address.
@@ -163,6 +202,9 @@ impl Controller {
             }
         }
         self.adopt_unknown(id);
+        if self.leaving(id).is_none() {
+            self.stay_with_shown(id);
+        }
         let Some((mut held, mut decision)) = self.decide(id) else {
             return;
         };
@@ -209,13 +251,17 @@ impl Controller {
             let holds = self.allocator.holders_of(old).any(|other| other == id);
             let fellow = |addresses: &[IpAddr]| replacement(old, addresses);
             let replaced = fellow(&decision.addresses);
-            if holds && replaced.is_some() && !asked(view).contains(&old) {
+            let stays = asked(view).contains(&old);
+            if holds && replaced.is_some() && !stays {
                 if replaced != fellow(&held) {
                     self.set_leaving(id, Some(old));
                 }
                 return Some((held, decision));
             }
             self.set_leaving(id, None);
+            if let Some(new) = fellow(&held).filter(|_| holds && stays) {
+                self.give_up(new, id);
+            }
         }
     }
 

@@ -73,7 +73,7 @@ impl Controller {
             Ok(()) => {}
             // The API server knows best; its event may have been missed.
             Err(WriteError::Gone) if unchanged && matches!(write, Write::DeleteVirtualIp { .. }) => {
-                self.allocator.set_object(address, None);
+                self.set_object(address, None);
             }
             Err(error) => {
                 let reason = self.failed(key, error, unchanged, now);
@@ -170,7 +170,7 @@ impl Controller {
             (Write::DeleteVirtualIp { .. }, Some(old)) => (None, Echo::Deleted(Box::new(old))),
             _ => return,
         };
-        self.allocator.set_object(address, object);
+        self.set_object(address, object);
         self.expect_echo(address, echo, now);
     }
 

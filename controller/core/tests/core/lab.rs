@@ -226,7 +226,7 @@ impl Lab {
         self.feed(Input::Synced);
     }
 
-    fn feed(&mut self, input: Input) {
+    pub(crate) fn feed(&mut self, input: Input) {
         let effects = self.controller.handle(input, self.now);
         self.take(effects);
     }

@@ -11,4 +11,5 @@ mod line;
 mod placement;
 mod properties;
 mod renumber;
+mod stale;
 mod tenancy;

@@ -328,3 +328,34 @@ fn a_pool_that_takes_the_old_address_back_in_the_middle_lets_it_go_on() {
     assert_eq!(lab.shown("web"), ["192.0.2.2"]);
     lab.assert_quiet();
 }
+
+#[test]
+fn a_move_ends_when_the_old_address_is_asked_for_although_the_request_cannot_be_met() {
+    for both in [false, true] {
+        let mut lab = moving(service("web", 1));
+        if both {
+            lab.settle();
+        } else {
+            lab.step_watch();
+        }
+        lab.apply(asking(service("web", 1), None, &["192.0.2.1", "2001:db8::1"]));
+        lab.pass(OVERLAP);
+        assert_eq!(lab.shown("web"), ["192.0.2.1"], "shown both: {both}");
+        lab.pass(COOL_DOWN);
+        assert_eq!(lab.virtual_ips.len(), 1);
+        lab.assert_quiet();
+    }
+}
+
+#[test]
+fn an_overlap_outlives_a_restart_although_its_cause_is_gone() {
+    let mut lab = moving(service("web", 1));
+    lab.settle();
+    lab.set_config(config([pool("a", &["192.0.2.1-192.0.2.9"])]));
+    lab.restart();
+    lab.pass(OVERLAP - Duration::from_secs(1));
+    assert_eq!(lab.shown("web"), ["192.0.2.2", "192.0.2.1"]);
+    lab.pass(OVERLAP);
+    assert_eq!(lab.shown("web"), ["192.0.2.2"], "the new one stays");
+    lab.assert_quiet();
+}

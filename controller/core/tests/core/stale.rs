@@ -1,0 +1,81 @@
+//! A controller that knows less than what stands in the objects: it took over with a late watch, or right after a crash.
+
+use std::time::Duration;
+
+use ferrolb_controller_core::Input;
+use ferrolb_model::FamilyPolicy;
+
+use crate::fixtures::*;
+use crate::lab::*;
+
+#[test]
+fn what_a_status_shows_by_its_claim_counts_more_than_a_choice_that_is_not_shown() {
+    for service_first in [false, true] {
+        let mut lab = Lab::started([pool("a", &["192.0.2.1-192.0.2.9"])]);
+        let mut lists = lab.lists();
+        lab.apply(service("web", 1));
+        lab.settle();
+        // The new leader has not heard that `web` has an address, takes that for somebody else's, and claims another.
+        let mut view = lab.services[&id("web")].clone();
+        view.ingress.clear();
+        view.resource_version = "an older one".to_owned();
+        lists.push(Input::Service(view));
+        lists.push(Input::VirtualIp(virtual_ip("192.0.2.1", &[])));
+        lab.restart_with(lists);
+        lab.step_write();
+        assert!(lab.virtual_ips.contains_key(&ip("192.0.2.2")));
+        let mut news = lab.lists();
+        news.retain(|i| matches!(i, Input::Service(_) | Input::VirtualIp(_)));
+        if !service_first {
+            news.reverse();
+        }
+        // Each kind has a stream of its own, and this is about their order.
+        for input in news {
+            lab.feed(input);
+        }
+        lab.pass(Duration::from_secs(5));
+        assert_eq!(lab.shown("web"), ["192.0.2.1"], "the Service first: {service_first}");
+        lab.pass(Duration::from_secs(100));
+        assert_eq!(lab.shown("web"), ["192.0.2.1"]);
+        assert_eq!(lab.virtual_ips.len(), 1);
+        lab.assert_quiet();
+    }
+}
+
+#[test]
+fn a_family_whose_claim_comes_late_stays_beside_the_other() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1-192.0.2.9", "2001:db8::1-2001:db8::9"])]);
+    lab.apply(dual(service("web", 1), FamilyPolicy::PreferDualStack));
+    lab.settle();
+    let mut lists = lab.lists();
+    lists.retain(|i| !matches!(i, Input::VirtualIp(object) if object.address == ip("2001:db8::1")));
+    lab.restart_with(lists);
+    lab.pass(Duration::from_secs(30));
+    assert_eq!(lab.shown("web"), ["192.0.2.1", "2001:db8::1"]);
+    lab.relist();
+    lab.pass(Duration::from_secs(30));
+    assert_eq!(lab.shown("web"), ["192.0.2.1", "2001:db8::1"]);
+    lab.assert_quiet();
+}
+
+#[test]
+fn who_has_left_a_shared_address_does_not_take_it_back_after_a_crash() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1/32"])]);
+    lab.apply(sharing(service("one", 1), "k", 80));
+    lab.apply(sharing(service("two", 2), "k", 81));
+    lab.settle();
+    assert_eq!(lab.shown("two"), ["192.0.2.1"]);
+    // The key is taken off, the status is empty again, and the controller dies before its claim is taken off.
+    lab.apply(service("one", 1));
+    while lab.step_watch() {}
+    while !lab.shown("one").is_empty() {
+        lab.step_write();
+    }
+    let claims = &lab.virtual_ips[&ip("192.0.2.1")].claims;
+    assert_eq!(claims.len(), 2);
+    lab.restart();
+    lab.pass(Duration::from_secs(30));
+    assert_eq!(lab.shown("two"), ["192.0.2.1"]);
+    assert!(lab.shown("one").is_empty());
+    lab.assert_quiet();
+}
