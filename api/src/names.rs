@@ -62,6 +62,19 @@ pub mod labels {
     pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 }
 
+/// The Secret with the keys that speakers sign their heartbeats with, in the namespace of the installation. The
+/// controller makes it and changes the keys from time to time.
+pub mod liveness_secret {
+    /// Its name.
+    pub const NAME: &str = "ferrolb-liveness";
+    /// Prefix of the names of keys in its data; a number follows.
+    pub const KEY: &str = "key-";
+    /// In its data: the number of the key that signs.
+    pub const SIGNING: &str = "signing";
+    /// Annotation: when the controller changed the keys last, as in RFC 3339.
+    pub const CHANGED: &str = "ferrolb.io/changed";
+}
+
 /// Names and conditions of ConfigurationStates.
 pub mod configuration_state {
     /// The object of the controller.

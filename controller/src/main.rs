@@ -5,6 +5,7 @@
 
 mod args;
 mod configuration;
+mod liveness_key;
 mod metrics;
 mod news;
 mod owner;

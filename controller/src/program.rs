@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use tracing::info;
 
 use crate::args::Args;
+use crate::liveness_key::Keeper;
 use crate::metrics::Metrics;
 use crate::news;
 use crate::owner::Owner;
@@ -88,6 +89,8 @@ pub(crate) async fn run(args: Args) -> Result<(), Ended> {
         leads.set(1);
         Leadership::always()
     };
+    let keeper = Keeper::new(client.clone(), &namespace, leadership.clone(), &readiness);
+    tasks.spawn("liveness key", keeper.run(stop.clone()));
     let owner = Owner::new(
         controller,
         client.clone(),
