@@ -101,6 +101,13 @@ pub struct Placement {
     pub epoch: u64,
 }
 
+impl Placement {
+    /// What decides between two placements of one address: the greater one counts, for everybody.
+    pub fn order(&self) -> (u64, &str) {
+        (self.epoch, &self.owner)
+    }
+}
+
 /// The name of a VirtualIP: IPv4 as it is written, IPv6 as eight zero-padded groups joined by `-`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct VirtualIpName(IpAddr);

@@ -1,4 +1,4 @@
-//! Keeps `status.announcer` of each VirtualIP equal to what this node really answers for.
+//! Keeps `status.announcer` of each VirtualIP equal to what this node really answers for; and the book of such writes.
 //!
 //! At most one write per address is under way. A write that succeeded is not repeated before the watch shows it, one
 //! that failed not before the object changed or it is time to retry; so a refusing or slow API server sees one request
@@ -45,29 +45,35 @@ impl Writes {
             (Some(_), None) => false,
             (None, stands) => !names(stands.as_ref(), node),
         };
+        if self.begin(address, &ip.resource_version, true_already) {
+            effects.push(Effect::SetAnnouncer {
+                address,
+                interfaces: interfaces.cloned(),
+                resource_version: ip.resource_version.clone(),
+            });
+        }
+    }
+
+    /// Whether to write now, based on the object at `version`, of which it is known whether it says the right thing
+    /// already. If so, the write counts as under way.
+    pub(crate) fn begin(&mut self, address: IpAddr, version: &str, true_already: bool) -> bool {
         let last = self.0.get(&address);
         if last.is_some_and(|w| w.state == State::UnderWay) {
-            return;
+            return false;
         }
         if true_already {
             self.0.remove(&address);
-            return;
+            return false;
         }
-        if last.is_some_and(|w| w.based_on == ip.resource_version) {
-            return;
+        if last.is_some_and(|w| w.based_on == version) {
+            return false;
         }
-        self.0.insert(
-            address,
-            Write {
-                based_on: ip.resource_version.clone(),
-                state: State::UnderWay,
-            },
-        );
-        effects.push(Effect::SetAnnouncer {
-            address,
-            interfaces: interfaces.cloned(),
-            resource_version: ip.resource_version.clone(),
-        });
+        let write = Write {
+            based_on: version.to_owned(),
+            state: State::UnderWay,
+        };
+        self.0.insert(address, write);
+        true
     }
 
     /// The write under way for `address` has ended. One that nobody asked for is no news.

@@ -3,14 +3,26 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use ferrolb_model::{NodeRefusal, ServiceId};
+use ferrolb_model::{NodeRefusal, Placement, ServiceId};
 
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// The whole set of addresses to answer for at layer 2, whenever it changed. Also what goes into the snapshot file.
-    /// Comes before every other effect of the same input.
+    /// The whole set of addresses that this node owns, whenever it changed. Comes before every other effect of the same
+    /// input. [`crate::Ownership`] keeps it to itself and tells [`Effect::Duties`].
     Announce(BTreeMap<IpAddr, Announcement>),
+    /// The whole of this node's part in addresses at layer 2, whenever it changed. Also what goes into the snapshot
+    /// file. Comes before every other effect of the same input.
+    Duties(BTreeMap<IpAddr, Duty>),
+    /// Write `status.placement` of the VirtualIP: this node has taken the address over.
+    SetPlacement {
+        /// The address.
+        address: IpAddr,
+        /// With this node as the owner.
+        placement: Placement,
+        /// Precondition: the VirtualIP's resourceVersion.
+        resource_version: String,
+    },
     /// For the log: an address is withdrawn, or the placement gives it to this node and it is not announced. Once for
     /// each change of the reason.
     Withheld {
@@ -57,6 +69,28 @@ pub enum Effect {
         /// The Services that hold the address, each with its uid.
         services: Vec<(ServiceId, String)>,
     },
+}
+
+/// This node's part in one address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Duty {
+    /// The VirtualIP's uid.
+    pub uid: String,
+    /// The interfaces wanted; `None` means every suitable one.
+    pub interfaces: Option<BTreeSet<String>>,
+    /// Who owns the address and who stands by. A node that is neither has handed the address over, and answers until
+    /// the owner is heard.
+    pub placement: Placement,
+}
+
+impl Duty {
+    /// What its owner announces.
+    pub fn announcement(&self) -> Announcement {
+        Announcement {
+            interfaces: self.interfaces.clone(),
+            epoch: self.placement.epoch,
+        }
+    }
 }
 
 /// How one address is announced.

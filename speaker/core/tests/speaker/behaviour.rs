@@ -13,7 +13,7 @@ fn what_is_announced_stays_while_an_advertisement_cannot_be_read() {
     let gap = || config_with_a_gap(lan(), Vec::new());
     let how = BTreeMap::from([(ip("192.0.2.7"), announcement(Some(&["eth1"]), 1))]);
     let mut restarted = speaker();
-    restarted.handle(Input::Restored(how));
+    restarted.handle(snapshot(&how));
     let owned = |epoch| Input::VirtualIp(virtual_ip(ip("192.0.2.7"), Some((ME, epoch)), &["web"]));
     for input in [
         gap(),
@@ -316,7 +316,7 @@ fn what_moves_away_is_withdrawn_with_that_event() {
 #[test]
 fn a_snapshot_is_announced_from_at_once_and_corrected_in_sync() {
     let address = ip("192.0.2.7");
-    let restored = || Input::Restored(BTreeMap::from([(address, announcement(None, 3))]));
+    let restored = || snapshot(&BTreeMap::from([(address, announcement(None, 3))]));
     let mut speaker = speaker();
     assert_eq!(speaker.handle(restored()), [announce(None, 3)]);
     // Nothing that is merely missing takes it away, nor a placement that is older than the takeover by this node.
@@ -345,7 +345,7 @@ fn a_snapshot_is_announced_from_at_once_and_corrected_in_sync() {
 fn a_restart_is_silent_to_users() {
     let address = ip("192.0.2.7");
     let mut speaker = speaker();
-    speaker.handle(Input::Restored(BTreeMap::from([(address, announcement(None, 1))])));
+    speaker.handle(snapshot(&BTreeMap::from([(address, announcement(None, 1))])));
     for input in [
         answering(address, &["eth0"]),
         plain_config(),

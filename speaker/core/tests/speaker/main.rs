@@ -2,4 +2,5 @@
 
 mod behaviour;
 mod make;
+mod ownership;
 mod properties;

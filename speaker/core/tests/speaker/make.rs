@@ -9,7 +9,7 @@ use ferrolb_model::{
     NodeView, OnShrink, Operator, Placement, Pool, PoolSelection, ReclaimPolicy, Requirement, ServiceId, ServiceType,
     ServiceView, TrafficPolicy, VirtualIp,
 };
-use ferrolb_speaker_core::{Announcement, Effect, Input, Settings, Speaker};
+use ferrolb_speaker_core::{Announcement, Duty, Effect, Input, Settings, Speaker};
 
 /// The node that is tested.
 pub(crate) const ME: &str = "node-a";
@@ -159,6 +159,24 @@ pub(crate) fn announcement(interfaces: Option<&[&str]>, epoch: u64) -> Announcem
         interfaces: interfaces.map(set),
         epoch,
     }
+}
+
+/// The part of `owner` in an address that it announces so.
+pub(crate) fn duty(address: IpAddr, owner: &str, how: &Announcement) -> Duty {
+    Duty {
+        uid: format!("uid-{address}"),
+        interfaces: how.interfaces.clone(),
+        placement: Placement {
+            owner: owner.to_owned(),
+            standbys: Vec::new(),
+            epoch: how.epoch,
+        },
+    }
+}
+
+/// This node's snapshot, by which it announced these.
+pub(crate) fn snapshot(all: &BTreeMap<IpAddr, Announcement>) -> Input {
+    Input::Restored(all.iter().map(|(ip, how)| (*ip, duty(*ip, ME, how))).collect())
 }
 
 pub(crate) fn answering(address: IpAddr, interfaces: &[&str]) -> Input {

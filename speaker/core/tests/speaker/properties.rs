@@ -148,7 +148,9 @@ impl World {
                 Effect::Withheld { .. }
                 | Effect::NodeAssigned { .. }
                 | Effect::AnnounceFailed { .. }
-                | Effect::Conflict { .. } => {}
+                | Effect::Conflict { .. }
+                | Effect::Duties(_)
+                | Effect::SetPlacement { .. } => {}
             }
         }
         news
@@ -223,7 +225,7 @@ proptest! {
         let restored: BTreeMap<IpAddr, Announcement> =
             restored.into_iter().map(|(a, epoch)| (ip(a), announcement(None, epoch))).collect();
         let mut speaker = speaker();
-        speaker.handle(Input::Restored(restored.clone()));
+        speaker.handle(snapshot(&restored));
         let mut wanted = restored.clone();
         let mut owners: BTreeMap<IpAddr, String> = BTreeMap::new();
         let (mut configured, mut synced) = (false, false);

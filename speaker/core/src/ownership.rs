@@ -1,0 +1,286 @@
+//! This node's part in addresses at layer 2: what it owns, what it stands by for, what it has just handed over.
+//!
+//! [`Ownership`] stands between the news and the [`Speaker`]. Speakers take addresses over without the API server, so
+//! what stands there may be behind: of the two placements, the one with the greater epoch counts (then the greater name
+//! of the owner, the same order everywhere), and the `Speaker` is shown that one. A takeover of this node is written to
+//! the API server until it stands there, or something greater.
+//!
+//! An address that was placed elsewhere stays a duty until the new owner is heard: make before break.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ferrolb_model::{Placement, ServiceId, VirtualIp};
+
+use crate::announcer::Writes;
+use crate::effect::{Announcement, Duty, Effect};
+use crate::input::Input;
+use crate::speaker::Speaker;
+
+/// What the speakers go by where that is ahead of the API server.
+#[derive(Debug)]
+struct Belief {
+    /// Of the VirtualIP: one that was made anew knows nothing of it.
+    uid: String,
+    placement: Placement,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Ownership {
+    node: String,
+    speaker: Speaker,
+    /// VirtualIPs in which this node has a part, as the API server has them.
+    ips: BTreeMap<IpAddr, VirtualIp>,
+    beliefs: BTreeMap<IpAddr, Belief>,
+    /// Owned until a moment ago; the new owner has yet to be heard.
+    leaving: BTreeMap<IpAddr, Duty>,
+    duties: BTreeMap<IpAddr, Duty>,
+    synced: bool,
+    writes: Writes,
+}
+
+impl Ownership {
+    /// Stands before `speaker`, the speaker of `node`.
+    pub fn new(node: impl Into<String>, speaker: Speaker) -> Self {
+        Ownership {
+            node: node.into(),
+            speaker,
+            ips: BTreeMap::new(),
+            beliefs: BTreeMap::new(),
+            leaving: BTreeMap::new(),
+            duties: BTreeMap::new(),
+            synced: false,
+            writes: Writes::default(),
+        }
+    }
+
+    /// What the speaker knows.
+    pub fn speaker(&self) -> &Speaker {
+        &self.speaker
+    }
+
+    /// How many writes failed and wait for [`Input::Retry`].
+    pub fn failed_writes(&self) -> usize {
+        self.speaker.failed_writes() + self.writes.failed()
+    }
+
+    /// Takes one piece of news and says what to do about it.
+    pub fn handle(&mut self, input: Input) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        match input {
+            Input::Restored(duties) => self.restored(duties, &mut effects),
+            Input::VirtualIp(ip) => self.virtual_ip(ip, true, &mut effects),
+            Input::VirtualIpGone(address) => {
+                self.forget(address);
+                effects = self.speaker.handle(Input::VirtualIpGone(address));
+                self.settle([address], &mut effects);
+            }
+            Input::TookOver { address, placement } => self.believe(address, placement, &mut effects),
+            Input::HandedOver(address) => {
+                self.leaving.remove(&address);
+                self.settle([address], &mut effects);
+            }
+            Input::PlacementWritten { address, ok } => {
+                self.writes.ended(address, ok);
+                self.record(address, &mut effects);
+            }
+            Input::Retry => {
+                effects = self.speaker.handle(Input::Retry);
+                for address in self.writes.retry() {
+                    self.record(address, &mut effects);
+                }
+            }
+            Input::Service(view) => {
+                let id = view.id.clone();
+                effects = self.speaker.handle(Input::Service(view));
+                self.settle(self.claimed_by(&id), &mut effects);
+            }
+            Input::ServiceGone(id) => {
+                effects = self.speaker.handle(Input::ServiceGone(id.clone()));
+                self.settle(self.claimed_by(&id), &mut effects);
+            }
+            Input::Config(_) | Input::OwnNode(_) | Input::Synced => {
+                let syncs = matches!(input, Input::Synced) && !self.synced;
+                self.synced |= syncs;
+                effects = self.speaker.handle(input);
+                if syncs || !effects.is_empty() || self.synced {
+                    let all = self.ips.keys().chain(self.duties.keys()).copied().collect::<Vec<_>>();
+                    self.settle(all, &mut effects);
+                }
+            }
+            other => effects = self.speaker.handle(other),
+        }
+        effects.retain(|effect| !matches!(effect, Effect::Announce(_)));
+        effects
+    }
+
+    /// What the last run knew counts until the API server is heard in full; what it had taken over counts on.
+    fn restored(&mut self, duties: BTreeMap<IpAddr, Duty>, effects: &mut Vec<Effect>) {
+        if self.synced || duties == self.duties {
+            return;
+        }
+        for (address, duty) in duties.iter().filter(|(_, duty)| duty.placement.owner == self.node) {
+            let belief = Belief {
+                uid: duty.uid.clone(),
+                placement: duty.placement.clone(),
+            };
+            self.beliefs.insert(*address, belief);
+        }
+        effects.extend(self.speaker.handle(Input::Restored(duties.clone())));
+        self.duties = duties;
+        effects.push(Effect::Duties(self.duties.clone()));
+    }
+
+    /// Takes in a VirtualIP. An address that another node owns now is handed over, if there is somebody `to_wait_for`.
+    fn virtual_ip(&mut self, ip: VirtualIp, to_wait_for: bool, effects: &mut Vec<Effect>) {
+        let address = ip.address;
+        let counts = self.counts(&ip);
+        let mine = |placement: &Placement| placement.owner == self.node;
+        let standby = |placement: &Placement| placement.standbys.contains(&self.node);
+        match (&counts, self.duties.get(&address)) {
+            (Some(placement), Some(duty)) if mine(&duty.placement) && !mine(placement) => {
+                if to_wait_for && duty.uid == ip.uid {
+                    let placement = placement.clone();
+                    self.leaving.insert(
+                        address,
+                        Duty {
+                            placement,
+                            ..duty.clone()
+                        },
+                    );
+                }
+            }
+            (Some(placement), _) if !mine(placement) => {
+                if let Some(leaving) = self.leaving.get_mut(&address) {
+                    leaving.placement = placement.clone();
+                }
+            }
+            _ => {
+                self.leaving.remove(&address);
+            }
+        }
+        let concerns = counts.as_ref().is_some_and(|p| mine(p) || standby(p)) || self.leaving.contains_key(&address);
+        let shown = VirtualIp {
+            placement: counts,
+            ..ip.clone()
+        };
+        if concerns {
+            self.ips.insert(address, ip);
+        } else {
+            self.forget(address);
+        }
+        effects.extend(self.speaker.handle(Input::VirtualIp(shown)));
+        self.settle([address], effects);
+    }
+
+    fn forget(&mut self, address: IpAddr) {
+        self.ips.remove(&address);
+        self.beliefs.remove(&address);
+        self.leaving.remove(&address);
+        self.writes.forget(address);
+    }
+
+    /// The placement that counts. A belief that the API server has caught up with is dropped.
+    fn counts(&mut self, ip: &VirtualIp) -> Option<Placement> {
+        let belief = self.beliefs.get(&ip.address);
+        let ahead = |belief: &&Belief| {
+            belief.uid == ip.uid
+                && ip
+                    .placement
+                    .as_ref()
+                    .is_some_and(|p| belief.placement.order() > p.order())
+        };
+        match belief.filter(ahead) {
+            Some(belief) => Some(belief.placement.clone()),
+            None => {
+                self.beliefs.remove(&ip.address);
+                ip.placement.clone()
+            }
+        }
+    }
+
+    /// A takeover was heard of, or made.
+    fn believe(&mut self, address: IpAddr, placement: Placement, effects: &mut Vec<Effect>) {
+        let Some(ip) = self.ips.get(&address).cloned() else {
+            return;
+        };
+        let known = self.beliefs.get(&address).map(|belief| &belief.placement);
+        if known.is_some_and(|known| known.order() >= placement.order()) {
+            return;
+        }
+        let uid = ip.uid.clone();
+        self.beliefs.insert(address, Belief { uid, placement });
+        // The guard has heard of it first: there is nobody left to wait for.
+        self.virtual_ip(ip, false, effects);
+    }
+
+    /// Brings duties up to date, and writes down what this node took over.
+    fn settle(&mut self, addresses: impl IntoIterator<Item = IpAddr>, effects: &mut Vec<Effect>) {
+        let mut changed = false;
+        for address in addresses {
+            let duty = match self.synced {
+                true => self.duty(address),
+                false => self.restored_duty(address),
+            };
+            changed |= self.duties.get(&address) != duty.as_ref();
+            match duty {
+                Some(duty) => self.duties.insert(address, duty),
+                None => self.duties.remove(&address),
+            };
+            self.record(address, effects);
+        }
+        if changed {
+            effects.insert(0, Effect::Duties(self.duties.clone()));
+        }
+    }
+
+    fn duty(&self, address: IpAddr) -> Option<Duty> {
+        let ip = self.ips.get(&address)?;
+        let belief = self.beliefs.get(&address).map(|belief| &belief.placement);
+        let placement = belief.or(ip.placement.as_ref())?;
+        let announcement = if placement.owner == self.node {
+            self.speaker.wanted_as(address)?.clone()
+        } else if placement.standbys.contains(&self.node) {
+            self.speaker.would_announce(ip)?
+        } else {
+            return self.leaving.get(&address).cloned();
+        };
+        let Announcement { interfaces, .. } = announcement;
+        Some(Duty {
+            uid: ip.uid.clone(),
+            interfaces,
+            placement: placement.clone(),
+        })
+    }
+
+    /// Before the API server was heard in full only what a VirtualIP itself takes away goes.
+    fn restored_duty(&self, address: IpAddr) -> Option<Duty> {
+        let duty = self.duties.get(&address)?;
+        let owned = duty.placement.owner == self.node;
+        (!owned || self.speaker.wanted_as(address).is_some()).then(|| duty.clone())
+    }
+
+    /// Asks for the write of a takeover by this node that the API server does not know yet.
+    fn record(&mut self, address: IpAddr, effects: &mut Vec<Effect>) {
+        let Some(ip) = self.ips.get(&address).filter(|_| self.synced) else {
+            return;
+        };
+        let belief = self.beliefs.get(&address).map(|belief| &belief.placement);
+        let mine = belief.filter(|placement| placement.owner == self.node);
+        if self.writes.begin(address, &ip.resource_version, mine.is_none())
+            && let Some(placement) = mine
+        {
+            effects.push(Effect::SetPlacement {
+                address,
+                placement: placement.clone(),
+                resource_version: ip.resource_version.clone(),
+            });
+        }
+    }
+
+    fn claimed_by(&self, id: &ServiceId) -> Vec<IpAddr> {
+        let claims = |ip: &VirtualIp| ip.claims.iter().any(|claim| claim.service == *id);
+        self.ips.iter().filter(|(_, ip)| claims(ip)).map(|(a, _)| *a).collect()
+    }
+}

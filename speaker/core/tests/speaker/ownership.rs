@@ -1,0 +1,230 @@
+//! The part of a node in addresses whose owners change, with and without the API server.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ferrolb_model::{Placement, VirtualIp};
+use ferrolb_speaker_core::{Duty, Effect, Input, Ownership};
+
+use crate::make::*;
+
+const ADDRESS: &str = "192.0.2.7";
+
+fn placement(owner: &str, standbys: &[&str], epoch: u64) -> Placement {
+    Placement {
+        owner: owner.to_owned(),
+        standbys: standbys.iter().map(|name| (*name).to_owned()).collect(),
+        epoch,
+    }
+}
+
+fn placed(placement: Option<Placement>, version: &str) -> VirtualIp {
+    VirtualIp {
+        placement,
+        resource_version: version.to_owned(),
+        ..virtual_ip(ip(ADDRESS), None, &["web"])
+    }
+}
+
+/// In sync, with the address placed so.
+fn ownership(first: Placement) -> Ownership {
+    let mut ownership = Ownership::new(ME, speaker());
+    let facts = [
+        plain_config(),
+        node(labels(&[])),
+        Input::Service(service("web", labels(&[]))),
+        Input::VirtualIp(placed(Some(first), "1")),
+        Input::Synced,
+    ];
+    for input in facts {
+        ownership.handle(input);
+    }
+    ownership
+}
+
+/// The last duties among `effects`, if they changed: the placement for each address.
+fn duties(effects: &[Effect]) -> Option<Option<Placement>> {
+    let last = effects.iter().rev().find_map(|effect| match effect {
+        Effect::Duties(all) => Some(all),
+        _ => None,
+    });
+    last.map(|all: &BTreeMap<IpAddr, Duty>| all.get(&ip(ADDRESS)).map(|duty| duty.placement.clone()))
+}
+
+fn records(effects: &[Effect]) -> Vec<(Placement, String)> {
+    let record = |effect: &Effect| match effect {
+        Effect::SetPlacement {
+            placement,
+            resource_version,
+            ..
+        } => Some((placement.clone(), resource_version.clone())),
+        _ => None,
+    };
+    effects.iter().filter_map(record).collect()
+}
+
+fn took_over(placement: Placement) -> Input {
+    Input::TookOver {
+        address: ip(ADDRESS),
+        placement,
+    }
+}
+
+#[test]
+fn a_standby_has_a_part_as_long_as_it_could_announce() {
+    let mut ownership = ownership(placement(OTHER, &[ME], 1));
+    let stands_by = |ownership: &mut Ownership, input| duties(&ownership.handle(input));
+    assert_eq!(
+        stands_by(&mut ownership, Input::ServiceGone(id("web"))),
+        Some(None),
+        "nobody claims it"
+    );
+    let web = Input::Service(service("web", labels(&[])));
+    assert_eq!(stands_by(&mut ownership, web), Some(Some(placement(OTHER, &[ME], 1))));
+    let unselected = config(vec![pool("lan", "192.0.2.0/24")], vec![]);
+    assert_eq!(
+        stands_by(&mut ownership, unselected),
+        Some(None),
+        "nothing selects this node"
+    );
+    stands_by(&mut ownership, plain_config());
+    let elsewhere = Input::VirtualIp(placed(Some(placement(OTHER, &["node-c"], 1)), "2"));
+    assert_eq!(stands_by(&mut ownership, elsewhere), Some(None), "another stands by");
+}
+
+#[test]
+fn a_takeover_is_written_until_it_stands_there() {
+    let mut ownership = ownership(placement(OTHER, &[ME], 1));
+    let mine = placement(ME, &[OTHER], 2);
+    let effects = ownership.handle(took_over(mine.clone()));
+    assert_eq!(duties(&effects), Some(Some(mine.clone())));
+    assert_eq!(records(&effects), [(mine.clone(), "1".to_owned())]);
+    assert_eq!(ownership.speaker().wanted(), 1, "and announced");
+    assert_eq!(ownership.handle(took_over(mine.clone())), [], "no news");
+
+    let failed = Input::PlacementWritten {
+        address: ip(ADDRESS),
+        ok: false,
+    };
+    assert_eq!(ownership.handle(failed), []);
+    assert_eq!(ownership.failed_writes(), 1);
+    // The API server still knows nothing, and says so.
+    let old = Input::VirtualIp(placed(Some(placement(OTHER, &[ME], 1)), "2"));
+    let effects = ownership.handle(old);
+    assert_eq!(
+        (duties(&effects), records(&effects)),
+        (None, vec![(mine.clone(), "2".to_owned())])
+    );
+    let failed = Input::PlacementWritten {
+        address: ip(ADDRESS),
+        ok: false,
+    };
+    ownership.handle(failed);
+    assert_eq!(records(&ownership.handle(Input::Retry)).len(), 1);
+    ownership.handle(Input::PlacementWritten {
+        address: ip(ADDRESS),
+        ok: true,
+    });
+    let effects = ownership.handle(Input::VirtualIp(placed(Some(placement(ME, &["node-c"], 2)), "3")));
+    assert_eq!(
+        duties(&effects),
+        Some(Some(placement(ME, &["node-c"], 2))),
+        "as the controller completed it"
+    );
+    assert_eq!(records(&effects), []);
+}
+
+#[test]
+fn the_greater_placement_counts() {
+    let mut ownership = ownership(placement(ME, &[OTHER], 3));
+    let theirs = placement(OTHER, &[ME], 4);
+    assert_eq!(
+        duties(&ownership.handle(took_over(theirs.clone()))),
+        Some(Some(theirs.clone()))
+    );
+    assert_eq!(ownership.speaker().wanted(), 0);
+    let behind = Input::VirtualIp(placed(Some(placement(ME, &[OTHER], 3)), "2"));
+    let effects = ownership.handle(behind);
+    assert_eq!(
+        (duties(&effects), records(&effects)),
+        (None, vec![]),
+        "the other node writes it"
+    );
+    let back = placement(ME, &[OTHER], 5);
+    let effects = ownership.handle(Input::VirtualIp(placed(Some(back.clone()), "3")));
+    assert_eq!(duties(&effects), Some(Some(back)));
+    assert_eq!(duties(&ownership.handle(took_over(theirs))), None, "an old tale");
+}
+
+#[test]
+fn an_address_is_kept_until_the_new_owner_is_heard() {
+    let mut ownership = ownership(placement(ME, &[], 1));
+    let theirs = placement(OTHER, &["node-c"], 2);
+    let effects = ownership.handle(Input::VirtualIp(placed(Some(theirs.clone()), "2")));
+    assert_eq!(
+        duties(&effects),
+        Some(Some(theirs)),
+        "this node is in it no more, and answers"
+    );
+    assert_eq!(
+        ownership.speaker().wanted(),
+        0,
+        "but does not count as the one that announces"
+    );
+    let on = placement("node-c", &[OTHER], 3);
+    let effects = ownership.handle(Input::VirtualIp(placed(Some(on.clone()), "3")));
+    assert_eq!(duties(&effects), Some(Some(on)));
+    assert_eq!(duties(&ownership.handle(Input::HandedOver(ip(ADDRESS)))), Some(None));
+
+    let withdrawn = [None, Some(placement(OTHER, &[], 9))];
+    for (version, then) in withdrawn.into_iter().enumerate() {
+        let mine = Some(placement(ME, &[], 8));
+        ownership.handle(Input::VirtualIp(placed(mine, &format!("a{version}"))));
+        let gone = match then {
+            None => ownership.handle(Input::VirtualIp(placed(None, "b"))),
+            Some(_) => ownership.handle(Input::VirtualIpGone(ip(ADDRESS))),
+        };
+        assert_eq!(duties(&gone), Some(None), "nobody is to answer");
+    }
+}
+
+#[test]
+fn a_restart_goes_on_from_the_snapshot() {
+    let mine = duty(ip(ADDRESS), ME, &announcement(None, 5));
+    let before = |duty: &Duty| Input::Restored(BTreeMap::from([(ip(ADDRESS), duty.clone())]));
+    let facts = || {
+        [
+            plain_config(),
+            node(labels(&[])),
+            Input::Service(service("web", labels(&[]))),
+        ]
+    };
+    let behind = || Input::VirtualIp(placed(Some(placement(OTHER, &[ME], 4)), "1"));
+
+    let mut ownership = Ownership::new(ME, speaker());
+    assert_eq!(
+        duties(&ownership.handle(before(&mine))),
+        Some(Some(mine.placement.clone()))
+    );
+    for input in facts().into_iter().chain([behind()]) {
+        assert_eq!(duties(&ownership.handle(input)), None);
+    }
+    let effects = ownership.handle(Input::Synced);
+    assert_eq!(records(&effects), [(mine.placement.clone(), "1".to_owned())]);
+    assert_eq!(ownership.speaker().wanted(), 1);
+
+    // The same address, but its VirtualIP was made anew meanwhile.
+    let mut ownership = Ownership::new(ME, speaker());
+    let other = Duty {
+        uid: "another".to_owned(),
+        ..mine
+    };
+    ownership.handle(before(&other));
+    for input in facts() {
+        ownership.handle(input);
+    }
+    ownership.handle(behind());
+    let effects = ownership.handle(Input::Synced);
+    assert_eq!(duties(&effects), Some(Some(placement(OTHER, &[ME], 4))));
+    assert_eq!((records(&effects).len(), ownership.speaker().wanted()), (0, 0));
+}
