@@ -141,6 +141,22 @@ pub(crate) async fn named_address_waits_in_line(s: Scene) -> Result<()> {
     Ok(())
 }
 
+/// The broadcast address of the nodes' subnet, which their speakers tell of, is not handed out, not even on request.
+pub(crate) async fn broadcast_address(s: Scene) -> Result<()> {
+    let [last, broadcast] = ["172.30.255.254", "172.30.255.255"];
+    let name = s.namespace().to_owned();
+    s.apply_config(&pool(&name, &name, &[&format!("{last}-{broadcast}")])).await?;
+    s.apply_config(&advertisement(std::slice::from_ref(&name))).await?;
+    let wish = format!("metallb.io/loadBalancerIPs: {broadcast}");
+    s.apply(&annotated("named", "web", &wish, PLAIN)).await?;
+    s.refused("named", "AddressOfNetwork").await?;
+    let web = s.apply_and_address("web", &service("web", "web", PLAIN)).await?;
+    ensure!(web.to_string() == last, "got {web}");
+    s.apply(&service("other", "web", PLAIN)).await?;
+    s.refused("other", "PoolExhausted").await?;
+    s.no_address("named").await
+}
+
 /// Both families from two pools of one family each.
 pub(crate) async fn two_pools_for_two_families(s: Scene) -> Result<()> {
     s.apply(&deployment("web", 1)).await?;

@@ -98,6 +98,7 @@ fn main() -> std::process::ExitCode {
                     "named_address_waits_in_line",
                     with_pool(allocation::named_address_waits_in_line),
                 )
+                .scenario("broadcast_address", without_pool(allocation::broadcast_address))
                 .scenario(
                     "two_pools_for_two_families",
                     without_pool(allocation::two_pools_for_two_families),
