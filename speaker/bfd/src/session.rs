@@ -130,6 +130,8 @@ impl Remote {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Poll {
     None,
+    /// No packet with P has told the values yet, so nothing that arrives is an answer: an F belongs to a former sequence.
+    Due,
     /// Packets have P until one with F arrives.
     Running,
     /// The same, but something has changed since: the answer may not be about that, so another sequence follows.
@@ -294,11 +296,15 @@ impl Session {
         self.urgent = false;
         self.last_sent = Some(now);
         self.jitter = jitter;
+        // A packet has never both.
+        let poll = !answer && self.poll != Poll::None;
+        if poll && self.poll == Poll::Due {
+            self.poll = Poll::Running;
+        }
         Some(Repr {
             diagnostic: self.diagnostic,
             state: self.state,
-            // A packet has never both.
-            poll: self.poll != Poll::None && !answer,
+            poll,
             r#final: answer,
             independent: false,
             demand: false,
@@ -358,7 +364,7 @@ impl Session {
             self.transmit_in_force = self.transmit_in_force.min(transmit);
             self.receive_in_force = self.receive_in_force.max(receive);
             self.poll = match self.poll {
-                Poll::None => Poll::Running,
+                Poll::None | Poll::Due => Poll::Due,
                 Poll::Running | Poll::Again => Poll::Again,
             };
         } else {
@@ -370,8 +376,8 @@ impl Session {
 
     fn poll_answered(&mut self) {
         match self.poll {
-            Poll::None => {}
-            Poll::Again => self.poll = Poll::Running,
+            Poll::None | Poll::Due => {}
+            Poll::Again => self.poll = Poll::Due,
             Poll::Running => {
                 self.poll = Poll::None;
                 self.transmit_in_force = self.desired_transmit();

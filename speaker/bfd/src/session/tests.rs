@@ -319,6 +319,28 @@ fn a_change_during_a_poll_is_polled_for_again() {
 }
 
 #[test]
+fn the_answer_to_a_former_poll_ends_no_other() {
+    let mut session = in_state(State::Up, settings(200, 200), MS);
+    let answer = Repr {
+        r#final: true,
+        ..packet(State::Up)
+    };
+    session.set(settings(300, 200));
+    // The way there and back takes longer than an interval.
+    assert!(sent(&mut session, 201 * MS)[0].poll);
+    assert!(sent(&mut session, 401 * MS)[0].poll);
+    session.receive(402 * MS, &answer);
+    assert_eq!(session.transmit_interval(), 300 * MS);
+    session.set(settings(500, 200));
+    session.receive(403 * MS, &answer);
+    assert_eq!(session.transmit_interval(), 300 * MS, "the router has not been told");
+    let told = sent(&mut session, 702 * MS);
+    assert!(told[0].poll && told[0].desired_transmit == 500_000);
+    session.receive(703 * MS, &answer);
+    assert_eq!(session.transmit_interval(), 500 * MS);
+}
+
+#[test]
 fn down_ends_a_poll() {
     let mut session = in_state(State::Up, settings(50, 50), MS);
     session.set(settings(500, 20));
