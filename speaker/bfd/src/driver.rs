@@ -41,7 +41,7 @@ use crate::urgency;
 use live::Live;
 
 /// Before what failed is tried again.
-const RETRY: Duration = Duration::from_secs(5);
+const RETRY: Duration = Duration::from_secs(1);
 /// Before a report that was not taken is offered again.
 const OFFER: Duration = Duration::from_millis(20);
 /// To wake up so much later than asked for is to have stood still.

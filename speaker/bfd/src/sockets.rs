@@ -1,15 +1,23 @@
 //! UDP sockets. One for each family, port and VRF receives for all sessions; each session sends from one of its own.
 //!
 //! Linux has no least TTL for UDP, so the TTL comes with each packet and is judged in [`crate::demux`].
+//!
+//! A link-local router hears this node from its link-local address or not at all. While the kernel still tries out
+//! whether that address is taken (RFC 4862 section 5.4) it would send from a global one, and the router would take the
+//! packets for those of its session with the global one.
 
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
+use nix::ifaddrs::getifaddrs;
+use nix::libc::{in6_addr, in6_pktinfo};
 use nix::net::if_::if_nametoindex;
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt};
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt, sockopt,
+};
 use socket2::{Domain, Socket, Type};
 
 use crate::demux::{Arrival, SINGLE_HOP_TTL};
@@ -101,7 +109,7 @@ impl Receiver {
         }
         socket.set_recv_buffer_size(QUEUE)?;
         socket.bind(&SocketAddr::new(unspecified(door.v6), door.port()).into())?;
-        let control = nix::cmsg_space!(nix::libc::in6_pktinfo, i32);
+        let control = nix::cmsg_space!(in6_pktinfo, i32);
         Ok(Receiver { socket, door, control })
     }
 
@@ -164,6 +172,9 @@ fn address(storage: &SockaddrStorage) -> Option<IpAddr> {
 pub(crate) struct Sender {
     socket: Socket,
     to: SocketAddr,
+    /// Where it sends to a link-local router from. The kernel looks at it for each packet: it refuses one that is not,
+    /// not yet or no longer an address of the interface.
+    from: Option<in6_pktinfo>,
 }
 
 impl Sender {
@@ -194,12 +205,42 @@ impl Sender {
             }
         }
         let to = with_scope(path.peer, port(path.multi_hop), interface);
-        Ok(Sender { socket, to })
+        let from = match (to, path.local, path.interface.as_deref()) {
+            (SocketAddr::V6(to), None, Some(name)) if to.ip().is_unicast_link_local() => Some(in6_pktinfo {
+                ipi6_addr: in6_addr {
+                    s6_addr: link_local(name)?.octets(),
+                },
+                ipi6_ifindex: to.scope_id(),
+            }),
+            _ => None,
+        };
+        Ok(Sender { socket, to, from })
     }
 
     pub(crate) fn send(&self, packet: &[u8; LENGTH]) -> io::Result<()> {
-        self.socket.send_to(packet, &self.to.into()).map(drop)
+        let from = self.from.as_ref().map(ControlMessage::Ipv6PacketInfo);
+        let (fd, to) = (self.socket.as_raw_fd(), SockaddrStorage::from(self.to));
+        sendmsg(
+            fd,
+            &[IoSlice::new(packet)],
+            from.as_slice(),
+            MsgFlags::empty(),
+            Some(&to),
+        )?;
+        Ok(())
     }
+}
+
+/// The link-local address of an interface.
+fn link_local(interface: &str) -> io::Result<Ipv6Addr> {
+    getifaddrs()?
+        .filter(|found| found.interface_name == interface)
+        .filter_map(|found| Some(found.address?.as_sockaddr_in6()?.ip()))
+        .find(Ipv6Addr::is_unicast_link_local)
+        .ok_or_else(|| {
+            let text = format!("{interface} has no link-local address");
+            io::Error::new(io::ErrorKind::AddrNotAvailable, text)
+        })
 }
 
 /// A link-local address needs the interface's index beside it.
