@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::lab::{Lab, Namespace, Process, eventually};
+use ferrolb_netns::{Lab, Namespace, Process, eventually};
 
 const LIBRARY: &str = "/usr/lib/frr";
 

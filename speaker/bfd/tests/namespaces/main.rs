@@ -2,8 +2,8 @@
 //! the tests say so and pass.
 
 mod bird;
+mod driver;
 mod frr;
-mod lab;
 mod process;
 
 use std::net::UdpSocket;
@@ -11,15 +11,24 @@ use std::time::{Duration, Instant};
 
 use ferrolb_bfd::packet::Malformed;
 use ferrolb_bfd::{Cause, Fault, Path, Reason, Settings, State, Status};
+use ferrolb_netns::{Lab, NODE, ROUTER, eventually, ip};
 use nix::sys::signal::Signal;
 
 use bird::Bird;
+use driver::{Driver, every};
 use frr::{Frr, peer};
-use lab::{Driver, Lab, NODE, ROUTER, eventually, every, ip};
 use process::OtherProcess;
 
 fn router(family: usize) -> Path {
     Path::new(ip(ROUTER[family]))
+}
+
+/// The router by its link-local address.
+fn near(address: &str) -> Path {
+    Path {
+        interface: Some("eth0".to_owned()),
+        ..Path::new(ip(address))
+    }
 }
 
 fn failed(status: &Status) -> bool {
@@ -142,20 +151,9 @@ fn who_waits_for_whom() {
 }
 
 #[test]
-#[ignore = "one of its three sessions flaps now and then when all tests run at once; why is not known yet"]
 fn bird_over_one_hop_and_an_interface() {
     let Some(lab) = Lab::new() else { return };
-    let link_local = |namespace: &lab::Namespace| {
-        let shown = namespace
-            .command(&["ip", "-o", "-6", "addr", "show", "dev", "eth0", "scope", "link"])
-            .0;
-        shown
-            .split_whitespace()
-            .nth(3)
-            .and_then(|a| a.split('/').next())
-            .map(str::to_owned)
-    };
-    let (node, host) = (link_local(&lab.node).unwrap(), link_local(&lab.host).unwrap());
+    let (node, host) = (lab.node.link_local("eth0"), lab.host.link_local("eth0"));
     let lines = format!(
         "interface \"eth0\" {{ interval 200 ms; multiplier 3; }};\nneighbor {} dev \"eth0\";\nneighbor {node} dev \"eth0\";\n\
          neighbor {} dev \"eth0\";",
@@ -163,11 +161,7 @@ fn bird_over_one_hop_and_an_interface() {
     );
     let bird = Bird::start(&lab, &lines);
     let mut driver = Driver::start(&lab.node);
-    let near = Path {
-        interface: Some("eth0".to_owned()),
-        ..Path::new(ip(&host))
-    };
-    let paths = [router(0), router(1), near];
+    let paths = [router(0), router(1), near(&host)];
     let want = |driver: &Driver, settings| driver.want(&paths.each_ref().map(|path| (path, settings)));
     want(&driver, every(250, 6));
     for path in &paths {
@@ -194,6 +188,34 @@ fn bird_over_one_hop_and_an_interface() {
             (1, u64::from(status.remote_state != State::AdminDown))
         );
     }
+}
+
+/// A packet from another address would belong to the router's session with that.
+#[test]
+fn a_link_local_router_hears_the_link_local_address_alone() {
+    let Some(lab) = Lab::new() else { return };
+    let (node, host) = (lab.node.link_local("eth0"), lab.host.link_local("eth0"));
+    let router = lab.host.run(|| UdpSocket::bind("[::]:3784")).unwrap();
+    router.set_nonblocking(true).unwrap();
+    lab.node.ip(&format!("addr del {node}/64 dev eth0"));
+    let mut driver = Driver::start(&lab.node);
+    let path = near(&host);
+    driver.want(&[(&path, every(200, 3))]);
+    let text = format!("cannot open a socket to {path}: eth0 has no link-local address");
+    driver.until(&path, "without an address", |s| {
+        s.fault.as_ref().is_some_and(|fault| fault.to_string() == text)
+    });
+    // For three seconds the kernel asks whether somebody else has it.
+    for (name, value) in [("accept_dad", "1"), ("dad_transmits", "3")] {
+        lab.node.write(&format!("/proc/sys/net/ipv6/conf/eth0/{name}"), value);
+    }
+    lab.node.ip(&format!("addr add {node}/64 dev eth0"));
+    driver.until(&path, "refused by the kernel", |s| {
+        matches!(s.fault, Some(Fault::Send { .. }))
+    });
+    let (_, from) = eventually("a packet", || router.recv_from(&mut [0; 64]).ok());
+    assert_eq!(from.ip(), ip(&node));
+    driver.until(&path, "without a fault", |s| s.fault.is_none());
 }
 
 #[test]

@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use ferrolb_bfd::{Path, Wanted, WantedSession, spawn_thread};
+use ferrolb_netns::{Namespace, Process, ip};
 use nix::sys::signal::Signal;
 
-use crate::lab::{Namespace, Process, every, ip};
+use crate::driver::every;
 
 const VARIABLE: &str = "FERROLB_BFD_PROCESS";
 

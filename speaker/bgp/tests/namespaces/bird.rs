@@ -1,6 +1,6 @@
 //! BIRD in the host's namespaces.
 
-use crate::lab::{Lab, Namespace, Process, ROUTER, eventually};
+use ferrolb_netns::{Lab, Namespace, Process, ROUTER, eventually};
 
 /// A running BIRD.
 pub(crate) struct Bird<'a> {

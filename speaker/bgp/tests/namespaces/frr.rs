@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::lab::{Lab, NODE, Namespace, Process, eventually};
+use ferrolb_netns::{Lab, NODE, Namespace, Process, eventually};
 
 const LIBRARY: &str = "/usr/lib/frr";
 

@@ -1,6 +1,6 @@
 //! GoBGP in the host's namespaces.
 
-use crate::lab::{Lab, NODE, Namespace, Process, eventually};
+use ferrolb_netns::{Lab, NODE, Namespace, Process, eventually};
 
 /// A running GoBGP.
 pub(crate) struct Gobgp<'a> {

@@ -4,9 +4,9 @@
 //! permission each test says that it was skipped.
 
 mod bird;
+mod engine;
 mod frr;
 mod gobgp;
-mod lab;
 mod make;
 
 use std::net::Ipv4Addr;
@@ -19,9 +19,10 @@ use ferrolb_bgp::session::Leave;
 use ferrolb_bgp::settings::{GracefulRestart, Opening, Password, Reach};
 use ferrolb_bgp::status::Fault;
 use ferrolb_bgp::{Attributes, Peer, Phase, Routes, State};
+use ferrolb_netns::{Lab, NODE, ROUTER, eventually, ip};
 
+use engine::Engine;
 use frr::{Frr, internal, neighbour};
-use lab::{Engine, Lab, NODE, ROUTER, eventually, ip};
 use make::{drain, external, peer, routes};
 
 #[test]

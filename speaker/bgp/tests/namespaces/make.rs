@@ -10,7 +10,7 @@ use ferrolb_bgp::{Attributes, Community, LargeCommunity, Peer, Phase, RemoteAsn,
 use ferrolb_model::FamilySet;
 use ipnet::IpNet;
 
-use crate::lab::{ROUTER, ip};
+use ferrolb_netns::{ROUTER, ip};
 
 /// The router, reached over IPv4 or IPv6, in our AS, for both families.
 pub(crate) fn peer(v6: bool) -> Peer {
