@@ -21,10 +21,7 @@ pub enum LivenessKeysError {
         number: u32,
     },
     /// A key of another length.
-    #[error(
-        "data[\"{}{number}\"] has {length} octets instead of {LIVENESS_KEY}",
-        liveness_secret::KEY
-    )]
+    #[error("data[\"{}{number}\"] has {length} octets instead of {LIVENESS_KEY}", liveness_secret::KEY)]
     Length {
         /// Its number.
         number: u32,

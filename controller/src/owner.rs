@@ -79,10 +79,7 @@ pub(crate) struct Owner {
 
 impl Owner {
     /// An owner that knows nothing yet and acts only while `leadership` says so.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "each is a part of the program, made in one place"
-    )]
+    #[expect(clippy::too_many_arguments, reason = "each is a part of the program, made in one place")]
     pub(crate) fn new(
         controller: Controller,
         client: Client,

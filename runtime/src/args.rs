@@ -32,23 +32,11 @@ pub struct CommonArgs {
     pub admin_addr: SocketAddr,
 
     /// What is logged
-    #[arg(
-        long,
-        value_name = "LEVEL",
-        env = "FERROLB_LOG_LEVEL",
-        value_enum,
-        default_value = "info"
-    )]
+    #[arg(long, value_name = "LEVEL", env = "FERROLB_LOG_LEVEL", value_enum, default_value = "info")]
     pub log_level: LogLevel,
 
     /// How a log line is written
-    #[arg(
-        long,
-        value_name = "FORMAT",
-        env = "FERROLB_LOG_FORMAT",
-        value_enum,
-        default_value = "text"
-    )]
+    #[arg(long, value_name = "FORMAT", env = "FERROLB_LOG_FORMAT", value_enum, default_value = "text")]
     pub log_format: LogFormat,
 }
 

@@ -54,19 +54,11 @@ use crate::{schema, wire};
 #[serde(rename_all = "camelCase")]
 pub struct AllocationPolicySpec {
     /// The namespaces that are limited, by name. Without names and without selectors, every namespace is.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "Vec::is_empty")]
     pub namespaces: Vec<String>,
 
     /// The namespaces that are limited, by label, in addition to those named. Any one selector is enough.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::label_selectors")]
     pub namespace_selectors: Vec<LabelSelector>,
 
@@ -96,19 +88,11 @@ pub struct AllocationPolicySpec {
 #[serde(rename_all = "camelCase")]
 pub struct SharingLimit {
     /// By name.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "Vec::is_empty")]
     pub namespaces: Vec<String>,
 
     /// By label, in addition to those named. Any one selector is enough.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::label_selectors")]
     pub namespace_selectors: Vec<LabelSelector>,
 }

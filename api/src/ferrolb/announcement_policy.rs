@@ -51,37 +51,21 @@ use crate::{schema, wire};
 #[serde(rename_all = "camelCase")]
 pub struct AnnouncementPolicySpec {
     /// The pools that the policy is for, by name. Without names and without selectors, it is for all pools.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "Vec::is_empty")]
     pub ip_address_pools: Vec<String>,
 
     /// The pools that the policy is for, by label, in addition to those named. Any one selector is enough.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::label_selectors")]
     pub ip_address_pool_selectors: Vec<LabelSelector>,
 
     /// The Services that the policy is for, by label. Any one selector is enough; without any, it is for all.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::label_selectors")]
     pub service_selectors: Vec<LabelSelector>,
 
     /// The nodes that the policy is for, by label. Any one selector is enough; without any, it is for all.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::label_selectors")]
     pub node_selectors: Vec<LabelSelector>,
 
@@ -146,11 +130,7 @@ pub struct Layer2Policy {
 pub struct PlacementPolicy {
     /// Nodes that are preferred. The weights of all that match a node add up, those of L2Advertisements included; the
     /// highest sum wins, and among equals the node with the fewest addresses.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub weights: Vec<NodeWeight>,
 
@@ -192,11 +172,7 @@ pub struct AntiAffinity {
     pub among: AntiAffinityGroup,
 
     /// The label of Services whose value makes a group.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 317))]
     pub label_key: String,
 }
@@ -307,21 +283,13 @@ pub struct BgpPolicy {
     pub as_path_prepend: Option<u32>,
 
     /// Large communities to attach in addition, like `65000:1:2` (RFC 8092).
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::large_communities")]
     pub large_communities: Vec<String>,
 
     /// Extended communities to attach, like `rt:65000:100` (route target) or `soo:192.0.2.1:7` (site of origin, RFC
     /// 4360).
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::extended_communities")]
     pub extended_communities: Vec<String>,
 

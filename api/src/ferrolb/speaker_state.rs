@@ -57,19 +57,11 @@ pub struct SpeakerStateSpec {}
 #[serde(rename_all = "camelCase")]
 pub struct SpeakerStateStatus {
     /// The version of the speaker.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "String::is_empty")]
     pub version: String,
 
     /// The interfaces that it may announce on, by name.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub interfaces: Vec<InterfaceState>,
 
@@ -82,11 +74,7 @@ pub struct SpeakerStateStatus {
     pub bgp: Option<BgpState>,
 
     /// What went wrong last. Absent while everything is in order.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "String::is_empty")]
     pub last_error: String,
 }
 
@@ -100,11 +88,7 @@ pub struct InterfaceState {
     pub name: String,
 
     /// Its MAC address, like `02:00:5e:10:00:01`.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "String::is_empty")]
     pub mac_address: String,
 
     /// Whether it is switched on.
@@ -116,20 +100,12 @@ pub struct InterfaceState {
     pub carrier: bool,
 
     /// Its addresses with their prefix length, like `192.0.2.5/24`.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub addresses: Vec<String>,
 
     /// The gateways that routes of the node name behind it.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub gateways: Vec<String>,
 }
@@ -154,11 +130,7 @@ pub struct BgpState {
     pub established: u32,
 
     /// The sessions, by the name of the peer.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub sessions: Vec<BgpSession>,
 }
@@ -173,11 +145,7 @@ pub struct BgpSession {
     pub peer: String,
 
     /// The address of the router; for an unnumbered session the one that was found.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "String::is_empty")]
     pub address: String,
 
     /// Where the session stands (RFC 4271, section 8.2.2).
@@ -200,11 +168,7 @@ pub struct BgpSession {
     pub prefixes_sent: u32,
 
     /// Why the session ended last, with the text that the other side gave.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "String::is_empty")]
     pub last_error: String,
 
     /// The BFD session beside it. Absent without a BFDProfile.
@@ -240,11 +204,7 @@ pub struct Negotiated {
     pub peer_asn: u32,
 
     /// The BGP identifier of the router.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "String::is_empty")]
     pub router_id: String,
 
     /// After how many seconds without a word the session is lost; 0 is never.
@@ -258,11 +218,7 @@ pub struct Negotiated {
     pub keepalive_seconds: u32,
 
     /// The capabilities that both sides have, like `ipv4-unicast` or `graceful-restart`.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub capabilities: Vec<String>,
 }

@@ -23,12 +23,7 @@ use crate::{schema, wire};
     doc = "An address in use, reserved or blocked. Without claims it blocks the address; made beforehand with a claim, it \
            reserves the address for that Service. Named after the address: IPv4 as it is written, IPv6 as eight \
            zero-padded groups joined by '-'.",
-    printcolumn(
-        name = "Address",
-        type_ = "string",
-        json_path = ".spec.address",
-        description = "The address."
-    ),
+    printcolumn(name = "Address", type_ = "string", json_path = ".spec.address", description = "The address."),
     printcolumn(
         name = "Pool",
         type_ = "string",
@@ -80,11 +75,7 @@ pub struct VirtualIpSpec {
     pub pool: Option<String>,
 
     /// The Services that hold the address, several when they share it. None blocks the address.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1024), extend("x-kubernetes-list-type" = "atomic"))]
     pub claims: Vec<Claim>,
 
@@ -154,11 +145,7 @@ pub struct VirtualIpStatus {
     pub announcer: Option<Announcer>,
 
     /// Allocated: the address is handed out. Announced: a node announces it. Each with a stable reason and a message.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
 }
@@ -172,11 +159,7 @@ pub struct Placement {
     pub owner: String,
 
     /// The nodes that take over, in this order.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub standbys: Vec<String>,
 
@@ -195,11 +178,7 @@ pub struct Announcer {
     pub node: String,
 
     /// The interfaces that it answers on.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub interfaces: Vec<String>,
 }

@@ -64,63 +64,35 @@ pub struct BgpAdvertisementSpec {
     pub aggregation_length_v6: Option<i32>,
 
     /// LOCAL_PREF, sent to internal peers alone. 0, or none, is 100.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "wire::is_zero"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "wire::is_zero")]
     #[schemars(schema_with = "schema::uint32")]
     pub local_pref: u32,
 
     /// The communities to attach: `65000:100`, `large:65000:1:2`, or a name from a Community object.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "Vec::is_empty")]
     pub communities: Vec<String>,
 
     /// The pools to advertise, by name. A name that no pool has yet is no error. Without names and without selectors,
     /// all pools are advertised.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "Vec::is_empty")]
     pub ip_address_pools: Vec<String>,
 
     /// The pools to advertise, by label, in addition to those named. Any one selector is enough.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::label_selectors")]
     pub ip_address_pool_selectors: Vec<LabelSelector>,
 
     /// The nodes that may advertise, and so be next hops. Any one selector is enough; without any, all nodes may.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::label_selectors")]
     pub node_selectors: Vec<LabelSelector>,
 
     /// The BGPPeers to advertise to, by name. Without any, to all; a name that no peer has gets nothing.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "Vec::is_empty")]
     pub peers: Vec<String>,
 
     /// The Services whose addresses are advertised, by label. Any one selector is enough; without any, all are.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::label_selectors")]
     pub service_selectors: Vec<LabelSelector>,
 }

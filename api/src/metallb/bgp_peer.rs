@@ -63,12 +63,7 @@ pub struct BgpPeerSpec {
     pub my_asn: u32,
 
     /// The AS number of the router. Either this or dynamicASN; 0 is none.
-    #[serde(
-        default,
-        rename = "peerASN",
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "wire::is_zero"
-    )]
+    #[serde(default, rename = "peerASN", deserialize_with = "wire::or_default", skip_serializing_if = "wire::is_zero")]
     #[schemars(schema_with = "schema::uint32")]
     pub peer_asn: u32,
 
@@ -83,29 +78,17 @@ pub struct BgpPeerSpec {
     pub local_asn: Option<u32>,
 
     /// The address of the router. Either this or interface.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "String::is_empty")]
     #[schemars(schema_with = "schema::ip_address")]
     pub peer_address: String,
 
     /// The interface behind which the router is found by its link-local address (an unnumbered session).
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 15))]
     pub interface: String,
 
     /// The local address to speak from.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "String::is_empty")]
     #[schemars(schema_with = "schema::ip_address")]
     pub source_address: String,
 
@@ -141,20 +124,12 @@ pub struct BgpPeerSpec {
     pub router_id: String,
 
     /// The nodes that speak with the router. Any one selector is enough; without any, all nodes do.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::label_selectors")]
     pub node_selectors: Vec<LabelSelector>,
 
     /// The password of the session (TCP MD5, RFC 2385). Better kept in a Secret, see passwordSecret.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "Password::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "Password::is_empty")]
     #[schemars(schema_with = "schema::password")]
     pub password: Password,
 
@@ -165,36 +140,20 @@ pub struct BgpPeerSpec {
     pub password_secret: Option<SecretReference>,
 
     /// The BFDProfile by which the path to the router is watched. Without it, there is no BFD.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 253))]
     pub bfd_profile: String,
 
     /// Ask the router to keep our routes while the speaker restarts (RFC 4724).
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "wire::is_zero"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "wire::is_zero")]
     pub enable_graceful_restart: bool,
 
     /// Whether an external router may be more than one hop away.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "wire::is_zero"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "wire::is_zero")]
     pub ebgp_multi_hop: bool,
 
     /// The VRF device to speak through.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 15))]
     pub vrf: String,
 

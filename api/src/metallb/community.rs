@@ -24,11 +24,7 @@ use crate::{schema, wire};
 #[schemars(rename = "CommunitySpec")]
 pub struct CommunitySpec {
     /// The names and what they stand for. A name is unique among all Community objects.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::community_aliases")]
     pub communities: Vec<CommunityAlias>,
 }
@@ -40,19 +36,11 @@ wire::optional_spec!(CommunitySpec);
 #[serde(rename_all = "camelCase")]
 pub struct CommunityAlias {
     /// The name.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "String::is_empty")]
     pub name: String,
 
     /// The community.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "String::is_empty")]
     pub value: String,
 }
 

@@ -51,19 +51,11 @@ pub struct ConfigurationStateStatus {
     pub result: ConfigurationResult,
 
     /// One line per object that is left out: kind, name, field, value and what would be right.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "String::is_empty")]
     pub error_summary: String,
 
     /// The verdicts that the result is made of, one per part of the component.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
 }

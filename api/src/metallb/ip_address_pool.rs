@@ -66,36 +66,20 @@ pub struct IpAddressPoolSpec {
 #[serde(rename_all = "camelCase")]
 pub struct ServiceAllocation {
     /// Pools with a lower number are tried first; 0, or none, is tried last.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "wire::is_zero"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "wire::is_zero")]
     pub priority: i32,
 
     /// Namespaces whose Services may use the pool, by name.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "Vec::is_empty")]
     pub namespaces: Vec<String>,
 
     /// Namespaces whose Services may use the pool, by label. Any one selector is enough.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::label_selectors")]
     pub namespace_selectors: Vec<LabelSelector>,
 
     /// Services that may use the pool, by label. Any one selector is enough.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::label_selectors")]
     pub service_selectors: Vec<LabelSelector>,
 }

@@ -52,54 +52,30 @@ use crate::{schema, wire};
 pub struct L2AdvertisementSpec {
     /// The pools to announce, by name. A name that no pool has yet is no error. Without names and without selectors,
     /// all pools are announced.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "Vec::is_empty")]
     pub ip_address_pools: Vec<String>,
 
     /// The pools to announce, by label, in addition to those named. Any one selector is enough.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::label_selectors")]
     pub ip_address_pool_selectors: Vec<LabelSelector>,
 
     /// The nodes that may announce. Any one selector is enough; without any, all nodes may.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::label_selectors")]
     pub node_selectors: Vec<LabelSelector>,
 
     /// The interfaces to announce on, by their literal names. Without any, all suitable interfaces are used.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "Vec::is_empty")]
     pub interfaces: Vec<String>,
 
     /// The Services whose addresses are announced, by label. Any one selector is enough; without any, all are.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::label_selectors")]
     pub service_selectors: Vec<LabelSelector>,
 
     /// Which of the nodes that may announce are preferred. A node's weights add up; the highest sum wins.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "Vec::is_empty")]
     pub preferred_node_selectors: Vec<PreferredNodeSelector>,
 }
 

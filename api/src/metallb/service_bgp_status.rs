@@ -50,37 +50,21 @@ wire::optional_spec!(ServiceBgpStatusSpec);
 #[serde(rename_all = "camelCase")]
 pub struct ServiceBgpStatusStatus {
     /// The node that advertises the Service. Never changes.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "String::is_empty")]
     #[schemars(schema_with = "schema::constant")]
     pub node: String,
 
     /// The name of the Service. Never changes.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "String::is_empty")]
     #[schemars(schema_with = "schema::constant")]
     pub service_name: String,
 
     /// The namespace of the Service. Never changes.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "String::is_empty")]
     #[schemars(schema_with = "schema::constant")]
     pub service_namespace: String,
 
     /// The names of the BGPPeers, in order.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "Vec::is_empty")]
     pub peers: Vec<String>,
 }

@@ -50,38 +50,22 @@ wire::optional_spec!(ServiceL2StatusSpec);
 #[serde(rename_all = "camelCase")]
 pub struct ServiceL2StatusStatus {
     /// The node that announces the Service. Never changes.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "String::is_empty")]
     #[schemars(schema_with = "schema::constant")]
     pub node: String,
 
     /// The name of the Service. Never changes.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "String::is_empty")]
     #[schemars(schema_with = "schema::constant")]
     pub service_name: String,
 
     /// The namespace of the Service. Never changes.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "String::is_empty")]
     #[schemars(schema_with = "schema::constant")]
     pub service_namespace: String,
 
     /// The interfaces that it is announced on. None stands for all.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "Vec::is_empty")]
     pub interfaces: Vec<InterfaceInfo>,
 }
 
@@ -89,10 +73,6 @@ pub struct ServiceL2StatusStatus {
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub struct InterfaceInfo {
     /// Its name.
-    #[serde(
-        default,
-        deserialize_with = "wire::or_default",
-        skip_serializing_if = "String::is_empty"
-    )]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "String::is_empty")]
     pub name: String,
 }
