@@ -1,41 +1,65 @@
-//! Whole frames: whatever arrives, an answer is about an address announced here, says this interface's MAC and goes to
-//! one station, or to all nodes when it defends against duplicate detection.
+//! Whole frames: whatever arrives, an answer is about an address answered for here, is sent by this interface's MAC to
+//! one station, or to all nodes when it defends against duplicate detection; and what is seen is another station's.
 #![no_main]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ferrolb_l2::plan::Stance;
 use ferrolb_l2::responder::{Action, Port, respond};
 use ferrolb_l2::wire::ethernet;
 use libfuzzer_sys::fuzz_target;
 
 const OWN: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const OWNER: [u8; 6] = [2, 0, 0, 0, 0, 6];
 const ALL_NODES: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
 
 fuzz_target!(|data: &[u8]| {
-    let own_macs = BTreeSet::from([OWN]);
-    let addresses = BTreeSet::from([
-        IpAddr::V4(Ipv4Addr::new(10, 99, 0, 100)),
-        IpAddr::V6(Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, 0x100)),
-    ]);
-    match respond(
+    let stances = [Stance::Own, Stance::StandIn(OWNER), Stance::Listen];
+    let of = |host: u16| {
+        [
+            IpAddr::V4(Ipv4Addr::new(10, 99, 0, host as u8)),
+            IpAddr::V6(Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, 0, host)),
+        ]
+    };
+    let addresses: BTreeMap<IpAddr, Stance> = (100..)
+        .zip(stances)
+        .flat_map(|(host, stance)| of(host).map(|address| (address, stance)))
+        .collect();
+    let peers = BTreeSet::from(of(2));
+    let decision = respond(
         data,
         Port {
             mac: OWN,
-            own_macs: &own_macs,
+            own_macs: &BTreeSet::from([OWN]),
+            members: &BTreeSet::new(),
             addresses: &addresses,
+            peers: &peers,
         },
-    ) {
-        Action::Reply { address, frame } => {
-            assert!(addresses.contains(&address));
+    );
+    match decision.action {
+        Action::Reply {
+            request,
+            for_owner,
+            frame,
+        } => {
+            let stance = addresses[&request.address()];
+            assert_ne!(stance, Stance::Listen);
+            assert_eq!(for_owner, stance != Stance::Own);
             let header = ethernet::Frame::new(frame.as_bytes()).expect("a whole frame").header();
             assert_eq!(header.source, OWN);
             assert!(!ethernet::is_group(header.destination) || header.destination == ALL_NODES);
         }
+        Action::Remember(request) => assert_eq!(addresses[&request.address()], Stance::Listen),
         Action::Conflict { address, mac } => {
-            assert!(addresses.contains(&address));
+            assert_eq!(addresses[&address], Stance::Own);
             assert_ne!(mac, OWN);
         }
-        Action::Ignore(_) => {}
+        Action::Note => assert!(decision.sighting.is_some()),
+        Action::Ignore(_) => assert_eq!(decision.sighting, None),
+    }
+    if let Some(seen) = decision.sighting {
+        assert!(addresses.contains_key(&seen.address) || peers.contains(&seen.address));
+        assert!(seen.mac != OWN && seen.source != OWN);
     }
 });

@@ -1,6 +1,6 @@
 //! When to announce unasked, and what. Pure: time comes in, due frames go out.
 //!
-//! An address is announced on an interface when it starts to be served there, and again when the interface's MAC
+//! An address is announced on an interface when it starts to be owned there, and again when the interface's MAC
 //! changes, its carrier comes back or the kernel asks for it: at once and after 0.1, 1.1, 2.2 and 5 s, because a single
 //! frame may be lost and because older neighbours ignore a change within a second of the last. After that it is
 //! refreshed at the interval set, give or take a tenth, so that addresses and nodes drift apart. With the first three of
@@ -19,7 +19,7 @@ use crate::plan::Plan;
 use crate::seam::Mac;
 use crate::wire::{OwnedFrame, arp, ethernet, ndp};
 
-/// When an address is announced after it started to be served.
+/// When an address is announced after it started to be owned.
 const BURST: [Duration; 5] = [
     Duration::ZERO,
     Duration::from_millis(100),
@@ -76,20 +76,20 @@ impl Announcer {
         }
     }
 
-    /// Takes in what is served now. What is new, or must be heard again, is due at once; what is gone is forgotten.
+    /// Takes in what is owned now. What is new, or must be heard again, is due at once; what is gone is forgotten.
     pub fn serve(&mut self, now: Duration, plan: &Plan) {
         self.neighbours.serve(plan);
         let queue = &mut self.queue;
         self.entries.retain(|key, entry| {
-            let stays = plan.get(&key.0).is_some_and(|served| served.addresses.contains(&key.1));
+            let stays = plan.get(&key.0).is_some_and(|served| served.owns(key.1));
             if let (false, Some(next)) = (stays, entry.next) {
                 queue.remove(&(next, *key));
             }
             stays
         });
         for (index, served) in plan {
-            for address in &served.addresses {
-                let key = (*index, *address);
+            for address in served.owned() {
+                let key = (*index, address);
                 let fresh = Entry {
                     mac: served.mac,
                     generation: served.generation,

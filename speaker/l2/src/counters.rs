@@ -1,6 +1,6 @@
 //! What the engine counted, readable from any thread. The engine's thread alone writes.
 //!
-//! Counters only grow. Those of an address start when it becomes wanted and go when it no longer is.
+//! Counters only grow. Those of an address start when it comes to be answered for and go when it no longer is.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -41,6 +41,9 @@ pub(crate) struct AddressCounters {
     gratuitous: AtomicU64,
 }
 
+/// The counters of every address answered for.
+pub(crate) type ByAddress = BTreeMap<IpAddr, Arc<AddressCounters>>;
+
 #[derive(Debug, Default)]
 struct KindCounters {
     requests: AtomicU64,
@@ -48,6 +51,10 @@ struct KindCounters {
     gratuitous: AtomicU64,
     conflicts: AtomicU64,
     defences: AtomicU64,
+    for_owner: AtomicU64,
+    from_memory: AtomicU64,
+    questions: AtomicU64,
+    answers: AtomicU64,
 }
 
 /// All counters of one engine.
@@ -56,13 +63,14 @@ pub struct Counters {
     arp: KindCounters,
     ndp: KindCounters,
     drops: [AtomicU64; Reason::ALL.len()],
-    addresses: Mutex<BTreeMap<IpAddr, Arc<AddressCounters>>>,
+    notes_dropped: AtomicU64,
+    addresses: Mutex<ByAddress>,
 }
 
 /// Figures of one protocol, in frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KindCounts {
-    /// Requests for addresses announced here.
+    /// Requests for addresses answered for here.
     pub requests: u64,
     /// Answers sent.
     pub replies: u64,
@@ -72,6 +80,14 @@ pub struct KindCounts {
     pub conflicts: u64,
     /// Announcements sent to defend such an address.
     pub defences: u64,
+    /// Of the answers, those in the name of another node.
+    pub for_owner: u64,
+    /// Of the answers, those to requests that had come while this node only listened.
+    pub from_memory: u64,
+    /// Questions sent.
+    pub questions: u64,
+    /// Answers to them that were told, each kind once.
+    pub answers: u64,
 }
 
 /// Figures of one address, in frames.
@@ -94,7 +110,9 @@ pub struct Snapshot {
     pub ndp: KindCounts,
     /// Frames that got no answer, and answers that could not be sent, by reason; every reason is there.
     pub drops: BTreeMap<Reason, u64>,
-    /// Per address wanted.
+    /// Notes that found their channel full.
+    pub notes_dropped: u64,
+    /// Per address answered for.
     pub addresses: BTreeMap<IpAddr, AddressCounts>,
 }
 
@@ -114,14 +132,15 @@ impl Counters {
             arp: self.arp.read(),
             ndp: self.ndp.read(),
             drops: drops.collect(),
+            notes_dropped: self.notes_dropped.load(Relaxed),
             addresses,
         }
     }
 
     /// The counters of these addresses, and of no others from now on.
-    pub(crate) fn select(&self, wanted: impl Iterator<Item = IpAddr>) -> BTreeMap<IpAddr, Arc<AddressCounters>> {
+    pub(crate) fn select(&self, answered: impl Iterator<Item = IpAddr>) -> ByAddress {
         let mut addresses = self.lock();
-        let selected: BTreeMap<_, _> = wanted
+        let selected: ByAddress = answered
             .map(|address| (address, addresses.get(&address).cloned().unwrap_or_default()))
             .collect();
         addresses.clone_from(&selected);
@@ -135,8 +154,9 @@ impl Counters {
         }
     }
 
-    pub(crate) fn replied(&self, family: Family, address: Option<&AddressCounters>) {
+    pub(crate) fn replied(&self, family: Family, address: Option<&AddressCounters>, for_owner: bool) {
         self.kind(family).replies.fetch_add(1, Relaxed);
+        self.kind(family).for_owner.fetch_add(u64::from(for_owner), Relaxed);
         if let Some(address) = address {
             address.replies.fetch_add(1, Relaxed);
         }
@@ -157,6 +177,22 @@ impl Counters {
         self.kind(family).defences.fetch_add(1, Relaxed);
     }
 
+    pub(crate) fn replied_from_memory(&self, family: Family, frames: usize) {
+        self.kind(family).from_memory.fetch_add(frames as u64, Relaxed);
+    }
+
+    pub(crate) fn asked(&self, family: Family, frames: usize) {
+        self.kind(family).questions.fetch_add(frames as u64, Relaxed);
+    }
+
+    pub(crate) fn answered(&self, family: Family) {
+        self.kind(family).answers.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn note_dropped(&self) {
+        self.notes_dropped.fetch_add(1, Relaxed);
+    }
+
     pub(crate) fn dropped(&self, reason: Reason, frames: u64) {
         self.drops[reason.index()].fetch_add(frames, Relaxed);
     }
@@ -169,7 +205,7 @@ impl Counters {
     }
 
     /// Nobody panics while holding the lock, and a map of counters has no broken state.
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<IpAddr, Arc<AddressCounters>>> {
+    fn lock(&self) -> MutexGuard<'_, ByAddress> {
         self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -182,6 +218,10 @@ impl KindCounters {
             gratuitous: self.gratuitous.load(Relaxed),
             conflicts: self.conflicts.load(Relaxed),
             defences: self.defences.load(Relaxed),
+            for_owner: self.for_owner.load(Relaxed),
+            from_memory: self.from_memory.load(Relaxed),
+            questions: self.questions.load(Relaxed),
+            answers: self.answers.load(Relaxed),
         }
     }
 }
@@ -201,17 +241,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counters_of_an_address_last_as_long_as_it_is_wanted() {
+    fn counters_of_an_address_last_as_long_as_it_is_answered_for() {
         let (a, b): (IpAddr, IpAddr) = ("192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap());
         let counters = Counters::default();
         let selected = counters.select([a, b].into_iter());
         counters.requested(Family::Arp, selected.get(&a).map(|c| &**c));
-        counters.replied(Family::Arp, selected.get(&a).map(|c| &**c));
+        counters.replied(Family::Arp, selected.get(&a).map(|c| &**c), true);
         counters.announced(Family::Ndp, selected.get(&b).map(|c| &**c));
         counters.conflict(Family::Ndp);
         counters.defended(Family::Ndp);
         let reason = Reason::NotOurs;
         counters.dropped(reason, 3);
+        counters.replied_from_memory(Family::Arp, 1);
+        counters.asked(Family::Ndp, 3);
+        counters.answered(Family::Ndp);
+        counters.note_dropped();
 
         counters.select([a].into_iter());
         let snapshot = counters.snapshot();
@@ -220,6 +264,8 @@ mod tests {
             KindCounts {
                 requests: 1,
                 replies: 1,
+                for_owner: 1,
+                from_memory: 1,
                 ..KindCounts::default()
             }
         );
@@ -229,6 +275,8 @@ mod tests {
                 gratuitous: 1,
                 conflicts: 1,
                 defences: 1,
+                questions: 3,
+                answers: 1,
                 ..KindCounts::default()
             }
         );
@@ -243,6 +291,7 @@ mod tests {
                 }
             )]
         );
+        assert_eq!(snapshot.notes_dropped, 1);
         assert_eq!(snapshot.drops[&reason], 3);
         assert_eq!(snapshot.drops.len(), Reason::ALL.len());
     }

@@ -2,49 +2,54 @@
 //!
 //! What it does follows from two inputs, the addresses wanted and the interfaces there are. Whenever one changes it
 //! makes the plan anew and brings, in this order, sockets and filters, multicast groups, announcements and reports in
-//! line with it: an address is heard before it is announced. What cannot be opened or joined is left out, told as a
+//! line with it: an address is heard before it is announced. Requests that were only remembered till then are answered
+//! before all this, because a client waits. What cannot be opened or joined is left out, told as a
 //! fault and tried again every few seconds.
 //!
 //! | channel | direction | when full or gone |
 //! | --- | --- | --- |
 //! | `wanted` (watch) | in | holds the latest; a sender that is gone leaves the last value in force |
+//! | `questions` (bounded) | in | whoever asks waits, or gives up |
+//! | `notes` (bounded) | out | the note is dropped and counted; whoever asked asks again |
 //! | interfaces (watch) | in, from `netlink` | holds the latest |
 //! | `reports` (bounded) | out | the latest of each kind waits in the outbox; a reader that is gone is not told |
+//!
+//! What is wanted before a question comes is in force when it is asked, so that its answers pass the filters.
 //!
 //! Nothing but the reading of frames and the writing of answers happens per frame: no lock, no allocation per answer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
 use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
 
 use crate::announce::{self, Announcer, Due};
-use crate::counters::{AddressCounters, Counters, Family};
+use crate::counters::{ByAddress, Counters, Family};
 use crate::defence::Defence;
-use crate::filter::{self, Instruction};
-use crate::groups::{self, Membership};
-use crate::io::{Batch, PacketSocket, Received};
+use crate::groups::Membership;
+use crate::io::{Batch, PacketSocket};
 use crate::netlink::{Follower, Interfaces};
 use crate::outbox::Outbox;
-use crate::plan::{self, Plan, Served};
-use crate::responder::{self, Action, Reason};
-use crate::seam::{Channels, EngineError, Fault, Mac, Settings, Wanted};
+use crate::seam::{Channels, EngineError, Mac, Note, Question, Settings, Wanted};
 use crate::wire::OwnedFrame;
 
-/// Before what failed is tried again.
-const RETRY: Duration = Duration::from_secs(5);
-/// Batches read from one socket before the others have their turn.
-const BATCHES_IN_A_ROW: usize = 16;
+mod answer;
+mod ask;
+mod port;
+mod reconcile;
+
+use answer::Answers;
+use ask::Asking;
+use port::Port;
+
 /// Addresses announced before frames are read again.
 const ANNOUNCED_IN_A_ROW: usize = 64;
 
@@ -61,7 +66,7 @@ pub async fn run(
     let (publish, interfaces) = watch::channel(follower.interfaces());
     let mut follow = JoinSet::new();
     follow.spawn(follower.follow(publish));
-    let engine = Engine::new(settings, counters, interfaces.borrow().clone());
+    let engine = Engine::new(settings, counters, interfaces.borrow().clone(), channels.notes.clone());
     tokio::select! {
         () = engine.run(channels, interfaces, stop) => Ok(()),
         _ = follow.join_next() => Err(EngineError::Follower),
@@ -88,26 +93,14 @@ pub fn spawn_thread(
         })
 }
 
-/// A socket, and the addresses its filter is made of.
-struct Tap {
-    socket: PacketSocket,
-    addresses: BTreeSet<IpAddr>,
-    /// The filter lets the whole protocol through, because there are too many addresses.
-    unfiltered: bool,
-}
-
-/// An interface on which addresses are announced.
-struct Port {
-    served: Served,
-    taps: BTreeMap<Family, Tap>,
-}
-
 /// What woke the engine.
 enum Wake {
     Stop,
     Frames(u32, Family),
     Wanted,
     WantedGone,
+    Asked(Question),
+    AskersGone,
     Interfaces,
     Timer,
     Reported,
@@ -117,7 +110,7 @@ enum Wake {
 struct Engine {
     settings: Settings,
     counters: Arc<Counters>,
-    address_counters: BTreeMap<IpAddr, Arc<AddressCounters>>,
+    address_counters: ByAddress,
     start: Instant,
     wanted: Arc<Wanted>,
     interfaces: Interfaces,
@@ -129,20 +122,19 @@ struct Engine {
     outbox: Outbox,
     retry: Option<Duration>,
     batch: Batch,
-    answers: Vec<OwnedFrame>,
-    /// The address each of them answers for.
-    asked: Vec<IpAddr>,
+    answers: Answers,
+    asking: Asking,
     /// The socket polled first next time, so that a busy one does not starve the others.
     turn: usize,
 }
 
 impl Engine {
-    fn new(settings: Settings, counters: Arc<Counters>, interfaces: Interfaces) -> Engine {
+    fn new(settings: Settings, counters: Arc<Counters>, interfaces: Interfaces, notes: mpsc::Sender<Note>) -> Engine {
         let announcer = Announcer::new(settings.refresh, settings.seed);
         Engine {
             settings,
             counters,
-            address_counters: BTreeMap::new(),
+            address_counters: ByAddress::new(),
             start: Instant::now(),
             wanted: Arc::default(),
             interfaces,
@@ -154,8 +146,8 @@ impl Engine {
             outbox: Outbox::default(),
             retry: None,
             batch: Batch::new(),
-            answers: Vec::new(),
-            asked: Vec::new(),
+            answers: Answers::default(),
+            asking: Asking::new(notes),
             turn: 0,
         }
     }
@@ -166,18 +158,22 @@ impl Engine {
         mut interfaces: watch::Receiver<Interfaces>,
         stop: CancellationToken,
     ) {
-        let Channels { wanted, reports, .. } = channels;
-        self.wanted = wanted.borrow_and_update().clone();
-        self.reconcile();
-        let (mut listening, mut reporting) = (true, true);
+        let Channels {
+            wanted,
+            questions,
+            reports,
+            ..
+        } = channels;
+        self.take(wanted);
+        let (mut listening, mut asked, mut reporting) = (true, true, true);
         loop {
-            let announce = self.announcer.next_deadline().into_iter();
-            let deadline = announce.chain(self.defence.next_deadline()).chain(self.retry).min();
+            let deadline = self.next_deadline();
             let timer = self.start + deadline.unwrap_or_default();
             let wake = tokio::select! {
                 () = stop.cancelled() => Wake::Stop,
                 (index, family) = poll_fn(|cx| self.poll_ports(cx)) => Wake::Frames(index, family),
                 changed = wanted.changed(), if listening => if changed.is_ok() { Wake::Wanted } else { Wake::WantedGone },
+                question = questions.recv(), if asked => question.map_or(Wake::AskersGone, Wake::Asked),
                 Ok(()) = interfaces.changed() => Wake::Interfaces,
                 () = sleep_until(timer), if deadline.is_some() => Wake::Timer,
                 permit = reports.reserve(), if reporting && !self.outbox.is_empty() => match permit {
@@ -193,11 +189,16 @@ impl Engine {
             match wake {
                 Wake::Stop => return,
                 Wake::Frames(index, family) => self.answer(index, family),
-                Wake::Wanted => {
-                    self.wanted = wanted.borrow_and_update().clone();
-                    self.reconcile();
-                }
+                Wake::Wanted => self.take(wanted),
                 Wake::WantedGone => listening = false,
+                Wake::Asked(question) => {
+                    if wanted.has_changed().unwrap_or(false) {
+                        self.take(wanted);
+                    }
+                    self.asking.questions.ask(self.now(), question);
+                    self.ask(self.now());
+                }
+                Wake::AskersGone => asked = false,
                 Wake::Interfaces => {
                     self.interfaces = interfaces.borrow_and_update().clone();
                     self.reconcile();
@@ -207,6 +208,23 @@ impl Engine {
                 Wake::ReaderGone => reporting = false,
             }
         }
+    }
+
+    /// Puts what is wanted now into force.
+    fn take(&mut self, wanted: &mut watch::Receiver<Arc<Wanted>>) {
+        self.wanted = wanted.borrow_and_update().clone();
+        self.reconcile();
+    }
+
+    /// When [`Engine::tick`] has something to do next.
+    fn next_deadline(&self) -> Option<Duration> {
+        let deadlines = [
+            self.announcer.next_deadline(),
+            self.defence.next_deadline(),
+            self.asking.questions.next_deadline(),
+            self.retry,
+        ];
+        deadlines.into_iter().flatten().min()
     }
 
     fn now(&self) -> Duration {
@@ -235,81 +253,13 @@ impl Engine {
         Poll::Pending
     }
 
-    /// Reads from a socket and answers.
-    fn answer(&mut self, index: u32, family: Family) {
-        self.turn = self.turn.wrapping_add(1);
-        for _ in 0..BATCHES_IN_A_ROW {
-            let Some(tap) = self.ports.get(&index).and_then(|port| port.taps.get(&family)) else {
-                return;
-            };
-            if let Err(error) = tap.socket.receive(&mut self.batch) {
-                // Told once when the interface goes down; the socket works again when it comes back.
-                debug!(interface = index, family = family.name(), %error, "cannot read frames");
-                return;
-            }
-            self.answer_batch(index, family);
-            if !self.batch.is_full() {
-                return;
-            }
-            if let Some(tap) = self.ports.get(&index).and_then(|port| port.taps.get(&family)) {
-                self.counters
-                    .dropped(Reason::QueueFull, tap.socket.dropped().unwrap_or(0));
-            }
-        }
-    }
-
-    fn answer_batch(&mut self, index: u32, family: Family) {
-        let now = self.now();
-        let Some(port) = self.ports.get(&index) else { return };
-        let view = responder::Port {
-            mac: port.served.mac,
-            own_macs: &self.own_macs,
-            addresses: &port.served.addresses,
-        };
-        self.answers.clear();
-        self.asked.clear();
-        for received in self.batch.frames() {
-            let action = match received {
-                Received::Frame(frame) => responder::respond(frame, view),
-                Received::TooLong => Action::Ignore(Reason::TooLong),
-            };
-            match action {
-                Action::Reply { address, asker, frame } => {
-                    if let Some(asker) = asker {
-                        self.announcer.neighbours.asked(index, address, asker);
-                    }
-                    self.counters
-                        .requested(family, self.address_counters.get(&address).map(|c| &**c));
-                    self.answers.push(frame);
-                    self.asked.push(address);
-                }
-                Action::Conflict { address, mac } => {
-                    self.counters.conflict(family);
-                    self.defence.claimed(now, index, address);
-                    self.outbox.conflict(now, address, &port.served.name, mac);
-                }
-                Action::Ignore(reason) => self.counters.dropped(reason, 1),
-            }
-        }
-        let Some(tap) = port.taps.get(&family) else { return };
-        let (sent, error) = tap.socket.send(&self.answers);
-        for address in &self.asked[..sent] {
-            self.counters
-                .replied(family, self.address_counters.get(address).map(|c| &**c));
-        }
-        if let Some(error) = error {
-            self.counters
-                .dropped(Reason::SendFailed, (self.asked.len() - sent) as u64);
-            debug!(interface = port.served.name, %error, "cannot send answers");
-        }
-    }
-
     /// Sends what is due, and tries again what failed.
     fn tick(&mut self) {
         let now = self.now();
         if self.retry.is_some_and(|at| at <= now) {
             self.reconcile();
         }
+        self.ask(now);
         self.defend(now);
         let due = self.announcer.due(now, ANNOUNCED_IN_A_ROW);
         for due in due.chunk_by(|a, b| a.index == b.index && Family::of(a.address) == Family::of(b.address)) {
@@ -321,7 +271,7 @@ impl Engine {
     fn defend(&mut self, now: Duration) {
         for (index, address) in self.defence.due(now) {
             let served = self.ports.get(&index).map(|port| &port.served);
-            let served = served.filter(|served| served.addresses.contains(&address));
+            let served = served.filter(|served| served.owns(address));
             if let Some(frame) = served.and_then(|served| announce::announcement(address, served.mac))
                 && self.announce(&[Due { index, address, frame }]) == 1
             {
@@ -337,174 +287,12 @@ impl Engine {
         };
         let family = Family::of(*address);
         let Some(port) = self.ports.get(index) else { return 0 };
-        let Some(tap) = port.taps.get(&family) else { return 0 };
         let frames: Vec<OwnedFrame> = due.iter().map(|due| due.frame).collect();
-        let (sent, error) = tap.socket.send(&frames);
+        let sent = port.send(family, &frames, &self.counters);
         for due in &due[..sent] {
             self.counters
                 .announced(family, self.address_counters.get(&due.address).map(|c| &**c));
         }
-        if let Some(error) = error {
-            self.counters.dropped(Reason::SendFailed, (frames.len() - sent) as u64);
-            debug!(interface = port.served.name, %error, "cannot announce");
-        }
         sent
     }
-
-    /// Brings everything in line with what is wanted and what there is.
-    fn reconcile(&mut self) {
-        let now = self.now();
-        let links = Arc::clone(&self.interfaces.links);
-        self.own_macs = links.iter().filter_map(|link| link.state.mac).collect();
-        let mut plan = plan::plan(&self.wanted, links.iter(), &self.settings.exclude);
-        let mut faults = BTreeSet::new();
-        self.close_ports(&plan);
-        for (index, served) in &mut plan {
-            faults.extend(self.open_port(*index, served));
-        }
-        plan.retain(|_, served| !served.addresses.is_empty());
-        self.ports.retain(|index, _| plan.contains_key(index));
-        faults.extend(self.membership.set(&groups::groups(&plan), &plan));
-        let may_pass = |fault: &Fault| !matches!(fault, Fault::Filter { .. });
-        self.retry = faults.iter().any(may_pass).then_some(now + RETRY);
-
-        self.address_counters = self.counters.select(self.wanted.addresses.keys().copied());
-        self.announcer.serve(now, &plan);
-        self.outbox
-            .interfaces(links.iter().map(|link| link.state.clone()).collect());
-        self.outbox.announcing(plan::announcing(&self.wanted, &plan));
-        faults.extend(self.interfaces.fault.clone().map(|error| Fault::Netlink { error }));
-        self.outbox.faults(faults);
-    }
-
-    /// Closes what the plan does not have, and what belonged to an interface that was deleted.
-    fn close_ports(&mut self, plan: &Plan) {
-        let gone: Vec<u32> = self
-            .ports
-            .iter()
-            .filter(|(index, port)| {
-                plan.get(index)
-                    .is_none_or(|to| to.incarnation != port.served.incarnation)
-            })
-            .map(|(index, _)| *index)
-            .collect();
-        for index in gone {
-            self.membership.forget(index);
-            if let Some(port) = self.ports.remove(&index) {
-                info!(interface = port.served.name, "no longer announcing here");
-                port.taps.into_values().for_each(close);
-            }
-        }
-    }
-
-    /// Opens or adjusts the sockets of an interface. Addresses that cannot be heard there are taken out of the plan.
-    fn open_port(&mut self, index: u32, served: &mut Served) -> Vec<Fault> {
-        let port = self.ports.entry(index).or_insert_with(|| {
-            info!(interface = served.name, "announcing here");
-            Port {
-                served: served.clone(),
-                taps: BTreeMap::new(),
-            }
-        });
-        let mut faults = Vec::new();
-        for family in [Family::Arp, Family::Ndp] {
-            let (interface, name) = (served.name.clone(), family.name());
-            match port.tune(index, family, &served.addresses) {
-                Ok(()) => {}
-                Err(error) => {
-                    warn!(interface, family = name, %error, "cannot open a packet socket");
-                    port.taps.remove(&family).into_iter().for_each(close);
-                    served.addresses.retain(|address| Family::of(*address) != family);
-                    faults.push(Fault::Socket {
-                        interface,
-                        family: name,
-                        error: error.to_string(),
-                    });
-                    continue;
-                }
-            }
-            if port.taps.get(&family).is_some_and(|tap| tap.unfiltered) {
-                faults.push(Fault::Filter {
-                    interface,
-                    family: name,
-                });
-            }
-        }
-        port.served = served.clone();
-        faults
-    }
-}
-
-impl Port {
-    /// Makes the socket of this family hear its addresses among these, or closes it if there are none.
-    fn tune(&mut self, index: u32, family: Family, addresses: &BTreeSet<IpAddr>) -> io::Result<()> {
-        let addresses: BTreeSet<IpAddr> = addresses
-            .iter()
-            .filter(|address| Family::of(**address) == family)
-            .copied()
-            .collect();
-        if addresses.is_empty() {
-            self.taps.remove(&family).into_iter().for_each(close);
-            return Ok(());
-        }
-        let Some(tap) = self.taps.get_mut(&family) else {
-            let tap = open(index, family, addresses)?;
-            self.taps.insert(family, tap);
-            return Ok(());
-        };
-        if tap.addresses != addresses {
-            tap.unfiltered = with_filter(family, &addresses, |filter| tap.socket.set_filter(filter))?.1;
-            tap.addresses = addresses;
-        }
-        Ok(())
-    }
-}
-
-fn open(index: u32, family: Family, addresses: BTreeSet<IpAddr>) -> io::Result<Tap> {
-    let (socket, unfiltered) = with_filter(family, &addresses, |filter| PacketSocket::open(family, index, filter))?;
-    Ok(Tap {
-        socket,
-        addresses,
-        unfiltered,
-    })
-}
-
-/// Does something with the filter for these addresses; if they are too many for one, or the kernel has no memory for
-/// it, with the filter that lets the whole protocol through. Tells which.
-fn with_filter<T>(
-    family: Family,
-    addresses: &BTreeSet<IpAddr>,
-    mut attach: impl FnMut(&[Instruction]) -> io::Result<T>,
-) -> io::Result<(T, bool)> {
-    let v4 = |address: &IpAddr| {
-        if let IpAddr::V4(address) = address {
-            Some(*address)
-        } else {
-            None
-        }
-    };
-    let v6 = |address: &IpAddr| {
-        if let IpAddr::V6(address) = address {
-            Some(*address)
-        } else {
-            None
-        }
-    };
-    let program = match family {
-        Family::Arp => filter::arp(addresses.iter().filter_map(v4)),
-        Family::Ndp => filter::ndp(addresses.iter().filter_map(v6)),
-    };
-    if let Ok(program) = program {
-        match attach(&program) {
-            Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => {}
-            result => return result.map(|attached| (attached, false)),
-        }
-    }
-    attach(&filter::everything(family)).map(|attached| (attached, true))
-}
-
-/// Closes a socket off the thread that answers: the kernel waits for all processors to let go of it, which takes
-/// milliseconds.
-fn close(tap: Tap) {
-    tokio::task::spawn_blocking(move || drop(tap));
 }

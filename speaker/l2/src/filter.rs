@@ -2,6 +2,8 @@
 //! before it wakes anybody. Pure: a program is a list of [`Instruction`]s, `io` attaches it.
 //!
 //! ARP passes when its target or its sender address is in the set, a solicitation or advertisement when its target is.
+//! Of the peers, whose answers are waited for, only what they send passes: ARP with their sender address, advertisements
+//! of their target.
 //! Frames to other stations, sent by this machine, or tagged for a VLAN never pass. (A tag is in the metadata of the
 //! frame, not in its bytes: the kernel takes it off before a packet socket sees it. VLAN 0 is a priority, no VLAN.)
 //!
@@ -9,6 +11,7 @@
 //! microsecond a frame. A program has at most 4,096 instructions; beyond that, [`everything`] passes all of the
 //! protocol and the responder, which checks every frame anyway, does the rest.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::counters::Family;
@@ -73,36 +76,35 @@ const LEAF: usize = 8;
 
 const ARP_SENDER: u32 = 28;
 const ARP_TARGET: u32 = 38;
+const NDP_TYPE: u32 = 54;
 const NDP_TARGET: u32 = 62;
 
-/// Passes ARP whose target or sender address is one of these.
-pub fn arp(addresses: impl IntoIterator<Item = Ipv4Addr>) -> Result<Vec<Instruction>, TooLarge> {
-    let ranges = merge(addresses.into_iter().map(Ipv4Addr::to_bits).collect());
-    if ranges.is_empty() {
-        return Ok(nothing());
-    }
+/// Passes ARP whose target or sender address is one of `addresses`, or whose sender address is one of `peers`.
+pub fn arp(addresses: &BTreeSet<Ipv4Addr>, peers: &BTreeSet<Ipv4Addr>) -> Result<Vec<Instruction>, TooLarge> {
+    let bits = |address: &Ipv4Addr| address.to_bits();
+    let targets = merge(addresses.iter().map(bits).collect());
+    let senders = merge(addresses.union(peers).map(bits).collect());
     let mut program = Assembler::new(Family::Arp);
-    for offset in [ARP_TARGET, ARP_SENDER] {
-        let mut missed = Vec::new();
-        program.load(offset);
-        program.search(&ranges, &mut missed);
-        program.land(missed);
+    for (offset, ranges) in [(ARP_TARGET, targets), (ARP_SENDER, senders)] {
+        if !ranges.is_empty() {
+            let mut missed = Missed::new();
+            program.load(offset);
+            program.search(&ranges, &mut missed);
+            program.land(missed);
+        }
     }
     program.finish()
 }
 
-/// Passes solicitations and advertisements whose target is one of these.
-pub fn ndp(addresses: impl IntoIterator<Item = Ipv6Addr>) -> Result<Vec<Instruction>, TooLarge> {
-    let mut words: Vec<[u32; 4]> = addresses.into_iter().map(words).collect();
-    if words.is_empty() {
-        return Ok(nothing());
-    }
-    words.sort_unstable();
-    words.dedup();
+/// Passes solicitations and advertisements whose target is one of `addresses`, and advertisements whose target is one of
+/// `peers`.
+pub fn ndp(addresses: &BTreeSet<Ipv6Addr>, peers: &BTreeSet<Ipv6Addr>) -> Result<Vec<Instruction>, TooLarge> {
     let mut program = Assembler::new(Family::Ndp);
-    let mut missed = Vec::new();
-    program.match_words(&words, 0, &mut missed);
-    program.land(missed);
+    program.search_words(addresses);
+    if !peers.is_empty() {
+        program.check(&[(LOAD_HALF, NDP_TYPE, Check::Equal(0x8800))]);
+        program.search_words(peers);
+    }
     program.finish()
 }
 
@@ -111,16 +113,6 @@ pub fn everything(family: Family) -> Vec<Instruction> {
     let mut program = Assembler::new(family);
     program.accept();
     program.code
-}
-
-/// Passes nothing.
-pub fn nothing() -> Vec<Instruction> {
-    vec![Instruction {
-        code: RETURN,
-        jt: 0,
-        jf: 0,
-        k: 0,
-    }]
 }
 
 /// Inclusive bounds of consecutive values.
@@ -178,7 +170,7 @@ impl Assembler {
                 (LOAD_HALF, 12, Check::Equal(0x86dd)),
                 // Next header ICMPv6, hop limit 255; solicitation or advertisement, code 0.
                 (LOAD_HALF, 20, Check::Equal(0x3aff)),
-                (LOAD_HALF, 54, Check::OneOf(0x8700, 0x8800)),
+                (LOAD_HALF, NDP_TYPE, Check::OneOf(0x8700, 0x8800)),
                 (
                     LOAD_WORD,
                     METADATA_VLAN_PRESENT,
@@ -285,6 +277,17 @@ impl Assembler {
             }
         }
         self.accept();
+    }
+
+    /// Looks for the target among these: accepts the frame if it is there, goes on if not.
+    fn search_words(&mut self, addresses: &BTreeSet<Ipv6Addr>) {
+        if !addresses.is_empty() {
+            // A set is sorted as its words are.
+            let words: Vec<[u32; 4]> = addresses.iter().copied().map(words).collect();
+            let mut missed = Missed::new();
+            self.match_words(&words, 0, &mut missed);
+            self.land(missed);
+        }
     }
 
     /// Compares the target with addresses that agree in all words before `index`.

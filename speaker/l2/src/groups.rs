@@ -25,7 +25,7 @@ pub fn groups(plan: &Plan) -> BTreeSet<Group> {
         IpAddr::V4(_) => None,
     };
     plan.iter()
-        .flat_map(|(index, served)| served.addresses.iter().filter_map(v6).map(|group| (*index, group)))
+        .flat_map(|(index, served)| served.addresses.keys().filter_map(v6).map(|group| (*index, group)))
         .collect()
 }
 
@@ -131,7 +131,7 @@ impl Membership {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::Served;
+    use crate::plan::{Served, Stance};
 
     fn plan(interfaces: &[(u32, &[&str])]) -> Plan {
         let served = |addresses: &[&str]| Served {
@@ -139,7 +139,11 @@ mod tests {
             mac: [2, 0, 0, 0, 0, 1],
             incarnation: 1,
             generation: 1,
-            addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+            addresses: (addresses
+                .iter()
+                .zip([Stance::Own, Stance::Listen, Stance::StandIn([2; 6])].iter().cycle()))
+            .map(|(address, stance)| (address.parse().unwrap(), *stance))
+            .collect(),
             gateways: BTreeSet::new(),
         };
         interfaces

@@ -1,9 +1,9 @@
 //! Layer 2: answers ARP and Neighbor Discovery for addresses that are on no interface of this node, and tells the
 //! segment when they move here.
 //!
-//! What it is told: the addresses this node owns ([`Wanted`]). What it says: where each one is announced, the
-//! node's interfaces, conflicts, faults ([`Report`]). It decides nothing about ownership, and when it is stopped it
-//! says nothing on the wire.
+//! What it is told: this node's part in each address ([`Wanted`], [`Role`]), and what to ask the wire ([`Question`]).
+//! What it says: where each one is announced, the node's interfaces, conflicts, faults ([`Report`]); who answers, and who
+//! claims an address ([`Note`]). It decides nothing about ownership, and when it is stopped it says nothing on the wire.
 //!
 //! Read [`seam`] for the types, [`engine`] for how the parts work together. The parts that decide are pure, without
 //! sockets, clocks or tasks, and are tested as tables and properties:
@@ -12,7 +12,9 @@
 //! | --- | --- | --- |
 //! | [`wire`] | bytes | packets, and back |
 //! | [`filter`] | the addresses | the kernel's packet filter |
-//! | [`responder`] | a frame | the answer, a conflict, or why neither |
+//! | [`responder`] | a frame | the answer, a conflict, or why neither; who has an address |
+//! | [`memory`] | requests that got no answer | those of the last second |
+//! | [`question`] | what to ask, the time, who has an address | what to send now, answers |
 //! | [`announce`] | what is served, the time | unasked announcements that are due |
 //! | [`neighbours`] | who asked, the gateways | whom to tell directly |
 //! | [`defence`] | claims of strangers, the time | what to defend |
@@ -32,6 +34,7 @@ pub mod filter;
 pub mod groups;
 pub mod interfaces;
 mod io;
+pub mod memory;
 pub mod neighbours;
 mod netlink;
 pub mod outbox;

@@ -37,8 +37,10 @@ pub struct Neighbours {
 impl Neighbours {
     /// Takes in what is served now; who asked for something else is forgotten.
     pub fn serve(&mut self, plan: &Plan) {
-        self.askers
-            .retain(|(index, address), _| plan.get(index).is_some_and(|served| served.addresses.contains(address)));
+        self.askers.retain(|(index, address), _| {
+            plan.get(index)
+                .is_some_and(|served| served.addresses.contains_key(address))
+        });
         self.gateways = plan
             .iter()
             .map(|(index, served)| {
@@ -48,7 +50,7 @@ impl Neighbours {
             .collect();
     }
 
-    /// `asker` asked for `address`, which is served on the interface `index`.
+    /// `asker` asked for `address`, which is in the plan on the interface `index`.
     pub fn asked(&mut self, index: u32, address: IpAddr, asker: Asker) {
         let askers = self.askers.entry((index, address)).or_default();
         if askers.last() == Some(&asker) {
@@ -74,8 +76,9 @@ impl Neighbours {
 }
 
 /// `address` asks for `neighbour`, at its MAC if that is known, else everybody who may be it; `None` if they are of two
-/// families.
-fn question(address: IpAddr, mac: Mac, neighbour: IpAddr, at: Option<Mac>) -> Option<OwnedFrame> {
+/// families. Asked from the unspecified address it is a probe (RFC 5227 2.1.1; RFC 4861 4.3: without a source link-layer
+/// address).
+pub(crate) fn question(address: IpAddr, mac: Mac, neighbour: IpAddr, at: Option<Mac>) -> Option<OwnedFrame> {
     match (address, neighbour) {
         (IpAddr::V4(sender_ip), IpAddr::V4(target_ip)) => {
             let packet = arp::Repr {
@@ -94,7 +97,7 @@ fn question(address: IpAddr, mac: Mac, neighbour: IpAddr, at: Option<Mac>) -> Op
                 destination: if at.is_some() { target } else { group },
                 message: ndp::Message::Solicitation {
                     target,
-                    source_mac: Some(mac),
+                    source_mac: (!source.is_unspecified()).then_some(mac),
                 },
             };
             Some(OwnedFrame::ndp(mac, at.unwrap_or(ethernet::multicast(group)), &packet))
@@ -106,7 +109,7 @@ fn question(address: IpAddr, mac: Mac, neighbour: IpAddr, at: Option<Mac>) -> Op
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::Served;
+    use crate::plan::{Served, Stance};
 
     const MAC: Mac = [2, 0, 0, 0, 0, 1];
 
@@ -122,14 +125,13 @@ mod tests {
     }
 
     fn plan(addresses: &[&str], gateways: &[&str]) -> Plan {
-        let set = |texts: &[&str]| texts.iter().map(|text| ip(text)).collect();
         let served = Served {
             name: "eth0".to_owned(),
             mac: MAC,
             incarnation: 1,
             generation: 1,
-            addresses: set(addresses),
-            gateways: set(gateways),
+            addresses: addresses.iter().map(|text| (ip(text), Stance::Own)).collect(),
+            gateways: gateways.iter().map(|text| ip(text)).collect(),
         };
         Plan::from([(3, served)])
     }

@@ -1,13 +1,43 @@
-//! What is served where: a function of the addresses wanted and the interfaces there are. Pure.
+//! What is done where: a function of the addresses wanted and the interfaces there are. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::counters::Family;
 use crate::interfaces::{Link, NamePattern, capable, excluded};
-use crate::seam::{InterfaceChoice, Mac, Wanted};
+use crate::seam::{InterfaceChoice, Mac, Role, Wanted};
 
-/// An interface on which addresses are announced.
+/// What is done about an address on an interface: its [`Role`] there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stance {
+    /// Announced, answered, defended.
+    Own,
+    /// Answered in the name of its owner, who has this MAC.
+    StandIn(Mac),
+    /// Listened for.
+    Listen,
+}
+
+impl Stance {
+    fn of(role: &Role, interface: &str) -> Stance {
+        match role {
+            Role::Own => Stance::Own,
+            Role::StandIn(owner) => owner.get(interface).map_or(Stance::Listen, |mac| Stance::StandIn(*mac)),
+            Role::Listen => Stance::Listen,
+        }
+    }
+
+    /// The MAC that answers tell, on an interface that has `own`; `None` if nothing is answered.
+    pub fn told(self, own: Mac) -> Option<Mac> {
+        match self {
+            Stance::Own => Some(own),
+            Stance::StandIn(owner) => Some(owner),
+            Stance::Listen => None,
+        }
+    }
+}
+
+/// An interface on which this node has a part in addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Served {
     /// Its name.
@@ -18,13 +48,26 @@ pub struct Served {
     pub incarnation: u64,
     /// See [`Link::generation`].
     pub generation: u64,
-    /// The addresses announced there; never empty.
-    pub addresses: BTreeSet<IpAddr>,
+    /// The addresses, with the part in each; never empty.
+    pub addresses: BTreeMap<IpAddr, Stance>,
     /// The default gateways behind it.
     pub gateways: BTreeSet<IpAddr>,
 }
 
-/// The interfaces that have something to announce, by index.
+impl Served {
+    /// The addresses announced there.
+    pub fn owned(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        let own = self.addresses.iter().filter(|(_, stance)| **stance == Stance::Own);
+        own.map(|(address, _)| *address)
+    }
+
+    /// Is this address announced there?
+    pub fn owns(&self, address: IpAddr) -> bool {
+        self.addresses.get(&address) == Some(&Stance::Own)
+    }
+}
+
+/// The interfaces that have something to do, by index.
 pub type Plan = BTreeMap<u32, Served>;
 
 /// Puts every address on every interface that suits it: [`crate::interfaces::suitable`] for each pair, with what depends
@@ -46,11 +89,11 @@ pub fn plan<'a>(wanted: &Wanted, links: impl IntoIterator<Item = &'a Link>, excl
                     InterfaceChoice::Named(names) => names.contains(&link.state.name),
                 }
         };
-        let addresses: BTreeSet<IpAddr> = wanted
+        let addresses: BTreeMap<IpAddr, Stance> = wanted
             .addresses
             .iter()
             .filter(|(address, want)| fits(address, &want.interfaces))
-            .map(|(a, _)| *a)
+            .map(|(address, want)| (*address, Stance::of(&want.role, &link.state.name)))
             .collect();
         if !addresses.is_empty() {
             let (name, incarnation, generation) = (link.state.name.clone(), link.incarnation, link.generation);
@@ -70,16 +113,17 @@ pub fn plan<'a>(wanted: &Wanted, links: impl IntoIterator<Item = &'a Link>, excl
     plan
 }
 
-/// Where each wanted address is announced; an address without an interface has an empty set.
+/// Where each owned address is announced; an address without an interface has an empty set.
 pub fn announcing(wanted: &Wanted, plan: &Plan) -> BTreeMap<IpAddr, BTreeSet<String>> {
     let mut announcing: BTreeMap<IpAddr, BTreeSet<String>> = wanted
         .addresses
-        .keys()
-        .map(|address| (*address, BTreeSet::new()))
+        .iter()
+        .filter(|(_, want)| want.role == Role::Own)
+        .map(|(address, _)| (*address, BTreeSet::new()))
         .collect();
     for served in plan.values() {
-        for address in &served.addresses {
-            announcing.entry(*address).or_default().insert(served.name.clone());
+        for address in served.owned() {
+            announcing.entry(address).or_default().insert(served.name.clone());
         }
     }
     announcing
@@ -89,7 +133,7 @@ pub fn announcing(wanted: &Wanted, plan: &Plan) -> BTreeMap<IpAddr, BTreeSet<Str
 mod tests {
     use super::*;
     use crate::interfaces::{Event, InterfaceState, Table, suitable};
-    use crate::seam::{Role, Want};
+    use crate::seam::Want;
 
     fn table(names: &[&str]) -> Table {
         let mut table = Table::default();
@@ -138,7 +182,7 @@ mod tests {
 
         let placed: Vec<(u32, Vec<IpAddr>)> = plan
             .iter()
-            .map(|(index, served)| (*index, served.addresses.iter().copied().collect()))
+            .map(|(index, served)| (*index, served.owned().collect()))
             .collect();
         assert_eq!(placed, [(1, vec![everywhere]), (2, vec![one]), (3, vec![everywhere])]);
 
@@ -153,12 +197,40 @@ mod tests {
         );
         for link in table.links() {
             for (address, want) in &wanted.addresses {
-                let planned = plan
-                    .get(&link.state.index)
-                    .is_some_and(|served| served.addresses.contains(address));
+                let planned = plan.get(&link.state.index).is_some_and(|served| served.owns(*address));
                 let suits = suitable(&link.state, *address, &want.interfaces, &NamePattern::defaults()).is_ok();
                 assert_eq!(planned, suits, "{address} on {}", link.state.name);
             }
         }
+    }
+    #[test]
+    fn a_role_holds_where_it_can_and_only_what_is_owned_is_announced() {
+        let owner = [2, 0, 0, 0, 0, 0x99];
+        let roles = [
+            Role::Own,
+            Role::StandIn(BTreeMap::from([("eth0".to_owned(), owner)])),
+            Role::Listen,
+        ];
+        let addresses = [1, 2, 3].map(|host| IpAddr::from([192, 0, 2, host]));
+        let wants = roles.map(|role| Want {
+            interfaces: InterfaceChoice::All,
+            role,
+        });
+        let wanted = Wanted {
+            addresses: addresses.into_iter().zip(wants).collect(),
+            ..Wanted::default()
+        };
+        let plan = plan(&wanted, table(&["eth0", "eth1"]).links(), &[]);
+        let stances = |index: u32| addresses.map(|address| plan[&index].addresses[&address]);
+        assert_eq!(stances(1), [Stance::Own, Stance::StandIn(owner), Stance::Listen]);
+        assert_eq!(
+            stances(2),
+            [Stance::Own, Stance::Listen, Stance::Listen],
+            "the owner's MAC on this segment is not known"
+        );
+        assert_eq!(
+            announcing(&wanted, &plan).into_keys().collect::<Vec<_>>(),
+            addresses[..1]
+        );
     }
 }

@@ -1,14 +1,17 @@
-//! What to do with one frame: answer, report a conflict, or nothing. Pure.
+//! What to do with one frame: answer, remember, report a conflict, or nothing; and what it says about where an address
+//! is. Pure.
 //!
-//! An answer is given for an address announced on the interface the frame came in by, with that interface's MAC. A
-//! frame in which somebody else claims such an address is a conflict and gets no answer (RFC 5227 2.4 allows a
-//! broadcast defence, never a unicast reply to a claim). A probe for the address (sender 0.0.0.0; a solicitation from
-//! `::`) is answered: that is how the prober learns that the address is taken.
+//! A request for an address is answered with the MAC of the interface it came in by, or in the name of the owner with
+//! the owner's MAC ([`Stance`]); for an address that is only listened for, it is handed out to be remembered. A frame in
+//! which another station claims such an address gets no answer (RFC 5227 2.4 allows a broadcast defence, never a unicast
+//! reply to a claim); it is a conflict if the address is announced here and the claimant is no member. A probe for an
+//! address (sender 0.0.0.0; a solicitation from `::`) is answered: that is how the prober learns that it is taken.
 
-use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv6Addr};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::neighbours::Asker;
+use crate::plan::Stance;
 use crate::seam::Mac;
 use crate::wire::{Malformed, OwnedFrame, arp, ethernet, ndp};
 
@@ -30,10 +33,10 @@ pub enum Reason {
     /// Sent to another station.
     #[error("sent to another station")]
     OtherStation,
-    /// Asks for an address that is not announced on this interface.
+    /// Is about an address this node has no part in on this interface.
     #[error("for an address not announced here")]
     NotOurs,
-    /// Not a request, and no claim to an address announced here.
+    /// Not a request, and no claim to an address this node has a part in.
     #[error("neither a request nor a claim")]
     NotARequest,
     /// The frame is longer than any that can be answered.
@@ -121,15 +124,44 @@ impl From<Malformed> for Reason {
     }
 }
 
-/// The interface a frame came in by, and what is announced there.
+/// The interface a frame came in by, and this node's part in the addresses there.
 #[derive(Clone, Copy, Debug)]
 pub struct Port<'a> {
-    /// Its MAC, which answers carry.
+    /// Its MAC, the Ethernet source of answers.
     pub mac: Mac,
     /// The MACs of all interfaces of this node: with two on one segment, one hears the other.
     pub own_macs: &'a BTreeSet<Mac>,
-    /// The addresses announced there.
-    pub addresses: &'a BTreeSet<IpAddr>,
+    /// The MACs of living members, whose claims are no conflict.
+    pub members: &'a BTreeSet<Mac>,
+    /// The addresses this node has a part in there.
+    pub addresses: &'a BTreeMap<IpAddr, Stance>,
+    /// Addresses of other nodes that are asked for.
+    pub peers: &'a BTreeSet<IpAddr>,
+}
+
+impl Port<'_> {
+    fn knows(&self, address: IpAddr) -> bool {
+        self.addresses.contains_key(&address) || self.peers.contains(&address)
+    }
+}
+
+/// What to do, and what was seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// What to do.
+    pub action: Action,
+    /// What the frame says about its sender, if that has one of the addresses or is a peer.
+    pub sighting: Option<Sighting>,
+}
+
+impl Decision {
+    /// Nothing to do, nothing seen.
+    pub fn ignore(reason: Reason) -> Decision {
+        Decision {
+            action: Action::Ignore(reason),
+            sighting: None,
+        }
+    }
 }
 
 /// What to do.
@@ -137,13 +169,15 @@ pub struct Port<'a> {
 pub enum Action {
     /// Send this frame out of the interface.
     Reply {
-        /// The address asked for.
-        address: IpAddr,
-        /// Who asked; nobody, if the question came from a probe, which has no address.
-        asker: Option<Asker>,
+        /// What is answered.
+        request: Request,
+        /// The answer is in the name of the address's owner.
+        for_owner: bool,
         /// The answer.
         frame: OwnedFrame,
     },
+    /// Remember the request: the address is listened for.
+    Remember(Request),
     /// Somebody else claims an address announced there.
     Conflict {
         /// The address.
@@ -151,19 +185,97 @@ pub enum Action {
         /// The claimant.
         mac: Mac,
     },
+    /// Nothing but to note the sighting.
+    Note,
     /// Nothing.
     Ignore(Reason),
 }
 
-/// Decides about one frame, the Ethernet header included.
-pub fn respond(frame: &[u8], port: Port<'_>) -> Action {
-    match decide(frame, port) {
-        Ok(action) => action,
-        Err(reason) => Action::Ignore(reason),
+/// Another station's word that an address is at a MAC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sighting {
+    /// The address.
+    pub address: IpAddr,
+    /// The MAC it is said to have.
+    pub mac: Mac,
+    /// Who said so: the Ethernet source.
+    pub source: Mac,
+}
+
+/// A question for an address, as far as its answer depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// An ARP request.
+    Arp {
+        /// The address asked for.
+        target: Ipv4Addr,
+        /// Who asks; unspecified in a probe.
+        sender: Ipv4Addr,
+        /// Its MAC.
+        mac: Mac,
+    },
+    /// A Neighbor Solicitation.
+    Ndp {
+        /// The address asked for.
+        target: Ipv6Addr,
+        /// Who asks; unspecified in a probe.
+        source: Ipv6Addr,
+        /// Its MAC.
+        mac: Mac,
+    },
+}
+
+impl Request {
+    /// The address asked for.
+    pub fn address(&self) -> IpAddr {
+        match self {
+            Request::Arp { target, .. } => (*target).into(),
+            Request::Ndp { target, .. } => (*target).into(),
+        }
+    }
+
+    /// Who asked; nobody, if it is a probe, which has no address.
+    pub fn asker(&self) -> Option<Asker> {
+        let (host, ip, mac) = match *self {
+            Request::Arp { sender: ip, mac, .. } => {
+                let host = !ip.is_unspecified() && !ip.is_multicast() && !ip.is_broadcast();
+                (host, IpAddr::V4(ip), mac)
+            }
+            Request::Ndp { source: ip, mac, .. } => (!ip.is_unspecified(), IpAddr::V6(ip), mac),
+        };
+        host.then_some(Asker { ip, mac })
+    }
+
+    /// The answer that the address is at `told`, sent by `own`.
+    pub fn answer(&self, own: Mac, told: Mac) -> OwnedFrame {
+        match *self {
+            Request::Arp { target, sender, mac } => {
+                let reply = arp::Repr {
+                    operation: arp::Operation::Reply,
+                    sender_mac: told,
+                    sender_ip: target,
+                    target_mac: mac,
+                    target_ip: sender,
+                };
+                OwnedFrame::arp(own, mac, &reply)
+            }
+            Request::Ndp { target, source, mac } => advertisement(target, source, mac, own, told),
+        }
     }
 }
 
-fn decide(frame: &[u8], port: Port<'_>) -> Result<Action, Reason> {
+/// Decides about one frame, the Ethernet header included.
+pub fn respond(frame: &[u8], port: Port<'_>) -> Decision {
+    match read(frame, port) {
+        Ok((sender, request)) => judge(sender, request, port),
+        Err(reason) => Decision::ignore(reason),
+    }
+}
+
+/// What a frame says about its sender, and what it asks for.
+type Content = (Sighting, Result<Request, Reason>);
+
+fn read(frame: &[u8], port: Port<'_>) -> Result<Content, Reason> {
     let frame = ethernet::Frame::new(frame)?;
     let header = frame.header();
     match header.ether_type {
@@ -173,92 +285,99 @@ fn decide(frame: &[u8], port: Port<'_>) -> Result<Action, Reason> {
     }
 }
 
-fn arp(header: ethernet::Repr, packet: arp::Repr, port: Port<'_>) -> Result<Action, Reason> {
-    check_sender(packet.sender_mac, port)?;
-    check_sender(header.source, port)?;
-    let claimed = IpAddr::V4(packet.sender_ip);
-    if port.addresses.contains(&claimed) {
-        return Ok(Action::Conflict {
-            address: claimed,
-            mac: packet.sender_mac,
-        });
-    }
-    let address = IpAddr::V4(packet.target_ip);
-    if !port.addresses.contains(&address) {
-        return Err(Reason::NotOurs);
-    }
-    if packet.operation != arp::Operation::Request {
-        return Err(Reason::NotARequest);
-    }
-    if header.destination != ethernet::BROADCAST && header.destination != port.mac {
-        return Err(Reason::OtherStation);
-    }
-    let reply = arp::Repr {
-        operation: arp::Operation::Reply,
-        sender_mac: port.mac,
-        sender_ip: packet.target_ip,
-        target_mac: packet.sender_mac,
-        target_ip: packet.sender_ip,
+fn judge(sender: Sighting, request: Result<Request, Reason>, port: Port<'_>) -> Decision {
+    let sighting = port.knows(sender.address).then_some(sender);
+    let action = if let Some(stance) = port.addresses.get(&sender.address) {
+        if *stance == Stance::Own && !port.members.contains(&sender.mac) {
+            Action::Conflict {
+                address: sender.address,
+                mac: sender.mac,
+            }
+        } else {
+            Action::Note
+        }
+    } else {
+        match request.and_then(|request| decide(request, port)) {
+            Err(_) if sighting.is_some() => Action::Note,
+            Err(reason) => Action::Ignore(reason),
+            Ok(action) => action,
+        }
     };
-    Ok(Action::Reply {
-        address,
-        asker: asker(packet.sender_ip.into(), packet.sender_mac),
-        frame: OwnedFrame::arp(port.mac, packet.sender_mac, &reply),
+    Decision { action, sighting }
+}
+
+fn decide(request: Request, port: Port<'_>) -> Result<Action, Reason> {
+    let stance = port.addresses.get(&request.address()).ok_or(Reason::NotOurs)?;
+    Ok(match stance.told(port.mac) {
+        Some(mac) => Action::Reply {
+            request,
+            for_owner: *stance != Stance::Own,
+            frame: request.answer(port.mac, mac),
+        },
+        None => Action::Remember(request),
     })
 }
 
-fn ndp(header: ethernet::Repr, packet: ndp::Repr, port: Port<'_>) -> Result<Action, Reason> {
+fn arp(header: ethernet::Repr, packet: arp::Repr, port: Port<'_>) -> Result<Content, Reason> {
+    check_sender(packet.sender_mac, port)?;
     check_sender(header.source, port)?;
-    match packet.message {
+    let sender = Sighting {
+        address: packet.sender_ip.into(),
+        mac: packet.sender_mac,
+        source: header.source,
+    };
+    let request = if !port.addresses.contains_key(&packet.target_ip.into()) {
+        Err(Reason::NotOurs)
+    } else if packet.operation != arp::Operation::Request {
+        Err(Reason::NotARequest)
+    } else if header.destination != ethernet::BROADCAST && header.destination != port.mac {
+        Err(Reason::OtherStation)
+    } else {
+        Ok(Request::Arp {
+            target: packet.target_ip,
+            sender: packet.sender_ip,
+            mac: packet.sender_mac,
+        })
+    };
+    Ok((sender, request))
+}
+
+fn ndp(header: ethernet::Repr, packet: ndp::Repr, port: Port<'_>) -> Result<Content, Reason> {
+    check_sender(header.source, port)?;
+    let (address, mac, request) = match packet.message {
         ndp::Message::Solicitation { target, source_mac } => {
-            let address = IpAddr::V6(target);
-            if !port.addresses.contains(&address) {
+            if !port.addresses.contains_key(&target.into()) {
                 return Err(Reason::NotOurs);
             }
-            let claimed = IpAddr::V6(packet.source);
-            if port.addresses.contains(&claimed) {
-                return Ok(Action::Conflict {
-                    address: claimed,
-                    mac: source_mac.unwrap_or(header.source),
-                });
-            }
-            if header.destination != port.mac && !ethernet::is_group(header.destination) {
-                return Err(Reason::OtherStation);
-            }
-            let asker_mac = source_mac.unwrap_or(header.source);
-            check_sender(asker_mac, port)?;
-            if packet.source.is_multicast() || packet.source.is_loopback() {
-                return Err(Reason::Sender);
-            }
-            Ok(Action::Reply {
-                address,
-                asker: asker(packet.source.into(), asker_mac),
-                frame: advertisement(target, packet.source, asker_mac, port.mac),
-            })
+            let (source, mac) = (packet.source, source_mac.unwrap_or(header.source));
+            let request = if header.destination != port.mac && !ethernet::is_group(header.destination) {
+                Err(Reason::OtherStation)
+            } else if source.is_multicast() || source.is_loopback() {
+                Err(Reason::Sender)
+            } else {
+                Ok(Request::Ndp { target, source, mac })
+            };
+            (source, mac, request)
         }
         ndp::Message::Advertisement { target, target_mac, .. } => {
-            let address = IpAddr::V6(target);
-            let mac = target_mac.unwrap_or(header.source);
-            if !port.addresses.contains(&address) {
+            if !port.knows(target.into()) {
                 return Err(Reason::NotOurs);
             }
-            check_sender(mac, port)?;
-            Ok(Action::Conflict { address, mac })
+            (target, target_mac.unwrap_or(header.source), Err(Reason::NotARequest))
         }
-    }
-}
-
-fn asker(ip: IpAddr, mac: Mac) -> Option<Asker> {
-    let host = match ip {
-        IpAddr::V4(ip) => !ip.is_unspecified() && !ip.is_multicast() && !ip.is_broadcast(),
-        IpAddr::V6(ip) => !ip.is_unspecified(),
     };
-    host.then_some(Asker { ip, mac })
+    check_sender(mac, port)?;
+    let sender = Sighting {
+        address: address.into(),
+        mac,
+        source: header.source,
+    };
+    Ok((sender, request))
 }
 
-/// The answer to a solicitation: overriding, because this node is the owner (RFC 4861 7.2.4). One that came from `::`
+/// The answer to a solicitation: overriding, because it is the owner's word (RFC 4861 7.2.4). One that came from `::`
 /// is answered to all nodes and not as solicited, since its sender has no address to answer to.
-fn advertisement(target: Ipv6Addr, asker: Ipv6Addr, asker_mac: Mac, own: Mac) -> OwnedFrame {
+fn advertisement(target: Ipv6Addr, asker: Ipv6Addr, asker_mac: Mac, own: Mac, told: Mac) -> OwnedFrame {
     let solicited = !asker.is_unspecified();
     let (destination, destination_mac) = if solicited {
         (asker, asker_mac)
@@ -267,7 +386,7 @@ fn advertisement(target: Ipv6Addr, asker: Ipv6Addr, asker_mac: Mac, own: Mac) ->
     };
     let message = ndp::Message::Advertisement {
         target,
-        target_mac: Some(own),
+        target_mac: Some(told),
         router: false,
         solicited,
         overriding: true,

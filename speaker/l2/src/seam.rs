@@ -93,7 +93,7 @@ pub struct Question {
     pub interfaces: InterfaceChoice,
     /// How often each is asked, whether it has answered or not.
     pub tries: u32,
-    /// Between two tries. Answers are heard for [`crate::question::LATE`] longer than `tries` times this.
+    /// Between two tries, and between the last and [`Note::Over`].
     pub gap: Duration,
     /// Asks without an address of its own, as who is about to take the address must (RFC 5227 2.1.1: sender 0.0.0.0;
     /// RFC 4862 5.4.2: source `::`). Otherwise the sender is the interface's own address in the subnet (IPv4) or on the
@@ -121,7 +121,8 @@ pub struct Answer {
 pub enum AnswerKind {
     /// The station that has the MAC.
     Itself,
-    /// Another one in its name ([`Role::StandIn`]): this says nothing about the station that has the MAC.
+    /// Another one in its name, as a stand-in does ([`Role::StandIn`]): the station that has the MAC did not answer
+    /// itself.
     InItsName {
         /// The Ethernet source of the frame.
         by: Mac,
@@ -134,12 +135,13 @@ pub enum AnswerKind {
 pub enum Note {
     /// The first answer of its kind to a question: any frame whose sender is the address counts.
     Answer(Answer),
-    /// On no interface could the address be asked for in any of the tries, so that silence says nothing about it.
-    Unasked {
+    /// The question is over: all tries are sent, a gap has passed since the last, and every frame that had come in by
+    /// then was looked at. Answers that come later are told all the same, for [`crate::question::LATE`].
+    Over {
         /// [`Question::id`].
         question: u64,
-        /// The address.
-        address: IpAddr,
+        /// What could not be asked for on any interface in any try: silence says nothing about these.
+        unasked: BTreeSet<IpAddr>,
     },
     /// Another station says that it has one of [`Wanted::addresses`], whatever this node's role in it is.
     Claimed {

@@ -1,7 +1,9 @@
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 
 use super::*;
-use crate::plan::Served;
+use crate::plan::{Served, Stance};
 
 const MAC: Mac = [2, 0, 0, 0, 0, 1];
 
@@ -11,7 +13,10 @@ fn served(mac: Mac, generation: u64, addresses: &[&str]) -> Served {
         mac,
         incarnation: 1,
         generation,
-        addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+        addresses: addresses
+            .iter()
+            .map(|address| (address.parse().unwrap(), Stance::Own))
+            .collect(),
         gateways: BTreeSet::new(),
     }
 }
@@ -69,6 +74,23 @@ fn an_address_that_goes_is_not_announced_and_the_others_keep_their_times() {
     );
     announcer.serve(Duration::from_millis(200), &Plan::new());
     assert_eq!(announcer.next_deadline(), None);
+}
+
+#[test]
+fn only_an_owned_address_is_announced_and_one_that_comes_to_be_owned_at_once() {
+    let mut announcer = Announcer::new(Duration::ZERO, 1);
+    let start = Duration::from_secs(7);
+    for stance in [Stance::Listen, Stance::StandIn([2, 0, 0, 0, 0, 9])] {
+        let mut other = plan(MAC, 1, &["192.0.2.1"]);
+        other.get_mut(&3).unwrap().addresses = BTreeMap::from([("192.0.2.1".parse().unwrap(), stance)]);
+        announcer.serve(Duration::ZERO, &other);
+        assert_eq!(announcer.next_deadline(), None, "{stance:?}");
+        announcer.serve(start, &plan(MAC, 1, &["192.0.2.1"]));
+        assert_eq!(times(&mut announcer, start * 2), [7_000, 7_100, 8_100, 9_200, 12_000]);
+        announcer.serve(start * 2, &plan(MAC, 1, &["192.0.2.1"]));
+        announcer.serve(start * 2, &other);
+        assert_eq!(announcer.next_deadline(), None, "{stance:?} again");
+    }
 }
 
 #[test]
@@ -165,7 +187,7 @@ proptest! {
             announcer.serve(now, &served);
             now += Duration::from_millis(wait);
             for due in announcer.due(now, 100) {
-                prop_assert!(served[&3].addresses.contains(&due.address));
+                prop_assert!(served[&3].owns(due.address));
             }
             prop_assert_eq!(announcer.entries.len(), hosts.len());
             prop_assert_eq!(announcer.queue.len(), hosts.len());

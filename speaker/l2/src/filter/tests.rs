@@ -1,11 +1,12 @@
 //! Runs the programs in a small interpreter and compares with the responder.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::plan::Stance;
 use crate::responder::{self, Action, Port, Reason};
 use crate::wire::{OwnedFrame, arp, ethernet, ndp};
 
@@ -74,23 +75,44 @@ fn solicitation(target: Ipv6Addr) -> OwnedFrame {
     OwnedFrame::ndp(OTHER, [0x33, 0x33, 0xff, 0, 0, 1], &packet)
 }
 
+fn advertisement(target: Ipv6Addr) -> OwnedFrame {
+    let packet = ndp::Repr {
+        source: "fe80::9".parse().unwrap(),
+        destination: "fe80::1".parse().unwrap(),
+        message: ndp::Message::Advertisement {
+            target,
+            target_mac: Some(OTHER),
+            router: false,
+            solicited: true,
+            overriding: true,
+        },
+    };
+    OwnedFrame::ndp(OTHER, OWN, &packet)
+}
+
 /// Does the responder look further than "not ours" at this frame? Who sent it is no matter of the filter.
-fn concerns(frame: &[u8], addresses: &BTreeSet<IpAddr>) -> bool {
-    let own_macs = BTreeSet::from([OWN]);
-    let action = responder::respond(
+fn concerns(frame: &[u8], addresses: &BTreeSet<IpAddr>, peers: &BTreeSet<IpAddr>) -> bool {
+    let addresses: BTreeMap<IpAddr, Stance> = addresses.iter().map(|address| (*address, Stance::Listen)).collect();
+    let decision = responder::respond(
         frame,
         Port {
             mac: OWN,
-            own_macs: &own_macs,
-            addresses,
+            own_macs: &BTreeSet::from([OWN]),
+            members: &BTreeSet::new(),
+            addresses: &addresses,
+            peers,
         },
     );
     !matches!(
-        action,
+        decision.action,
         Action::Ignore(
             Reason::NotOurs | Reason::OtherProtocol | Reason::Malformed(_) | Reason::Sender | Reason::OwnFrame
         )
     )
+}
+
+fn ips<T: Copy + Into<IpAddr>>(addresses: &BTreeSet<T>) -> BTreeSet<IpAddr> {
+    addresses.iter().map(|address| (*address).into()).collect()
 }
 
 /// Scattered and consecutive addresses, close together so that near misses occur.
@@ -111,32 +133,38 @@ fn v6() -> impl Strategy<Value = Ipv6Addr> {
 proptest! {
     #[test]
     fn arp_passes_exactly_when_the_responder_cares(
-        set in prop::collection::btree_set(v4(), 0..80), sender in v4(), target in v4(), reply: bool,
+        set in prop::collection::btree_set(v4(), 0..80), peers in prop::collection::btree_set(v4(), 0..20),
+        sender in v4(), target in v4(), reply: bool,
     ) {
-        let program = super::arp(set.iter().copied()).unwrap();
+        let program = super::arp(&set, &peers).unwrap();
         let operation = if reply { arp::Operation::Reply } else { arp::Operation::Request };
-        let addresses: BTreeSet<IpAddr> = set.iter().copied().map(IpAddr::V4).collect();
-        for (sender, target) in [(sender, target), (*set.first().unwrap_or(&sender), target), (sender, *set.last().unwrap_or(&target))] {
-            let frame = arp_frame(operation, sender, target);
-            prop_assert_eq!(
-                passes(&program, frame.as_bytes(), Metadata::default()),
-                concerns(frame.as_bytes(), &addresses)
-            );
+        let some = |of: &BTreeSet<Ipv4Addr>, other| [other, *of.first().unwrap_or(&other), *of.last().unwrap_or(&other)];
+        for sender in some(&set, sender).into_iter().chain(some(&peers, sender)) {
+            for target in some(&set, target).into_iter().chain(some(&peers, target)) {
+                let frame = arp_frame(operation, sender, target);
+                prop_assert_eq!(
+                    passes(&program, frame.as_bytes(), Metadata::default()),
+                    concerns(frame.as_bytes(), &ips(&set), &ips(&peers)),
+                    "{} to {}", sender, target
+                );
+            }
         }
     }
 
     #[test]
-    fn solicitations_pass_exactly_when_the_responder_cares(
-        set in prop::collection::btree_set(v6(), 0..80), target in v6(),
+    fn neighbor_discovery_passes_exactly_when_the_responder_cares(
+        set in prop::collection::btree_set(v6(), 0..80), peers in prop::collection::btree_set(v6(), 0..20),
+        target in v6(),
     ) {
-        let program = super::ndp(set.iter().copied()).unwrap();
-        let addresses: BTreeSet<IpAddr> = set.iter().copied().map(IpAddr::V6).collect();
-        for target in set.iter().copied().chain([target]) {
-            let frame = solicitation(target);
-            prop_assert_eq!(
-                passes(&program, frame.as_bytes(), Metadata::default()),
-                concerns(frame.as_bytes(), &addresses)
-            );
+        let program = super::ndp(&set, &peers).unwrap();
+        for target in set.iter().chain(&peers).copied().chain([target]) {
+            for frame in [solicitation(target), advertisement(target)] {
+                prop_assert_eq!(
+                    passes(&program, frame.as_bytes(), Metadata::default()),
+                    concerns(frame.as_bytes(), &ips(&set), &ips(&peers)),
+                    "{}", target
+                );
+            }
         }
     }
 
@@ -148,9 +176,9 @@ proptest! {
         let (four, six): (Ipv4Addr, Ipv6Addr) = ("10.99.0.100".parse().unwrap(), "2001:db8::1".parse().unwrap());
         let addresses = BTreeSet::from([IpAddr::V4(four), IpAddr::V6(six)]);
         let (frame, program) = if v6 {
-            (solicitation(six), super::ndp([six]).unwrap())
+            (solicitation(six), super::ndp(&BTreeSet::from([six]), &BTreeSet::new()).unwrap())
         } else {
-            (arp_frame(arp::Operation::Request, Ipv4Addr::new(10, 99, 0, 3), four), super::arp([four]).unwrap())
+            (arp_frame(arp::Operation::Request, Ipv4Addr::new(10, 99, 0, 3), four), super::arp(&BTreeSet::from([four]), &BTreeSet::new()).unwrap())
         };
         let mut bytes = frame.as_bytes().to_vec();
         for (position, value) in changes {
@@ -160,7 +188,7 @@ proptest! {
         }
         bytes.truncate(cut.max(1));
         let same_protocol = family(&bytes) == family(frame.as_bytes());
-        if same_protocol && concerns(&bytes, &addresses) {
+        if same_protocol && concerns(&bytes, &addresses, &BTreeSet::new()) {
             prop_assert!(passes(&program, &bytes, Metadata::default()));
         }
     }
@@ -172,8 +200,16 @@ fn frames_for_others_sent_here_or_tagged_are_refused() {
     let arp = arp_frame(arp::Operation::Request, Ipv4Addr::new(10, 99, 0, 3), four);
     let ndp = solicitation(six);
     for (frame, program, family) in [
-        (arp, super::arp([four]).unwrap(), Family::Arp),
-        (ndp, super::ndp([six]).unwrap(), Family::Ndp),
+        (
+            arp,
+            super::arp(&BTreeSet::from([four]), &BTreeSet::new()).unwrap(),
+            Family::Arp,
+        ),
+        (
+            ndp,
+            super::ndp(&BTreeSet::from([six]), &BTreeSet::new()).unwrap(),
+            Family::Ndp,
+        ),
     ] {
         let table = [
             (0, None, true),
@@ -198,7 +234,12 @@ fn frames_for_others_sent_here_or_tagged_are_refused() {
                 "{family:?} {metadata:?}"
             );
         }
-        assert!(!passes(&nothing(), frame.as_bytes(), Metadata::default()));
+        for program in [
+            super::arp(&BTreeSet::new(), &BTreeSet::new()),
+            super::ndp(&BTreeSet::new(), &BTreeSet::new()),
+        ] {
+            assert!(!passes(&program.unwrap(), frame.as_bytes(), Metadata::default()));
+        }
     }
 }
 
@@ -216,11 +257,11 @@ fn each_protocol_has_its_own_filter() {
 
 #[test]
 fn pools_become_ranges_and_scattered_addresses_hit_the_limit() {
-    let every_other = |count: u32| (0..count).map(|n| Ipv4Addr::from_bits(0x0a00_0000 + 2 * n));
-    let range = (0..65_536).map(|n| Ipv4Addr::from_bits(0x0a00_0000 + n));
-    assert!(super::arp(range).unwrap().len() < 30);
+    let every_other = |count: u32| (0..count).map(|n| Ipv4Addr::from_bits(0x0a00_0000 + 2 * n)).collect();
+    let range = (0..65_536).map(|n| Ipv4Addr::from_bits(0x0a00_0000 + n)).collect();
+    assert!(super::arp(&range, &BTreeSet::new()).unwrap().len() < 30);
 
-    let program = super::arp(every_other(1_000)).unwrap();
+    let program = super::arp(&every_other(1_000), &BTreeSet::new()).unwrap();
     assert!(program.len() < 3_100, "{} instructions", program.len());
     for n in 0..2_000 {
         let frame = arp_frame(
@@ -234,12 +275,15 @@ fn pools_become_ranges_and_scattered_addresses_hit_the_limit() {
             "address {n}"
         );
     }
-    let error = super::arp(every_other(2_000)).unwrap_err();
+    let error = super::arp(&every_other(2_000), &BTreeSet::new()).unwrap_err();
     assert!(error.instructions > MAX_INSTRUCTIONS);
 
-    let hosts = |count: u128| (0..count).map(|n| Ipv6Addr::from_bits(0x2001_0db8 << 96 | n << 40 | n << 1));
-    assert!(super::ndp(hosts(400)).is_ok());
-    assert!(super::ndp(hosts(2_000)).is_err());
+    let hosts = |count: u128| {
+        let host = |n: u128| Ipv6Addr::from_bits(0x2001_0db8 << 96 | n << 40 | n << 1);
+        (0..count).map(host).collect()
+    };
+    assert!(super::ndp(&hosts(400), &BTreeSet::new()).is_ok());
+    assert!(super::ndp(&hosts(2_000), &BTreeSet::new()).is_err());
 }
 
 /// The protocol of a frame, as far as its EtherType tells.

@@ -1,5 +1,3 @@
-use std::net::Ipv4Addr;
-
 use proptest::prelude::*;
 
 use super::*;
@@ -11,6 +9,14 @@ const THIRD: Mac = [2, 0, 0, 0, 0, 7];
 const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 100);
 const CLIENT_IP: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 3);
 
+const MEMBER: Mac = [2, 0, 0, 0, 0, 8];
+const OWNER: Mac = [2, 0, 0, 0, 0, 6];
+const PEER: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
+
+fn peer6() -> Ipv6Addr {
+    "fd99::2".parse().unwrap()
+}
+
 fn service6() -> Ipv6Addr {
     "fd99::100".parse().unwrap()
 }
@@ -19,17 +25,23 @@ fn client6() -> Ipv6Addr {
     "fe80::9".parse().unwrap()
 }
 
-fn act(frame: &[u8]) -> Action {
-    let own_macs = BTreeSet::from([OWN, OWN_OTHER]);
-    let addresses = BTreeSet::from([IpAddr::V4(SERVICE), IpAddr::V6(service6())]);
+/// What is decided about a frame by a node with this part in both addresses.
+fn decide_as(frame: &[u8], stance: Stance) -> Decision {
+    let addresses = BTreeMap::from([(IpAddr::V4(SERVICE), stance), (IpAddr::V6(service6()), stance)]);
     respond(
         frame,
         Port {
             mac: OWN,
-            own_macs: &own_macs,
+            own_macs: &BTreeSet::from([OWN, OWN_OTHER]),
+            members: &BTreeSet::from([MEMBER]),
             addresses: &addresses,
+            peers: &BTreeSet::from([IpAddr::V4(PEER), IpAddr::V6(peer6())]),
         },
     )
+}
+
+fn act(frame: &[u8]) -> Action {
+    decide_as(frame, Stance::Own).action
 }
 
 fn request() -> arp::Repr {
@@ -53,11 +65,12 @@ fn conflict(address: impl Into<IpAddr>, mac: Mac) -> Action {
 fn arp_is_answered_reported_or_ignored() {
     use Action::Ignore;
     let answer = |destination: Mac, target_ip| Action::Reply {
-        address: IpAddr::V4(SERVICE),
-        asker: (target_ip == CLIENT_IP).then_some(Asker {
-            ip: CLIENT_IP.into(),
+        request: Request::Arp {
+            target: SERVICE,
+            sender: target_ip,
             mac: destination,
-        }),
+        },
+        for_owner: false,
         frame: OwnedFrame::arp(
             OWN,
             destination,
@@ -216,11 +229,12 @@ fn advertised(target_mac: Option<Mac>) -> ndp::Repr {
 fn solicitations_are_answered_advertisements_reported() {
     use Action::Ignore;
     let answer = |destination_mac: Mac, destination: Ipv6Addr, solicited: bool| Action::Reply {
-        address: IpAddr::V6(service6()),
-        asker: solicited.then_some(Asker {
-            ip: destination.into(),
-            mac: destination_mac,
-        }),
+        request: Request::Ndp {
+            target: service6(),
+            source: if solicited { destination } else { Ipv6Addr::UNSPECIFIED },
+            mac: if solicited { destination_mac } else { CLIENT },
+        },
+        for_owner: false,
         frame: OwnedFrame::ndp(
             OWN,
             destination_mac,
@@ -367,6 +381,213 @@ fn solicitations_are_answered_advertisements_reported() {
     }
 }
 
+/// A request and what its answer is like: Ethernet destination, the packet with `told` as the address's MAC.
+fn requests_and_answers(told: Mac) -> [(&'static str, OwnedFrame, OwnedFrame, Option<Asker>); 4] {
+    let reply = |target_ip| arp::Repr {
+        operation: arp::Operation::Reply,
+        sender_mac: told,
+        sender_ip: SERVICE,
+        target_mac: CLIENT,
+        target_ip,
+    };
+    let advertisement = |destination, solicited| ndp::Repr {
+        source: service6(),
+        destination,
+        message: ndp::Message::Advertisement {
+            target: service6(),
+            target_mac: Some(told),
+            router: false,
+            solicited,
+            overriding: true,
+        },
+    };
+    let probe = arp::Repr {
+        sender_ip: Ipv4Addr::UNSPECIFIED,
+        ..request()
+    };
+    let dad = ndp::Repr {
+        source: Ipv6Addr::UNSPECIFIED,
+        message: ask(service6(), None),
+        ..solicitation()
+    };
+    let group = ethernet::multicast(ndp::solicited_node(service6()));
+    let all_nodes = ethernet::multicast(ndp::ALL_NODES);
+    let client = |ip: IpAddr| Some(Asker { ip, mac: CLIENT });
+    [
+        (
+            "request",
+            OwnedFrame::arp(CLIENT, ethernet::BROADCAST, &request()),
+            OwnedFrame::arp(OWN, CLIENT, &reply(CLIENT_IP)),
+            client(CLIENT_IP.into()),
+        ),
+        (
+            "probe",
+            OwnedFrame::arp(CLIENT, ethernet::BROADCAST, &probe),
+            OwnedFrame::arp(OWN, CLIENT, &reply(Ipv4Addr::UNSPECIFIED)),
+            None,
+        ),
+        (
+            "solicitation",
+            OwnedFrame::ndp(CLIENT, group, &solicitation()),
+            OwnedFrame::ndp(OWN, CLIENT, &advertisement(client6(), true)),
+            client(client6().into()),
+        ),
+        (
+            "duplicate detection",
+            OwnedFrame::ndp(CLIENT, group, &dad),
+            OwnedFrame::ndp(OWN, all_nodes, &advertisement(ndp::ALL_NODES, false)),
+            None,
+        ),
+    ]
+}
+
+#[test]
+fn a_stand_in_answers_with_the_owners_mac_from_its_own() {
+    for (case, asked, answer, asker) in requests_and_answers(OWNER) {
+        let decision = decide_as(asked.as_bytes(), Stance::StandIn(OWNER));
+        let Action::Reply {
+            request,
+            for_owner: true,
+            frame,
+        } = decision.action
+        else {
+            panic!("{case}: {decision:?}")
+        };
+        assert_eq!(frame, answer, "{case}");
+        assert_eq!((request.asker(), decision.sighting), (asker, None), "{case}");
+    }
+}
+
+#[test]
+fn a_listener_hands_out_requests_that_can_be_answered_later() {
+    for told in [OWN, OWNER] {
+        for (case, asked, answer, asker) in requests_and_answers(told) {
+            let decision = decide_as(asked.as_bytes(), Stance::Listen);
+            let Action::Remember(request) = decision.action else {
+                panic!("{case}: {decision:?}")
+            };
+            assert_eq!(request.answer(OWN, told), answer, "{case}");
+            assert_eq!((request.asker(), decision.sighting), (asker, None), "{case}");
+        }
+    }
+}
+
+#[test]
+fn a_claim_is_seen_in_every_role_and_fought_by_the_owner_alone_unless_a_member_makes_it() {
+    let claims = |mac: Mac| {
+        let gratuitous = arp::Repr {
+            sender_mac: mac,
+            sender_ip: SERVICE,
+            ..request()
+        };
+        [
+            (
+                IpAddr::V4(SERVICE),
+                OwnedFrame::arp(THIRD, ethernet::BROADCAST, &gratuitous),
+            ),
+            (
+                IpAddr::V6(service6()),
+                OwnedFrame::ndp(THIRD, [0x33, 0x33, 0, 0, 0, 1], &advertised(Some(mac))),
+            ),
+        ]
+    };
+    for stance in [Stance::Own, Stance::StandIn(OWNER), Stance::Listen] {
+        for mac in [CLIENT, MEMBER, OWNER] {
+            for (address, frame) in claims(mac) {
+                let sighting = Sighting {
+                    address,
+                    mac,
+                    source: THIRD,
+                };
+                let action = if stance == Stance::Own && mac != MEMBER {
+                    conflict(address, mac)
+                } else {
+                    Action::Note
+                };
+                assert_eq!(
+                    decide_as(frame.as_bytes(), stance),
+                    Decision {
+                        action,
+                        sighting: Some(sighting)
+                    },
+                    "{stance:?} {address} {mac:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn peers_are_seen_and_answered_like_everybody_but_not_answered_for() {
+    let seen = |address: IpAddr| {
+        Some(Sighting {
+            address,
+            mac: MEMBER,
+            source: MEMBER,
+        })
+    };
+    let reply = arp::Repr {
+        operation: arp::Operation::Reply,
+        sender_mac: MEMBER,
+        sender_ip: PEER,
+        target_mac: OWN,
+        target_ip: Ipv4Addr::new(10, 99, 0, 1),
+    };
+    let elsewhere = arp::Repr {
+        operation: arp::Operation::Request,
+        target_ip: CLIENT_IP,
+        ..reply
+    };
+    for (packet, destination) in [(reply, OWN), (elsewhere, ethernet::BROADCAST)] {
+        let decision = decide_as(OwnedFrame::arp(MEMBER, destination, &packet).as_bytes(), Stance::Listen);
+        assert_eq!((decision.action, decision.sighting), (Action::Note, seen(PEER.into())));
+    }
+    let advertisement = ndp::Repr {
+        source: peer6(),
+        destination: "fe80::1".parse().unwrap(),
+        message: ndp::Message::Advertisement {
+            target: peer6(),
+            target_mac: None,
+            router: false,
+            solicited: true,
+            overriding: true,
+        },
+    };
+    let decision = decide_as(OwnedFrame::ndp(MEMBER, OWN, &advertisement).as_bytes(), Stance::Listen);
+    assert_eq!(
+        (decision.action, decision.sighting),
+        (Action::Note, seen(peer6().into()))
+    );
+
+    let for_service = arp::Repr {
+        target_ip: SERVICE,
+        ..elsewhere
+    };
+    let decision = decide_as(
+        OwnedFrame::arp(MEMBER, ethernet::BROADCAST, &for_service).as_bytes(),
+        Stance::Own,
+    );
+    assert!(matches!(decision.action, Action::Reply { .. }), "{decision:?}");
+    assert_eq!(decision.sighting, seen(PEER.into()));
+
+    let for_peer = arp::Repr {
+        target_ip: PEER,
+        ..request()
+    };
+    assert_eq!(
+        act(OwnedFrame::arp(CLIENT, ethernet::BROADCAST, &for_peer).as_bytes()),
+        Action::Ignore(Reason::NotOurs)
+    );
+    let for_peer = ndp::Repr {
+        message: ask(peer6(), Some(CLIENT)),
+        ..solicitation()
+    };
+    assert_eq!(
+        act(OwnedFrame::ndp(CLIENT, [0x33, 0x33, 0xff, 0, 0, 2], &for_peer).as_bytes()),
+        Action::Ignore(Reason::NotOurs)
+    );
+}
+
 #[test]
 fn tagged_and_other_frames_are_nobodys() {
     let mut frame = OwnedFrame::arp(CLIENT, ethernet::BROADCAST, &request())
@@ -395,11 +616,11 @@ proptest! {
         act(&bytes);
     }
 
-    /// Whatever is answered is about an address announced here, carries this interface's MAC, and never goes to a
-    /// group except to defend against duplicate detection.
+    /// Whatever is answered is about an address this node answers for, comes from this interface's MAC, and never goes
+    /// to a group except to defend against duplicate detection. Whatever is seen is another station's.
     #[test]
     fn an_answer_is_always_ours_to_give(
-        v6: bool, changes in prop::collection::vec((0usize..86, any::<u8>()), 0..3),
+        v6: bool, role in 0usize..3, changes in prop::collection::vec((0usize..86, any::<u8>()), 0..3),
     ) {
         let frame = if v6 {
             OwnedFrame::ndp(CLIENT, ethernet::multicast(ndp::solicited_node(service6())), &solicitation())
@@ -412,11 +633,19 @@ proptest! {
                 *byte = value;
             }
         }
-        if let Action::Reply { address, frame, .. } = act(&bytes) {
+        let stance = [Stance::Own, Stance::StandIn(OWNER), Stance::Listen][role];
+        let decision = decide_as(&bytes, stance);
+        if let Action::Reply { request, for_owner, frame } = decision.action {
+            let address = request.address();
             prop_assert!(address == IpAddr::V4(SERVICE) || address == IpAddr::V6(service6()));
+            prop_assert_eq!(for_owner, stance != Stance::Own);
+            prop_assert!(stance != Stance::Listen);
             let ether = ethernet::Frame::new(frame.as_bytes()).unwrap();
             prop_assert_eq!(ether.header().source, OWN);
             prop_assert!(!ethernet::is_group(ether.header().destination));
+        }
+        if let Some(seen) = decision.sighting {
+            prop_assert!(![seen.mac, seen.source].iter().any(|mac| [OWN, OWN_OTHER].contains(mac)));
         }
     }
 }

@@ -10,7 +10,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ferrolb_l2::{
-    Channels, Counters, EngineError, Mac, Note, Question, Report, Settings, Snapshot, Want, Wanted, spawn_thread,
+    Channels, Counters, EngineError, InterfaceChoice, Mac, Note, Question, Report, Role, Settings, Snapshot, Want,
+    Wanted, spawn_thread,
 };
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::gettid;
@@ -216,7 +217,7 @@ impl Lab {
 /// A switch between the node (`eth1`), the client (`c1`) and a third host (`s0`).
 pub(crate) struct Segment {
     pub(crate) stranger: Namespace,
-    _switch: Namespace,
+    pub(crate) switch: Namespace,
 }
 
 /// The third host's MAC on `s0`.
@@ -240,10 +241,7 @@ impl Segment {
             host.ip(&format!("addr add fd98::{number}/64 dev {name} nodad"));
             host.ip(&format!("link set {name} up"));
         }
-        Segment {
-            stranger,
-            _switch: switch,
-        }
+        Segment { stranger, switch }
     }
 }
 
@@ -286,6 +284,60 @@ impl Engine {
         }
     }
 
+    /// Wants this node to have a part in these addresses on every interface, and hears these peers.
+    pub(crate) fn roles(&self, roles: &[(&str, Role)], peers: &[&str]) {
+        let wants = roles.iter().map(|(address, role)| {
+            let want = Want {
+                interfaces: InterfaceChoice::All,
+                role: role.clone(),
+            };
+            (address.parse().unwrap(), want)
+        });
+        self.replace(Wanted {
+            addresses: wants.collect(),
+            peers: peers.iter().map(|peer| peer.parse().unwrap()).collect(),
+            ..Wanted::default()
+        });
+    }
+
+    /// Wants this and nothing else.
+    pub(crate) fn replace(&self, wanted: Wanted) {
+        self.wanted.send_replace(Arc::new(wanted));
+    }
+
+    /// Asks for these addresses, and returns all notes until the question is over.
+    pub(crate) fn ask(&mut self, id: u64, addresses: &[&str], probe: bool) -> Vec<Note> {
+        let question = Question {
+            id,
+            addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+            interfaces: InterfaceChoice::All,
+            tries: 3,
+            gap: Duration::from_millis(20),
+            probe,
+        };
+        self.questions.try_send(question).expect("the engine takes questions");
+        let mut notes = Vec::new();
+        loop {
+            let note = self.note();
+            let over = matches!(note, Note::Over { question, .. } if question == id);
+            notes.push(note);
+            if over {
+                return notes;
+            }
+        }
+    }
+
+    /// Waits until what is wanted is in force.
+    pub(crate) fn settle(&mut self) {
+        self.ask(u64::MAX, &[], false);
+    }
+
+    /// The next note.
+    pub(crate) fn note(&mut self) -> Note {
+        let note = patiently(self.notes.recv()).expect("a note in time");
+        note.expect("the engine runs")
+    }
+
     /// Wants these addresses on every interface.
     pub(crate) fn want(&self, addresses: &[&str]) {
         let all = addresses
@@ -299,13 +351,9 @@ impl Engine {
 
     /// Reads reports until one of them satisfies; all are kept in `seen`.
     pub(crate) fn until(&mut self, what: &str, mut satisfies: impl FnMut(&Report) -> bool) {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .build()
-            .unwrap();
         loop {
-            let report = runtime.block_on(async { tokio::time::timeout(PATIENCE, self.reports.recv()).await });
-            let report = report.unwrap_or_else(|_| panic!("no report of {what}; there were {:#?}", self.seen));
+            let report = patiently(self.reports.recv());
+            let report = report.unwrap_or_else(|| panic!("no report of {what}; there were {:#?}", self.seen));
             let report = report.expect("the engine runs");
             let satisfied = satisfies(&report);
             self.seen.push(report);
@@ -375,6 +423,13 @@ impl Drop for Engine {
             let _ = thread.join();
         }
     }
+}
+
+/// Waits for something; `None` if it does not come.
+fn patiently<T>(wait: impl Future<Output = T>) -> Option<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let runtime = runtime.expect("a runtime can be built");
+    runtime.block_on(async { tokio::time::timeout(PATIENCE, wait).await.ok() })
 }
 
 /// Asks until the answer is yes; the kernel tells nobody when a neighbour entry changes state.

@@ -1,0 +1,107 @@
+//! Brings sockets, memberships, announcements and reports in line with what is wanted and what there is.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use super::Engine;
+use super::port::Port;
+use crate::counters::Family;
+use crate::groups;
+use crate::plan::{self, Plan, Served};
+use crate::seam::{Fault, Role};
+
+/// Before what failed is tried again.
+const RETRY: Duration = Duration::from_secs(5);
+
+impl Engine {
+    /// Brings everything in line with what is wanted and what there is.
+    pub(super) fn reconcile(&mut self) {
+        let now = self.now();
+        let links = Arc::clone(&self.interfaces.links);
+        self.own_macs = links.iter().filter_map(|link| link.state.mac).collect();
+        let mut plan = plan::plan(&self.wanted, links.iter(), &self.settings.exclude);
+        let mut faults = BTreeSet::new();
+        self.close_ports(&plan);
+        let answered = self
+            .wanted
+            .addresses
+            .iter()
+            .filter(|(_, want)| want.role != Role::Listen);
+        self.address_counters = self.counters.select(answered.map(|(address, _)| *address));
+        self.recall(&plan);
+        for (index, served) in &mut plan {
+            faults.extend(self.open_port(*index, served));
+        }
+        plan.retain(|_, served| !served.addresses.is_empty());
+        self.ports.retain(|index, _| plan.contains_key(index));
+        faults.extend(self.membership.set(&groups::groups(&plan), &plan));
+        let may_pass = |fault: &Fault| !matches!(fault, Fault::Filter { .. });
+        self.retry = faults.iter().any(may_pass).then_some(now + RETRY);
+
+        self.announcer.serve(now, &plan);
+        self.outbox
+            .interfaces(links.iter().map(|link| link.state.clone()).collect());
+        self.outbox.announcing(plan::announcing(&self.wanted, &plan));
+        faults.extend(self.interfaces.fault.clone().map(|error| Fault::Netlink { error }));
+        self.outbox.faults(faults);
+    }
+
+    /// Closes what the plan does not have, and what belonged to an interface that was deleted.
+    fn close_ports(&mut self, plan: &Plan) {
+        let gone: Vec<u32> = self
+            .ports
+            .iter()
+            .filter(|(index, port)| {
+                plan.get(index)
+                    .is_none_or(|to| to.incarnation != port.served.incarnation)
+            })
+            .map(|(index, _)| *index)
+            .collect();
+        for index in gone {
+            self.membership.forget(index);
+            if let Some(mut port) = self.ports.remove(&index) {
+                info!(interface = port.served.name, "no longer in use");
+                port.close(Family::Arp);
+                port.close(Family::Ndp);
+            }
+        }
+    }
+
+    /// Opens or adjusts the sockets of an interface. Addresses that cannot be heard there are taken out of the plan.
+    fn open_port(&mut self, index: u32, served: &mut Served) -> Vec<Fault> {
+        let port = self.ports.entry(index).or_insert_with(|| {
+            info!(interface = served.name, "in use");
+            Port::new(served.clone())
+        });
+        port.served.clone_from(served);
+        let mut faults = Vec::new();
+        for family in [Family::Arp, Family::Ndp] {
+            let (interface, name) = (served.name.clone(), family.name());
+            match port.tune(index, family, &self.wanted.peers) {
+                Ok(()) => {}
+                Err(error) => {
+                    warn!(interface, family = name, %error, "cannot open a packet socket");
+                    port.close(family);
+                    served.addresses.retain(|address, _| Family::of(*address) != family);
+                    faults.push(Fault::Socket {
+                        interface,
+                        family: name,
+                        error: error.to_string(),
+                    });
+                    continue;
+                }
+            }
+            if port.taps.get(&family).is_some_and(|tap| tap.unfiltered) {
+                faults.push(Fault::Filter {
+                    interface,
+                    family: name,
+                });
+            }
+        }
+        port.served.clone_from(served);
+        faults
+    }
+}
