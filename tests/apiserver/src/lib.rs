@@ -7,8 +7,8 @@
 //!
 //! [`Rule`]s make it misbehave as real clusters do; [`ApiServer::log`] tells what was asked of it.
 //!
-//! [`RealApiServer`] is etcd and kube-apiserver as child processes. `tests/conformance.rs` does the same to both and
-//! compares what they say; so do the tests of the programs.
+//! [`RealApiServer`] is etcd and kube-apiserver as child processes. `tests/conformance` does the same to both and compares
+//! what they say; so do the tests of the programs. `tests/crds` tries FerroLB's kinds on the real one.
 
 mod client;
 mod faults;

@@ -23,7 +23,7 @@ use crate::client::client;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running pair of etcd and kube-apiserver with FerroLB's CustomResourceDefinitions. Dropped, both are killed and their
-/// files removed; if the thread that started them dies, the kernel kills them.
+/// files removed, unless the test has failed; if the thread that started them dies, the kernel kills them.
 #[derive(Debug)]
 pub struct RealApiServer {
     kubeconfig: String,
@@ -88,14 +88,19 @@ impl RealApiServer {
             sleep(Duration::from_millis(100)).await;
         }
         let definitions = Api::<CustomResourceDefinition>::all(client.clone());
-        for crd in ferrolb_api::crds() {
+        let crds = ferrolb_api::crds();
+        for crd in &crds {
             definitions
-                .create(&PostParams::default(), &crd)
+                .create(&PostParams::default(), crd)
                 .await
-                .context("create a definition")?;
+                .with_context(|| format!("create the definition of {}", crd.spec.names.kind))?;
+        }
+        for (crd, version) in crds
+            .iter()
+            .flat_map(|crd| crd.spec.versions.iter().map(move |v| (crd, v)))
+        {
             let names = &crd.spec.names;
-            let version = &crd.spec.versions.first().context("a version")?.name;
-            let kind = GroupVersionKind::gvk(&crd.spec.group, version, &names.kind);
+            let kind = GroupVersionKind::gvk(&crd.spec.group, &version.name, &names.kind);
             let resource = ApiResource::from_gvk_with_plural(&kind, &names.plural);
             let objects = Api::<DynamicObject>::all_with(client.clone(), &resource);
             while objects.list(&ListParams::default()).await.is_err() {
@@ -131,7 +136,11 @@ impl Drop for RealApiServer {
             let _ = child.kill();
             let _ = child.wait();
         }
-        let _ = fs::remove_dir_all(&self.directory);
+        if std::thread::panicking() {
+            eprintln!("logs are kept in {}", self.directory.display());
+        } else {
+            let _ = fs::remove_dir_all(&self.directory);
+        }
     }
 }
 
