@@ -172,6 +172,26 @@ fn who_asked_a_listener_is_answered_when_it_starts_to_answer() {
 }
 
 #[test]
+fn a_stand_in_that_takes_over_draws_the_clients_to_itself() {
+    let Some(mut lab) = Lab::new() else { return };
+    ready(&mut lab, "eth0");
+    let role = stand_in("eth0", [2, 0, 0, 0, 0, 0x66]);
+    lab.engine.roles(&[(V4, role.clone()), (V6, role)], &[]);
+    for address in [V4, V6] {
+        eventually("the client knows the owner's MAC", || {
+            lab.client.send_to(ip(address));
+            lab.client.neighbour(ip(address)).as_deref() == Some("02:00:00:00:00:66")
+        });
+    }
+    lab.engine.want(&[V4, V6]);
+    for address in [V4, V6] {
+        eventually("the client is told of the node's", || {
+            lab.client.neighbour(ip(address)).as_deref() == Some(NODE)
+        });
+    }
+}
+
+#[test]
 fn an_owner_that_yields_falls_silent_and_goes_on_listening() {
     let Some(mut lab) = Lab::new() else { return };
     lab.engine.want(&[V4, V6]);
