@@ -179,6 +179,8 @@ pub enum NodeRefusal {
     NoInterface,
     /// Layer 2 does not run on it, for want of a capability or of netlink.
     NoLayer2,
+    /// No BGPPeer that an advertisement speaks to is there for it.
+    NoPeer,
 }
 
 impl NodeRefusal {
@@ -195,6 +197,7 @@ impl NodeRefusal {
             NodeRefusal::NoClaim => "NoClaim",
             NodeRefusal::NoInterface => "NoInterface",
             NodeRefusal::NoLayer2 => "NoLayer2",
+            NodeRefusal::NoPeer => "NoPeer",
         }
     }
 }

@@ -7,9 +7,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use ferrolb_api::{IpAddressPool, L2Advertisement};
-use ferrolb_config::{Configures, Object, ObjectRef, Parsed, Snapshot, Surroundings, parse};
-use ferrolb_model::Config;
+use ferrolb_api::{
+    AnnouncementPolicy, BfdProfile, BgpAdvertisement, BgpPeer, Community, IpAddressPool, L2Advertisement,
+};
+use ferrolb_config::{Configures, Kind, NodeFacts, Object, ObjectRef, Parsed, Snapshot, Surroundings, parse};
+use ferrolb_model::{Config, Labels};
 use ferrolb_runtime::watch::Event;
 use tracing::{info, warn};
 
@@ -19,12 +21,26 @@ pub(crate) enum Change {
     Pool(Event<IpAddressPool>),
     /// Of an L2Advertisement.
     Advertisement(Event<L2Advertisement>),
+    /// Of a BGPPeer.
+    BgpPeer(Event<BgpPeer>),
+    /// Of a BGPAdvertisement.
+    BgpAdvertisement(Event<BgpAdvertisement>),
+    /// Of a BFDProfile.
+    BfdProfile(Event<BfdProfile>),
+    /// Of a Community.
+    Community(Event<Community>),
+    /// Of an AnnouncementPolicy.
+    AnnouncementPolicy(Event<AnnouncementPolicy>),
 }
+
+/// What layer 2 does without the rest.
+const LAYER2: [Kind; 2] = [Kind::Pool, Kind::L2Advertisement];
 
 /// The objects, and what was made of them last.
 #[derive(Debug, Default)]
 pub(crate) struct Configuration {
     snapshot: Snapshot,
+    surroundings: Surroundings,
     parsed: Parsed,
     /// One line for each mistake.
     mistakes: BTreeSet<String>,
@@ -36,7 +52,27 @@ impl Configuration {
         match change {
             Change::Pool(event) => self.take(event),
             Change::Advertisement(event) => self.take(event),
+            Change::BgpPeer(event) => self.take(event),
+            Change::BgpAdvertisement(event) => self.take(event),
+            Change::BfdProfile(event) => self.take(event),
+            Change::Community(event) => self.take(event),
+            Change::AnnouncementPolicy(event) => self.take(event),
         }
+    }
+
+    /// Objects are held against each other where they meet on this node alone, so that a mistake between peers of other
+    /// nodes costs nothing here. Whether the configuration has to be read again.
+    pub(crate) fn on_node(&mut self, name: &str, labels: &Labels) -> bool {
+        let facts = NodeFacts {
+            labels: labels.clone(),
+            ..NodeFacts::default()
+        };
+        self.surroundings.nodes.insert(name.to_owned(), facts.clone()) != Some(facts)
+    }
+
+    /// The uid of an object that can be read.
+    pub(crate) fn uid(&self, kind: Kind, name: &str) -> Option<String> {
+        self.snapshot.get(&ObjectRef::new(kind, name))?.metadata()?.uid.clone()
     }
 
     fn take<K: Configures>(&mut self, event: Event<K>) -> bool {
@@ -63,9 +99,17 @@ impl Configuration {
         }
     }
 
-    /// The configuration in force, and how many mistakes keep objects out of it.
-    pub(crate) fn read(&mut self) -> (Arc<Config>, u64) {
-        self.parsed = parse(&self.snapshot, &Surroundings::default(), &self.parsed);
+    /// The configuration in force, and how many mistakes keep objects out of it. While some objects have not been heard
+    /// of it is that of layer 2 `alone`: an object whose other half is yet to come would count as a mistake.
+    pub(crate) fn read(&mut self, alone: bool) -> (Arc<Config>, u64) {
+        self.parsed = match alone {
+            true => {
+                let layer2 = self.snapshot.iter().filter(|(of, _)| LAYER2.contains(&of.kind));
+                let layer2 = layer2.map(|(of, object)| (of.clone(), object.clone())).collect();
+                parse(&layer2, &self.surroundings, &self.parsed)
+            }
+            false => parse(&self.snapshot, &self.surroundings, &self.parsed),
+        };
         let mistakes: BTreeSet<String> = self.parsed.errors.iter().map(ToString::to_string).collect();
         for new in mistakes.difference(&self.mistakes) {
             warn!("{new}");
@@ -100,7 +144,7 @@ mod tests {
     fn only_what_matters_is_a_change_and_the_last_good_stays() {
         let mut configuration = Configuration::default();
         assert!(configuration.change(pool("192.0.2.0/24")));
-        let (good, errors) = configuration.read();
+        let (good, errors) = configuration.read(false);
         assert_eq!((good.pools.len(), errors), (1, 0));
 
         let Change::Pool(Event::Applied(mut same)) = pool("192.0.2.0/24") else {
@@ -111,7 +155,7 @@ mod tests {
         assert!(!configuration.change(Change::Pool(Event::Applied(same))));
 
         assert!(configuration.change(pool("192.0.2.0/33")));
-        let (kept, errors) = configuration.read();
+        let (kept, errors) = configuration.read(false);
         assert!(Arc::ptr_eq(&good, &kept));
         assert_eq!(errors, 1);
 
@@ -127,13 +171,13 @@ mod tests {
         };
         assert!(configuration.change(garbage("no spec")));
         assert!(!configuration.change(garbage("no spec")), "the same again");
-        let (kept, errors) = configuration.read();
+        let (kept, errors) = configuration.read(false);
         assert!(Arc::ptr_eq(&good, &kept), "what cannot be read stays as it was");
         assert_eq!(errors, 1);
 
         assert!(configuration.change(Change::Pool(Event::Gone(key.clone()))));
         assert!(!configuration.change(Change::Pool(Event::Gone(key))));
-        let (empty, errors) = configuration.read();
+        let (empty, errors) = configuration.read(false);
         assert_eq!((empty.pools.len(), errors), (0, 0));
     }
 }

@@ -8,6 +8,7 @@
 
 mod api;
 mod args;
+mod bgp;
 mod configuration;
 mod engine;
 mod metrics;
@@ -99,7 +100,7 @@ async fn speak(args: Args) -> anyhow::Result<()> {
     let settings = ferrolb_speaker_core::Settings {
         load_balancer_class: args.load_balancer_class.clone(),
     };
-    let mut speaker = Speaker::new(node, settings);
+    let mut speaker = Speaker::new(node, settings.clone());
     let restored = store.restore();
     let announced = Arc::new(restored.clone());
     // The core has nothing else to say before it knows anything.
@@ -154,6 +155,10 @@ async fn speak(args: Args) -> anyhow::Result<()> {
     let namespace = args.common.namespace();
     let reporter = Reporter::new(client.clone(), &namespace, node, picture, seen, health);
     tasks.spawn("reporter", reporter.run(tasks.stop()));
+    let (planned, planned_out) = latest::channel(None);
+    let (view, _) = latest::channel(Arc::default());
+    let keeper = bgp::Keeper::new(planned_out, view, bgp::Marker::new(&args.state_dir, node), seed(node));
+    tasks.spawn("bgp", keeper.run(tasks.stop()));
     let ends = Ends {
         news,
         reports,
@@ -161,6 +166,7 @@ async fn speak(args: Args) -> anyhow::Result<()> {
         announced: announced_in,
         board,
         picture: picture_in,
+        bgp: bgp::Decider::new(node, settings, planned),
         engine,
         writes,
         heartbeat,
@@ -208,6 +214,7 @@ fn spawn_watches(
             )
         };
     }
+    bgp::news::spawn_watches(tasks, client, &namespace, readiness, metrics, &news);
     spawn!("watch pools", pools, news, news::pool);
     spawn!("watch advertisements", ads, news, news::advertisement);
     spawn!("watch services", services, news, news::service);

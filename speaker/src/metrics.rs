@@ -22,8 +22,12 @@ use prometheus_client::registry::Registry;
 pub(crate) struct Published {
     /// Every address that is answered for, with each Service that holds it.
     pub(crate) announced: Vec<(ServiceId, IpAddr)>,
+    /// Every address that routers are told of, with each Service that holds it.
+    pub(crate) announced_by_bgp: Vec<(ServiceId, IpAddr)>,
     /// How many addresses are placed here and not announced, by reason.
     pub(crate) withheld: BTreeMap<NodeRefusal, u64>,
+    /// How many addresses an advertisement tells to routers and this node does not, by reason.
+    pub(crate) withheld_by_bgp: BTreeMap<NodeRefusal, u64>,
     /// Writes that failed and wait for a retry.
     pub(crate) failed_writes: u64,
     /// Mistakes in objects of the configuration, which are left out or stand at an older version; `None` before the first
@@ -72,10 +76,12 @@ impl Collector for SpeakerMetrics {
 impl SpeakerMetrics {
     fn decisions(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
         let now = self.board.read();
-        let announced = now.announced.iter().map(|(service, ip)| {
+        let layer2 = now.announced.iter().map(|of| ("layer2", of));
+        let bgp = now.announced_by_bgp.iter().map(|of| ("bgp", of));
+        let announced = layer2.chain(bgp).map(|(protocol, (service, ip))| {
             let labels = [
                 ("service", service.to_string()),
-                ("protocol", "layer2".to_owned()),
+                ("protocol", protocol.to_owned()),
                 ("node", self.node.clone()),
                 ("ip", ip.to_string()),
             ];
@@ -95,6 +101,16 @@ impl SpeakerMetrics {
             encoder,
             "ferrolb_speaker_withheld",
             "Addresses that are placed on this node and not announced, by reason",
+            withheld,
+        )?;
+        let withheld = now
+            .withheld_by_bgp
+            .iter()
+            .map(|(why, count)| ([("reason", why.as_str())], *count));
+        gauges(
+            encoder,
+            "ferrolb_bgp_withheld",
+            "Addresses of Services that a BGPAdvertisement speaks for and that this node tells no router of, by reason",
             withheld,
         )?;
         for (name, help, value) in [
@@ -209,7 +225,9 @@ mod tests {
         let board = Board::default();
         board.publish(Published {
             announced: vec![(ServiceId::new("shop", "web"), "192.0.2.7".parse().unwrap())],
+            announced_by_bgp: vec![(ServiceId::new("shop", "web"), "192.0.2.8".parse().unwrap())],
             withheld: BTreeMap::from([(NodeRefusal::NoInterface, 2)]),
+            withheld_by_bgp: BTreeMap::from([(NodeRefusal::NoPeer, 1)]),
             failed_writes: 0,
             config_errors: Some(1),
         });
@@ -219,7 +237,9 @@ mod tests {
         encode(&mut text, &registry).unwrap();
         for line in [
             r#"metallb_speaker_announced{service="shop/web",protocol="layer2",node="node-a",ip="192.0.2.7"} 1"#,
+            r#"metallb_speaker_announced{service="shop/web",protocol="bgp",node="node-a",ip="192.0.2.8"} 1"#,
             r#"ferrolb_speaker_withheld{reason="NoInterface"} 2"#,
+            r#"ferrolb_bgp_withheld{reason="NoPeer"} 1"#,
             "# TYPE metallb_layer2_requests_received unknown",
             "# TYPE metallb_layer2_responses_sent unknown",
             "# TYPE metallb_layer2_gratuitous_sent unknown",

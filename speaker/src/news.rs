@@ -37,21 +37,53 @@ pub(crate) enum Stream {
     VirtualIps,
     /// The Node this runs on.
     OwnNode,
+    /// BGPPeers of the installation's namespace.
+    BgpPeers,
+    /// BGPAdvertisements of the installation's namespace.
+    BgpAdvertisements,
+    /// BFDProfiles of the installation's namespace.
+    BfdProfiles,
+    /// Communities of the installation's namespace.
+    Communities,
+    /// All AnnouncementPolicies.
+    AnnouncementPolicies,
+    /// EndpointSlices of Services.
+    Endpoints,
+    /// Secrets with a password in the installation's namespace.
+    Secrets,
 }
 
 impl Stream {
     /// All of them.
-    pub(crate) const ALL: [Stream; 5] = [
+    pub(crate) const ALL: [Stream; 12] = [
         Stream::Pools,
         Stream::Advertisements,
         Stream::Services,
         Stream::VirtualIps,
         Stream::OwnNode,
+        Stream::BgpPeers,
+        Stream::BgpAdvertisements,
+        Stream::BfdProfiles,
+        Stream::Communities,
+        Stream::AnnouncementPolicies,
+        Stream::Endpoints,
+        Stream::Secrets,
     ];
 
     /// Whether the configuration is read from it.
     pub(crate) fn configures(self) -> bool {
-        matches!(self, Stream::Pools | Stream::Advertisements)
+        !matches!(
+            self,
+            Stream::Services | Stream::VirtualIps | Stream::OwnNode | Stream::Endpoints | Stream::Secrets
+        )
+    }
+
+    /// Whether layer 2 waits for it. BGP waits for all of them.
+    pub(crate) fn is_of_layer2(self) -> bool {
+        matches!(
+            self,
+            Stream::Pools | Stream::Advertisements | Stream::Services | Stream::VirtualIps | Stream::OwnNode
+        )
     }
 }
 
@@ -111,7 +143,7 @@ pub(crate) fn own_node(event: Event<Node>) -> Option<News> {
 }
 
 /// An object that cannot be read stays as it was last read.
-fn unreadable(kind: &str, key: &ObjectKey, error: &str) -> Option<News> {
+pub(crate) fn unreadable(kind: &str, key: &ObjectKey, error: &str) -> Option<News> {
     warn!("{kind} {key} cannot be read and stays as it was: {error}");
     None
 }

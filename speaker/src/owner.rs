@@ -13,6 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ferrolb_config::Kind;
 use ferrolb_l2::interfaces::suitable;
 use ferrolb_l2::{Fault, InterfaceChoice, InterfaceState, Mac, NamePattern, Report, Role, Want, Wanted};
 use ferrolb_runtime::apply::Failure;
@@ -28,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::api::Api;
+use crate::bgp::Decider;
 use crate::configuration::Configuration;
 use crate::metrics::{Board, Published};
 use crate::news::{News, Stream};
@@ -66,6 +68,8 @@ pub(crate) struct Ends {
     pub(crate) board: Board,
     /// To whoever writes down what this speaker says about itself.
     pub(crate) picture: watch::Sender<Picture>,
+    /// To BGP.
+    pub(crate) bgp: Decider,
     /// To `/readyz`: the engine runs.
     pub(crate) engine: Check,
     /// To `/readyz`: the API server takes what this speaker writes.
@@ -131,7 +135,7 @@ impl Owner {
         let mut batch = Vec::new();
         loop {
             self.ends.heartbeat.beat();
-            let (retry_at, publish_at) = (self.retry_at, self.publish_at);
+            let (retry_at, publish_at, bgp_at) = (self.retry_at, self.publish_at, self.ends.bgp.deadline());
             let mut effects = Vec::new();
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
@@ -152,6 +156,7 @@ impl Owner {
                     self.retry_at = None;
                     effects = self.speaker.handle(Input::Retry);
                 }
+                () = sleep_until(bgp_at) => {}
                 () = sleep_until(publish_at) => {
                     self.publish_at = None;
                     self.publish();
@@ -161,6 +166,7 @@ impl Owner {
                 _ = pulse.tick() => continue,
             }
             self.run_effects(effects);
+            self.ends.bgp.settle(|peer| self.configuration.uid(Kind::BgpPeer, peer));
             self.plan_retry();
             let soon = Instant::now() + PUBLISH;
             self.publish_at = Some(self.publish_at.map_or(soon, |at| at.min(soon)));
@@ -170,10 +176,11 @@ impl Owner {
     fn hear(&mut self, batch: &mut Vec<News>, effects: &mut Vec<Effect>) {
         for news in batch.drain(..) {
             match news {
-                News::Input(input) => effects.extend(self.speaker.handle(*input)),
+                News::Input(input) => effects.extend(self.take(*input)),
                 News::OwnNode(view, uid) => {
                     self.node_uid = Some(uid);
-                    effects.extend(self.speaker.handle(Input::OwnNode(*view)));
+                    self.stale |= self.configuration.on_node(&view.name, &view.labels);
+                    effects.extend(self.take(Input::OwnNode(*view)));
                 }
                 News::Configuration(change) => self.stale |= self.configuration.change(*change),
                 News::Synced(stream) => {
@@ -188,15 +195,26 @@ impl Owner {
                 }
             }
         }
-        if self.stale && !self.missing.iter().any(|stream| stream.configures()) {
+        let layer2 = |stream: &&Stream| stream.is_of_layer2();
+        if self.stale && !self.missing.iter().filter(layer2).any(|stream| stream.configures()) {
             self.stale = false;
-            let (config, errors) = self.configuration.read();
+            let alone = self.missing.iter().any(|stream| stream.configures());
+            let (config, errors) = self.configuration.read(alone);
             self.config_errors = Some(errors);
-            effects.extend(self.speaker.handle(Input::Config(config)));
+            effects.extend(self.take(Input::Config(config)));
+        }
+        if !self.missing.iter().any(|stream| stream.is_of_layer2()) {
+            effects.extend(self.take(Input::Synced));
         }
         if self.missing.is_empty() {
-            effects.extend(self.speaker.handle(Input::Synced));
+            effects.extend(self.take(Input::BgpSynced));
         }
+    }
+
+    /// Both cores hear it.
+    fn take(&mut self, input: Input) -> Vec<Effect> {
+        self.ends.bgp.hear(&input);
+        self.speaker.handle(input)
     }
 
     fn report(&mut self, report: Report, effects: &mut Vec<Effect>) {
@@ -347,7 +365,14 @@ impl Owner {
         }
         self.ends.board.publish(Published {
             announced: announced.map(|(service, ip)| (service.clone(), ip)).collect(),
+            announced_by_bgp: self
+                .ends
+                .bgp
+                .announced()
+                .map(|(service, ip)| (service.clone(), ip))
+                .collect(),
             withheld,
+            withheld_by_bgp: self.ends.bgp.withheld(),
             failed_writes: u64::try_from(self.speaker.failed_writes()).unwrap_or(u64::MAX),
             config_errors: self.config_errors,
         });

@@ -79,7 +79,7 @@ impl<'a> Facts<'a> {
 
     /// The advertisements that speak for the address on this node.
     pub(crate) fn advertisements(&self, address: IpAddr, ip: &HeldIp) -> Vec<&'a L2Advertisement> {
-        let pool = self.pool(address, ip);
+        let pool = pool_of(self.config, ip.pool.as_deref(), address);
         self.config
             .l2_advertisements
             .values()
@@ -90,23 +90,23 @@ impl<'a> Facts<'a> {
             })
             .collect()
     }
+}
 
-    /// The pool of an address: the one it was taken from, or the one it lies in now. A holder outlives its pool, so an
-    /// address without either still has the name of its pool, which advertisements may select, and no labels.
-    fn pool(&self, address: IpAddr, ip: &HeldIp) -> Cow<'a, Pool> {
-        let named = ip.pool.as_ref().and_then(|name| self.config.pools.get(name));
-        match named.or_else(|| self.config.pool_of(address)) {
-            Some(pool) => Cow::Borrowed(pool),
-            None => Cow::Owned(Pool {
-                name: ip.pool.clone().unwrap_or_default(),
-                labels: Labels::new(),
-                ranges: Vec::new(),
-                auto_assign: false,
-                avoid_buggy_ips: false,
-                allocation: None,
-                on_shrink: OnShrink::Keep,
-            }),
-        }
+/// The pool of an address: the one it was taken from, or the one it lies in now. A holder outlives its pool, so an
+/// address without either still has the name of its pool, which advertisements may select, and no labels.
+pub(crate) fn pool_of<'a>(config: &'a Config, named: Option<&str>, address: IpAddr) -> Cow<'a, Pool> {
+    let pool = named.and_then(|name| config.pools.get(name));
+    match pool.or_else(|| config.pool_of(address)) {
+        Some(pool) => Cow::Borrowed(pool),
+        None => Cow::Owned(Pool {
+            name: named.unwrap_or_default().to_owned(),
+            labels: Labels::new(),
+            ranges: Vec::new(),
+            auto_assign: false,
+            avoid_buggy_ips: false,
+            allocation: None,
+            on_shrink: OnShrink::Keep,
+        }),
     }
 }
 

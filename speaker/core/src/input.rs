@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ferrolb_model::{Config, NodeView, ServiceId, ServiceView, VirtualIp};
+use ferrolb_model::{Config, EndpointsView, NodeView, Password, ServiceId, ServiceView, VirtualIp};
 
 use crate::effect::Announcement;
 
@@ -30,6 +30,19 @@ pub enum Input {
     /// Every stream has delivered its first complete list. Before this nothing is announced anew, and nothing withdrawn
     /// unless a VirtualIP itself takes it away.
     Synced,
+    /// An EndpointSlice of a Service appeared or changed. For BGP alone.
+    Endpoints(EndpointsView),
+    /// The EndpointSlice of this namespace and name is gone. For BGP alone.
+    EndpointsGone((String, String)),
+    /// What a Secret holds as a key for sessions: `None` if it is gone, or has none that can be used. For BGP alone.
+    Password {
+        /// The Secret's name.
+        secret: String,
+        /// The key.
+        password: Option<Password>,
+    },
+    /// Every stream that BGP depends on has delivered its first complete list.
+    BgpSynced,
     /// The layer-2 engine now answers for `address` on exactly these interfaces (none: not at all).
     Announcing {
         /// The address.

@@ -160,6 +160,7 @@ impl Speaker {
                 self.writes.ended(address, ok);
                 self.settle(address, &mut effects);
             }
+            Input::Endpoints(_) | Input::EndpointsGone(_) | Input::Password { .. } | Input::BgpSynced => {}
             Input::Retry => {
                 for address in self.writes.retry() {
                     self.settle(address, &mut effects);

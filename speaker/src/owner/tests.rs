@@ -59,6 +59,7 @@ impl Bench {
             announced: announced_in,
             board: Board::default(),
             picture: watch::Sender::new(Picture::default()),
+            bgp: Decider::new("node-a", Settings::default(), watch::Sender::new(None)),
             engine: readiness.check("layer 2", "starting"),
             writes,
             heartbeat: Heartbeat::new(Duration::from_secs(30)),

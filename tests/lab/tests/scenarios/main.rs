@@ -6,6 +6,7 @@
 mod allocation;
 mod availability;
 mod bad_input;
+mod bgp;
 mod contract;
 mod families;
 mod ground;
@@ -13,6 +14,7 @@ mod manifests;
 mod nodes;
 mod outages;
 mod pools;
+mod router;
 mod scene;
 mod services;
 mod speakers;
@@ -124,6 +126,10 @@ fn main() -> std::process::ExitCode {
                 .scenario("speaker_state", with_pool(speakers::speaker_state))
                 .scenario("service_status", with_pool(speakers::service_status))
                 .scenario("stranger", with_pool(speakers::stranger)),
+        )
+        .group(
+            Group::new(Setup::named("bgp"))
+                .scenario("every_node_is_a_next_hop", without_pool(bgp::every_node_is_a_next_hop)),
         )
         .group(
             Group::new(Setup::named("outages"))

@@ -1,0 +1,280 @@
+//! What this node announces by BGP: which routes each router shall hold, and why an address is not among them.
+//!
+//! Unlike layer 2, where the placement names one node, every node that can carry an address announces it, and nobody
+//! has to be asked: a speaker goes on announcing, and taking back, while the controller is away. So the inputs are the
+//! claims of all VirtualIPs (an address that merely stands in a Service's status is nobody's), the Services that hold
+//! them, their endpoints, this speaker's own Node, and the configuration. [`Bgp::handle`] takes them in,
+//! [`Bgp::plan`] decides anew about the addresses that they touch and gives the whole [`BgpPlan`] when it has changed:
+//! each router with its settings and its routes. It cannot fail and waits for nothing; [`Bgp::deadline`] says when time
+//! alone changes the plan.
+//!
+//! - Nothing is planned before every stream was heard in full ([`Input::BgpSynced`]): after a restart a router drops the
+//!   routes that the first plan does not have.
+//! - A Service is announced from a node that a BGPAdvertisement selects for it, unless the node is labelled to be left
+//!   out, its network is reported unavailable, or no endpoint can serve: under traffic policy Cluster none anywhere,
+//!   under Local none on the node. Each no is a [`NodeRefusal`].
+//! - Several advertisements for an address wish several things of one prefix. The plan has all wishes; whoever tells the
+//!   router merges them, by a rule that does not depend on their order (`ferrolb_bgp::Attributes::merge`). Addresses
+//!   that are aggregated into one prefix are merged in the same way, and the prefix goes with the last of them.
+//! - What is announced stays announced while an advertisement cannot be read, and a session keeps the key it has while
+//!   its Secret is missing.
+//! - A node that is drained marks its routes as leaving (RFC 8326) before it takes them back.
+//!
+//! `judge.rs` decides about one Service on one address, `endpoints.rs` counts endpoints, `plan.rs` puts it together.
+
+mod endpoints;
+mod judge;
+mod plan;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ferrolb_model::{
+    Config, Labels, NodeRefusal, NodeView, Password, ServiceId, ServiceType, ServiceView, TrafficPolicy, VirtualIp,
+};
+
+use crate::input::Input;
+use crate::speaker::Settings;
+
+use endpoints::Endpoints;
+use judge::Standing;
+
+pub use plan::{BgpPlan, PeerRefusal, PlannedPeer, PlannedRoutes, RouteAttributes};
+
+/// What is kept of a Service that may hold an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Holder {
+    labels: Labels,
+    traffic_policy: TrafficPolicy,
+}
+
+/// What is kept of a VirtualIP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Claimed {
+    pool: Option<String>,
+    by: BTreeSet<ServiceId>,
+}
+
+/// The addresses to decide anew about.
+#[derive(Debug)]
+enum Stale {
+    All,
+    These(BTreeSet<IpAddr>),
+}
+
+/// The BGP side of the speaker of one node.
+#[derive(Debug)]
+pub struct Bgp {
+    settings: Settings,
+    synced: bool,
+    config: Arc<Config>,
+    node: NodeView,
+    holders: BTreeMap<ServiceId, Holder>,
+    ips: BTreeMap<IpAddr, Claimed>,
+    /// Which addresses in `ips` a Service claims.
+    claimed_by: BTreeMap<ServiceId, BTreeSet<IpAddr>>,
+    endpoints: Endpoints,
+    /// The keys that are there, by the names of their Secrets.
+    passwords: BTreeMap<String, Password>,
+    /// The key that each peer last had, with the name of its Secret.
+    last_passwords: BTreeMap<String, (String, Password)>,
+    /// How each Service stands on each address it claims, where an advertisement speaks for it.
+    standings: BTreeMap<IpAddr, BTreeMap<ServiceId, Standing>>,
+    stale: Stale,
+    /// The peers or their keys have changed.
+    peers_stale: bool,
+    router_id: Option<Ipv4Addr>,
+    plan: Arc<BgpPlan>,
+}
+
+impl Bgp {
+    /// That of the node `node_name`, which knows nothing yet.
+    pub fn new(node_name: impl Into<String>, settings: Settings) -> Self {
+        Bgp {
+            settings,
+            synced: false,
+            config: Arc::default(),
+            node: NodeView {
+                name: node_name.into(),
+                labels: Labels::new(),
+                ready: false,
+                network_unavailable: false,
+                excluded: false,
+                addresses: BTreeSet::new(),
+            },
+            holders: BTreeMap::new(),
+            ips: BTreeMap::new(),
+            claimed_by: BTreeMap::new(),
+            endpoints: Endpoints::default(),
+            passwords: BTreeMap::new(),
+            last_passwords: BTreeMap::new(),
+            standings: BTreeMap::new(),
+            stale: Stale::All,
+            peers_stale: true,
+            router_id: None,
+            plan: Arc::default(),
+        }
+    }
+
+    /// Takes one piece of news in. What concerns layer 2 alone means nothing here.
+    pub fn handle(&mut self, input: &Input) {
+        match input {
+            Input::Config(config) if self.config != *config => {
+                self.config = Arc::clone(config);
+                self.reconsider_all();
+            }
+            Input::OwnNode(view) if view.name == self.node.name && *view != self.node => {
+                self.node = view.clone();
+                self.reconsider_all();
+            }
+            Input::Service(view) => self.service(view),
+            Input::ServiceGone(id) => self.service_gone(id),
+            Input::VirtualIp(ip) => self.virtual_ip(ip),
+            Input::VirtualIpGone(address) => self.keep(*address, None),
+            Input::Endpoints(view) => {
+                let touched = self.endpoints.insert(&self.node.name, view);
+                touched.iter().for_each(|service| self.reconsider_claims_of(service));
+            }
+            Input::EndpointsGone(slice) => {
+                if let Some(service) = self.endpoints.remove(slice) {
+                    self.reconsider_claims_of(&service);
+                }
+            }
+            Input::Password { secret, password } => {
+                match password {
+                    Some(password) => drop(self.passwords.insert(secret.clone(), password.clone())),
+                    None => drop(self.passwords.remove(secret)),
+                }
+                self.peers_stale = true;
+            }
+            Input::BgpSynced => self.synced = true,
+            _ => {}
+        }
+    }
+
+    /// Each Service that is announced to some router, with its address.
+    pub fn announced(&self) -> impl Iterator<Item = (&ServiceId, IpAddr)> {
+        self.standings.iter().flat_map(|(address, services)| {
+            let announced = services.iter().filter(|(_, standing)| standing.wishes().is_some());
+            announced.map(|(service, _)| (service, *address))
+        })
+    }
+
+    /// The Services that an advertisement speaks for and that are not announced, with the address and the reason.
+    pub fn withheld(&self) -> impl Iterator<Item = (&ServiceId, IpAddr, NodeRefusal)> {
+        self.standings.iter().flat_map(|(address, services)| {
+            let withheld = services
+                .iter()
+                .filter_map(|(service, standing)| Some((service, standing.refusal()?)));
+            withheld.map(|(service, why)| (service, *address, why))
+        })
+    }
+
+    /// When the plan changes by itself.
+    pub fn deadline(&self) -> Option<Duration> {
+        let standings = self.standings.values().flat_map(BTreeMap::values);
+        standings.filter_map(Standing::until).min()
+    }
+
+    /// The plan, if it is another than the one given last.
+    pub fn plan(&mut self, now: Duration) -> Option<Arc<BgpPlan>> {
+        if !self.synced {
+            return None;
+        }
+        let mut changed = std::mem::take(&mut self.peers_stale);
+        for address in self.due(now) {
+            changed |= self.judge(address, now);
+        }
+        if !changed {
+            return None;
+        }
+        let plan = self.draw();
+        if plan == *self.plan {
+            return None;
+        }
+        self.plan = Arc::new(plan);
+        Some(Arc::clone(&self.plan))
+    }
+
+    /// The addresses to decide about now.
+    fn due(&mut self, now: Duration) -> BTreeSet<IpAddr> {
+        let mut due = match std::mem::replace(&mut self.stale, Stale::These(BTreeSet::new())) {
+            Stale::All => self.ips.keys().chain(self.standings.keys()).copied().collect(),
+            Stale::These(these) => these,
+        };
+        let over = |standing: &Standing| standing.until().is_some_and(|until| until <= now);
+        let leaving = self
+            .standings
+            .iter()
+            .filter(|(_, services)| services.values().any(over));
+        due.extend(leaving.map(|(address, _)| *address));
+        due
+    }
+
+    fn service(&mut self, view: &ServiceView) {
+        if view.kind != ServiceType::LoadBalancer || view.class != self.settings.load_balancer_class {
+            return self.service_gone(&view.id);
+        }
+        let holder = Holder {
+            labels: view.labels.clone(),
+            traffic_policy: view.traffic_policy,
+        };
+        if self.holders.get(&view.id) != Some(&holder) {
+            self.holders.insert(view.id.clone(), holder);
+            self.reconsider_claims_of(&view.id);
+        }
+    }
+
+    fn service_gone(&mut self, id: &ServiceId) {
+        if self.holders.remove(id).is_some() {
+            self.reconsider_claims_of(id);
+        }
+    }
+
+    fn virtual_ip(&mut self, ip: &VirtualIp) {
+        let claimed = Claimed {
+            pool: ip.pool.clone(),
+            by: ip.claims.iter().map(|claim| claim.service.clone()).collect(),
+        };
+        if self.ips.get(&ip.address) != Some(&claimed) {
+            self.keep(ip.address, Some(claimed));
+        }
+    }
+
+    /// Replaces what is known of a VirtualIP, and the index over its claims.
+    fn keep(&mut self, address: IpAddr, claimed: Option<Claimed>) {
+        for service in self.ips.remove(&address).into_iter().flat_map(|claimed| claimed.by) {
+            if let Some(addresses) = self.claimed_by.get_mut(&service) {
+                addresses.remove(&address);
+                if addresses.is_empty() {
+                    self.claimed_by.remove(&service);
+                }
+            }
+        }
+        if let Some(claimed) = claimed {
+            for service in &claimed.by {
+                self.claimed_by.entry(service.clone()).or_default().insert(address);
+            }
+            self.ips.insert(address, claimed);
+        }
+        self.reconsider([address]);
+    }
+
+    fn reconsider_claims_of(&mut self, service: &ServiceId) {
+        let addresses = self.claimed_by.get(service).cloned().unwrap_or_default();
+        self.reconsider(addresses);
+    }
+
+    fn reconsider(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
+        if let Stale::These(these) = &mut self.stale {
+            these.extend(addresses);
+        }
+    }
+
+    fn reconsider_all(&mut self) {
+        self.stale = Stale::All;
+        self.peers_stale = true;
+    }
+}

@@ -1,0 +1,104 @@
+//! The endpoints of Services, reduced to how many could serve, here and anywhere. A cluster has many more of them than
+//! a node decides about, so nothing else is kept.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::AddAssign;
+
+use ferrolb_model::{Endpoint, EndpointsView, ServiceId};
+
+/// How many endpoints there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Count {
+    /// Ready.
+    pub(super) ready: u32,
+    /// Not ready, and still serving: they terminate.
+    pub(super) terminating: u32,
+}
+
+/// How many a Service has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    /// On this node.
+    pub(super) here: Count,
+    /// On any node, this one included.
+    pub(super) anywhere: Count,
+}
+
+impl Count {
+    fn add(&mut self, endpoint: &Endpoint) {
+        self.ready += u32::from(endpoint.ready);
+        self.terminating += u32::from(!endpoint.ready && endpoint.serving);
+    }
+
+    /// Whether one of them can serve: a ready one, else one that terminates if those count.
+    pub(super) fn can_serve(self, terminating: bool) -> bool {
+        self.ready > 0 || terminating && self.terminating > 0
+    }
+
+    /// How many share the load.
+    pub(super) fn serving(self) -> u32 {
+        if self.ready > 0 { self.ready } else { self.terminating }
+    }
+}
+
+impl AddAssign for Count {
+    fn add_assign(&mut self, other: Count) {
+        self.ready += other.ready;
+        self.terminating += other.terminating;
+    }
+}
+
+/// Namespace and name of an EndpointSlice.
+type Slice = (String, String);
+
+/// The EndpointSlices.
+#[derive(Debug, Default)]
+pub(super) struct Endpoints {
+    slices: BTreeMap<Slice, (ServiceId, Counts)>,
+    of: BTreeMap<ServiceId, BTreeSet<Slice>>,
+}
+
+impl Endpoints {
+    /// Takes a slice in, as `node` sees it; gives the Services that it changes something for.
+    pub(super) fn insert(&mut self, node: &str, view: &EndpointsView) -> Vec<ServiceId> {
+        let mut counts = Counts::default();
+        for endpoint in &view.endpoints {
+            counts.anywhere.add(endpoint);
+            if endpoint.node.as_deref() == Some(node) {
+                counts.here.add(endpoint);
+            }
+        }
+        let new = (view.service.clone(), counts);
+        if self.slices.get(&view.slice) == Some(&new) {
+            return Vec::new();
+        }
+        let before = self.remove(&view.slice).filter(|service| *service != view.service);
+        let slices = self.of.entry(view.service.clone()).or_default();
+        slices.insert(view.slice.clone());
+        self.slices.insert(view.slice.clone(), new);
+        before.into_iter().chain([view.service.clone()]).collect()
+    }
+
+    /// A slice is gone; gives the Service it belonged to.
+    pub(super) fn remove(&mut self, slice: &Slice) -> Option<ServiceId> {
+        let (service, _) = self.slices.remove(slice)?;
+        if let Some(slices) = self.of.get_mut(&service) {
+            slices.remove(slice);
+            if slices.is_empty() {
+                self.of.remove(&service);
+            }
+        }
+        Some(service)
+    }
+
+    /// How many endpoints a Service has.
+    pub(super) fn of(&self, service: &ServiceId) -> Counts {
+        let slices = self.of.get(service).into_iter().flatten();
+        let mut sum = Counts::default();
+        for (_, counts) in slices.filter_map(|slice| self.slices.get(slice)) {
+            sum.here += counts.here;
+            sum.anywhere += counts.anywhere;
+        }
+        sum
+    }
+}

@@ -1,0 +1,232 @@
+//! Whether one Service is announced on one address that it claims, to whom and how.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ferrolb_model::{AnnouncementPolicy, BgpAdvertisement, Community, NodeRefusal, Pool, ServiceId, TrafficPolicy};
+use ipnet::IpNet;
+
+use super::endpoints::Counts;
+use super::{Bgp, Holder, RouteAttributes};
+use crate::decide::pool_of;
+
+/// How long routes are marked as leaving where no policy says it.
+const GRACEFUL_SHUTDOWN: Duration = Duration::from_secs(5);
+
+/// RFC 8326.
+const LEAVING: Community = Community::Standard(0xffff, 0);
+
+/// What a megabit per second is in octets per second.
+const MEGABIT: u64 = 125_000;
+
+/// What one advertisement wishes for one address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Wish {
+    pub(super) prefix: IpNet,
+    /// The peers by name; `None` is every peer.
+    pub(super) peers: Option<BTreeSet<String>>,
+    pub(super) attributes: Arc<RouteAttributes>,
+}
+
+impl Wish {
+    pub(super) fn is_for(&self, peer: &str) -> bool {
+        self.peers.as_ref().is_none_or(|peers| peers.contains(peer))
+    }
+}
+
+/// How a Service stands on an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It is announced.
+    Announced(Vec<Wish>),
+    /// It is announced as about to go, until then.
+    Leaving(Vec<Wish>, Duration),
+    /// It is not announced.
+    Withheld(NodeRefusal),
+}
+
+impl Standing {
+    /// What routers are told.
+    pub(super) fn wishes(&self) -> Option<&[Wish]> {
+        match self {
+            Standing::Announced(wishes) | Standing::Leaving(wishes, _) => Some(wishes),
+            Standing::Withheld(_) => None,
+        }
+    }
+
+    pub(super) fn is_leaving(&self) -> bool {
+        matches!(self, Standing::Leaving(..))
+    }
+
+    /// When it ends to leave.
+    pub(super) fn until(&self) -> Option<Duration> {
+        match self {
+            Standing::Leaving(_, until) => Some(*until),
+            Standing::Announced(_) | Standing::Withheld(_) => None,
+        }
+    }
+
+    pub(super) fn refusal(&self) -> Option<NodeRefusal> {
+        match self {
+            Standing::Withheld(why) => Some(*why),
+            Standing::Announced(_) | Standing::Leaving(..) => None,
+        }
+    }
+}
+
+/// What is said about a Service on this node beyond its advertisements: each setting from the first policy that has it.
+struct Policies<'a>(Vec<&'a AnnouncementPolicy>);
+
+impl Policies<'_> {
+    fn first<T>(&self, setting: impl Fn(&AnnouncementPolicy) -> Option<T>) -> Option<T> {
+        self.0.iter().find_map(|policy| setting(policy))
+    }
+}
+
+impl Bgp {
+    /// Decides anew about an address; whether anything has changed.
+    pub(super) fn judge(&mut self, address: IpAddr, now: Duration) -> bool {
+        let before = self.standings.remove(&address).unwrap_or_default();
+        let mut after = BTreeMap::new();
+        if let Some(claimed) = self.ips.get(&address) {
+            let pool = pool_of(&self.config, claimed.pool.as_deref(), address);
+            for (service, holder) in claimed.by.iter().filter_map(|id| Some((id, self.holders.get(id)?))) {
+                let case = Case {
+                    bgp: self,
+                    address,
+                    pool: &pool,
+                    service,
+                    holder,
+                };
+                if let Some(standing) = case.judge(before.get(service), now) {
+                    after.insert(service.clone(), standing);
+                }
+            }
+        }
+        let changed = before != after;
+        if !after.is_empty() {
+            self.standings.insert(address, after);
+        }
+        changed
+    }
+}
+
+/// One Service on one address.
+struct Case<'a> {
+    bgp: &'a Bgp,
+    address: IpAddr,
+    pool: &'a Cow<'a, Pool>,
+    service: &'a ServiceId,
+    holder: &'a Holder,
+}
+
+impl Case<'_> {
+    /// `None` where no advertisement speaks for the Service on this node; that is no refusal, it may be announced at
+    /// layer 2.
+    fn judge(&self, before: Option<&Standing>, now: Duration) -> Option<Standing> {
+        let node = &self.bgp.node;
+        let policies = self.policies();
+        let counts = self.bgp.endpoints.of(self.service);
+        let mut wishes = self.wishes(&policies, counts);
+        if wishes.is_empty() && self.bgp.config.bgp_advertisements_unknown {
+            // The advertisement behind it may be the one that cannot be read.
+            wishes = before.and_then(Standing::wishes)?.to_vec();
+        }
+        if wishes.is_empty() {
+            return None;
+        }
+        let refusal = if node.network_unavailable {
+            Some(NodeRefusal::NetworkUnavailable)
+        } else {
+            self.no_endpoint(&policies, counts).or_else(|| self.no_peer(&wishes))
+        };
+        Some(match (refusal, node.excluded) {
+            (Some(why), _) => Standing::Withheld(why),
+            (None, false) => Standing::Announced(wishes),
+            (None, true) => {
+                let until = match before {
+                    Some(Standing::Leaving(_, until)) => *until,
+                    Some(Standing::Announced(_)) => {
+                        now + policies.first(|p| p.bgp.graceful_shutdown).unwrap_or(GRACEFUL_SHUTDOWN)
+                    }
+                    Some(Standing::Withheld(_)) | None => now,
+                };
+                match until > now {
+                    true => Standing::Leaving(wishes, until),
+                    false => Standing::Withheld(NodeRefusal::Excluded),
+                }
+            }
+        })
+    }
+
+    fn no_endpoint(&self, policies: &Policies<'_>, counts: Counts) -> Option<NodeRefusal> {
+        let terminating = policies.first(|p| p.endpoints.serving).unwrap_or(true);
+        let (count, why) = match self.holder.traffic_policy {
+            TrafficPolicy::Cluster => (counts.anywhere, NodeRefusal::NoEndpoint),
+            TrafficPolicy::Local => (counts.here, NodeRefusal::NoLocalEndpoint),
+        };
+        (!count.can_serve(terminating)).then_some(why)
+    }
+
+    fn no_peer(&self, wishes: &[Wish]) -> Option<NodeRefusal> {
+        let mut peers = self.bgp.config.peers.values();
+        let told = peers
+            .any(|peer| peer.covers_node(&self.bgp.node.labels) && wishes.iter().any(|wish| wish.is_for(&peer.name)));
+        (!told).then_some(NodeRefusal::NoPeer)
+    }
+
+    fn policies(&self) -> Policies<'_> {
+        let all = self.bgp.config.announcement_policies.values();
+        let these = all.filter(|policy| {
+            policy.covers_pool(self.pool)
+                && policy.covers_service(&self.holder.labels)
+                && policy.covers_node(&self.bgp.node.labels)
+        });
+        Policies(these.collect())
+    }
+
+    fn wishes(&self, policies: &Policies<'_>, counts: Counts) -> Vec<Wish> {
+        let ads = self.bgp.config.bgp_advertisements.values();
+        let ads = ads.filter(|ad| {
+            ad.covers_pool(self.pool) && ad.covers_node(&self.bgp.node.labels) && ad.covers_service(&self.holder.labels)
+        });
+        let wish = |ad: &BgpAdvertisement| Wish {
+            prefix: ad.prefix(self.address),
+            peers: ad.peers.clone(),
+            attributes: Arc::new(attributes(ad, policies, counts)),
+        };
+        ads.map(wish).collect()
+    }
+}
+
+fn attributes(ad: &BgpAdvertisement, policies: &Policies<'_>, counts: Counts) -> RouteAttributes {
+    let set = |communities: &BTreeSet<_>| (!communities.is_empty()).then(|| communities.clone());
+    let mut communities = ad.communities.clone();
+    communities.extend(policies.first(|p| set(&p.bgp.large_communities)).into_iter().flatten());
+    let here = u64::from(counts.here.serving());
+    RouteAttributes {
+        local_pref: ad.local_pref,
+        med: policies.first(|p| p.bgp.med),
+        prepend: policies.first(|p| p.bgp.as_path_prepend).unwrap_or_default(),
+        communities,
+        extended_communities: policies
+            .first(|p| Some(p.bgp.extended_communities.clone()).filter(|set| !set.is_empty()))
+            .unwrap_or_default(),
+        // A node without endpoints adds nothing that a router could weigh.
+        link_bandwidth: policies
+            .first(|p| p.bgp.link_bandwidth)
+            .map(|megabits| u64::from(megabits) * MEGABIT * here)
+            .filter(|bandwidth| *bandwidth > 0),
+    }
+}
+
+/// The same route, about to go: routers turn to others before it is taken back.
+pub(super) fn leaving(attributes: &RouteAttributes) -> RouteAttributes {
+    let mut leaving = attributes.clone();
+    leaving.communities.insert(LEAVING);
+    leaving.local_pref = Some(0);
+    leaving
+}

@@ -1,0 +1,242 @@
+//! The plan: all peers of this node with what each of them shall hold.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use ferrolb_model::{Community, ExtendedCommunity, Password, PasswordSource, Peer, PeerEndpoint, ServiceId};
+use ipnet::IpNet;
+use thiserror::Error;
+
+use super::Bgp;
+use super::judge::{Wish, leaving};
+
+/// What is said about a prefix.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RouteAttributes {
+    /// LOCAL_PREF; `None`: not set.
+    pub local_pref: Option<u32>,
+    /// MULTI_EXIT_DISC; `None`: not sent.
+    pub med: Option<u32>,
+    /// How often our AS number is put in front once more.
+    pub prepend: u8,
+    /// Standard and large communities.
+    pub communities: BTreeSet<Community>,
+    /// Extended communities, but for the bandwidth.
+    pub extended_communities: BTreeSet<ExtendedCommunity>,
+    /// Bandwidth behind the route in octets per second.
+    pub link_bandwidth: Option<u64>,
+}
+
+/// For each prefix everything that is wished of it, to be merged.
+pub type PlannedRoutes = BTreeMap<IpNet, BTreeSet<Arc<RouteAttributes>>>;
+
+/// What this node does by BGP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BgpPlan {
+    /// The BGP identifier for peers that name none: the first IPv4 address of the Node, otherwise made of its name. It
+    /// stays while the process lives, because a change would reset all sessions.
+    pub router_id: Ipv4Addr,
+    /// The node is being drained: if the speaker ends now, it leaves for good.
+    pub draining: bool,
+    /// The sessions, by the name of the peer.
+    pub peers: BTreeMap<String, PlannedPeer>,
+    /// What is wrong with peers. Those that are not in `peers` as well have no session.
+    pub refused: BTreeMap<String, PeerRefusal>,
+    /// The Services that routers are told of, each with the peers that hold a prefix with its address.
+    pub services: BTreeMap<ServiceId, BTreeSet<String>>,
+}
+
+impl Default for BgpPlan {
+    fn default() -> Self {
+        BgpPlan {
+            router_id: Ipv4Addr::UNSPECIFIED,
+            draining: false,
+            peers: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            services: BTreeMap::new(),
+        }
+    }
+}
+
+/// One session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlannedPeer {
+    /// The peer's settings.
+    pub peer: Peer,
+    /// Its key.
+    pub password: Option<Password>,
+    /// What it shall hold. Peers that shall hold the same share it.
+    pub routes: Arc<PlannedRoutes>,
+}
+
+/// Why a peer of this node has no session, or one that is not as configured.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum PeerRefusal {
+    /// Its neighbour would have to be found out.
+    #[error("spec.interface: {interface:?}: sessions without an address are not supported; write spec.peerAddress")]
+    Unnumbered {
+        /// The interface.
+        interface: String,
+    },
+    /// Its key is not there.
+    #[error(
+        "spec.passwordSecret.name: {secret:?}: there is no such Secret of type kubernetes.io/basic-auth with a key \
+         \"password\" of 1 to 80 octets in this namespace; create it"
+    )]
+    NoPassword {
+        /// The Secret.
+        secret: String,
+    },
+}
+
+impl PeerRefusal {
+    /// The stable name.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            PeerRefusal::Unnumbered { .. } => "Unnumbered",
+            PeerRefusal::NoPassword { .. } => "NoPassword",
+        }
+    }
+}
+
+impl Bgp {
+    /// The plan as things stand.
+    pub(super) fn draw(&mut self) -> BgpPlan {
+        let config = Arc::clone(&self.config);
+        let mut plan = BgpPlan {
+            router_id: self.router_id(),
+            draining: self.node.excluded,
+            ..BgpPlan::default()
+        };
+        let mut routes = RoutesByPeer::new(self);
+        let here = config.peers.values().filter(|peer| peer.covers_node(&self.node.labels));
+        let mut passwords = BTreeMap::new();
+        for peer in here {
+            if let PeerEndpoint::Interface(interface) = &peer.endpoint {
+                let interface = interface.clone();
+                plan.refused
+                    .insert(peer.name.clone(), PeerRefusal::Unnumbered { interface });
+                continue;
+            }
+            let password = match &peer.password {
+                None => None,
+                Some(PasswordSource::Text(password)) => Some(password.clone()),
+                Some(PasswordSource::Secret(secret)) => {
+                    let given = self.passwords.get(secret);
+                    if given.is_none() {
+                        let secret = secret.clone();
+                        plan.refused
+                            .insert(peer.name.clone(), PeerRefusal::NoPassword { secret });
+                    }
+                    let last = self.last_passwords.get(&peer.name);
+                    let last = last.filter(|(of, _)| of == secret).map(|(_, password)| password);
+                    let Some(password) = given.or(last) else { continue };
+                    passwords.insert(peer.name.clone(), (secret.clone(), password.clone()));
+                    Some(password.clone())
+                }
+            };
+            let planned = PlannedPeer {
+                peer: peer.clone(),
+                password,
+                routes: routes.of(&peer.name),
+            };
+            plan.peers.insert(peer.name.clone(), planned);
+        }
+        plan.services = routes.services(plan.peers.keys());
+        self.last_passwords = passwords;
+        plan
+    }
+
+    fn router_id(&mut self) -> Ipv4Addr {
+        let of_node = || {
+            let mut v4 = self.node.addresses.iter().filter_map(|address| match address {
+                IpAddr::V4(v4) => Some(*v4),
+                IpAddr::V6(_) => None,
+            });
+            v4.find(|v4| !v4.is_unspecified())
+        };
+        let id = self
+            .router_id
+            .unwrap_or_else(|| of_node().unwrap_or_else(|| id_of(&self.node.name)));
+        self.router_id = Some(id);
+        id
+    }
+}
+
+/// An identifier that is the same on every start: FNV-1a of the name, and not 0.
+fn id_of(name: &str) -> Ipv4Addr {
+    let hash = name.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    });
+    Ipv4Addr::from(hash.max(1))
+}
+
+/// The wishes for each peer. Peers that the same advertisements speak to share their routes.
+struct RoutesByPeer<'a> {
+    /// Each wish, whose it is, and whether it is about to go.
+    wishes: Vec<(&'a ServiceId, &'a Wish, bool)>,
+    /// The sets of peers that wishes name.
+    audiences: BTreeSet<&'a Option<BTreeSet<String>>>,
+    shared: BTreeMap<Vec<bool>, Arc<PlannedRoutes>>,
+}
+
+impl<'a> RoutesByPeer<'a> {
+    fn new(bgp: &'a Bgp) -> Self {
+        let standings = bgp.standings.values().flatten();
+        let wishes: Vec<_> = standings
+            .flat_map(|(service, standing)| {
+                let leaving = standing.is_leaving();
+                let wishes = standing.wishes().unwrap_or_default().iter();
+                wishes.map(move |wish| (service, wish, leaving))
+            })
+            .collect();
+        RoutesByPeer {
+            audiences: wishes.iter().map(|(_, wish, _)| &wish.peers).collect(),
+            wishes,
+            shared: BTreeMap::new(),
+        }
+    }
+
+    fn of(&mut self, peer: &str) -> Arc<PlannedRoutes> {
+        let hears = |audience: &&Option<BTreeSet<String>>| audience.as_ref().is_none_or(|peers| peers.contains(peer));
+        let signature = self.audiences.iter().map(hears).collect();
+        let routes = self.shared.entry(signature);
+        Arc::clone(routes.or_insert_with(|| Arc::new(routes_for(peer, &self.wishes))))
+    }
+
+    /// The Services with the peers that hold a prefix of theirs.
+    fn services<'p>(&self, peers: impl Iterator<Item = &'p String> + Clone) -> BTreeMap<ServiceId, BTreeSet<String>> {
+        let mut of_prefix: BTreeMap<IpNet, BTreeSet<&String>> = BTreeMap::new();
+        for (_, wish, _) in &self.wishes {
+            let told = peers.clone().filter(|peer| wish.is_for(peer));
+            of_prefix.entry(wish.prefix).or_default().extend(told);
+        }
+        let mut services: BTreeMap<ServiceId, BTreeSet<String>> = BTreeMap::new();
+        for (service, wish, _) in &self.wishes {
+            let told = of_prefix.get(&wish.prefix).into_iter().flatten().copied().cloned();
+            services.entry((*service).clone()).or_default().extend(told);
+        }
+        services.retain(|_, peers| !peers.is_empty());
+        services
+    }
+}
+
+/// Of a prefix that some stay with, nothing is about to go.
+fn routes_for(peer: &str, wishes: &[(&ServiceId, &Wish, bool)]) -> PlannedRoutes {
+    let mut routes = PlannedRoutes::new();
+    let told = wishes.iter().filter(|(_, wish, _)| wish.is_for(peer));
+    let (leave, stay): (Vec<_>, Vec<_>) = told.partition(|(_, _, leaving)| *leaving);
+    for (_, wish, _) in stay {
+        routes
+            .entry(wish.prefix)
+            .or_default()
+            .insert(Arc::clone(&wish.attributes));
+    }
+    let staying: BTreeSet<IpNet> = routes.keys().copied().collect();
+    for (_, wish, _) in leave.into_iter().filter(|(_, wish, _)| !staying.contains(&wish.prefix)) {
+        let attributes = Arc::new(leaving(&wish.attributes));
+        routes.entry(wish.prefix).or_default().insert(attributes);
+    }
+    routes
+}

@@ -1,0 +1,505 @@
+//! What routers are told, and why not.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ferrolb_model::{
+    AnnouncementPolicy, BgpAdvertisement, BgpSettings, Community, Config, DrainSettings, Endpoint, EndpointSettings,
+    EndpointsView, Layer2Settings, NodeRefusal, NodeView, Password, PasswordSource, Peer, PeerEndpoint, PoolSelection,
+    RemoteAsn, TrafficPolicy,
+};
+use ferrolb_speaker_core::{Bgp, BgpPlan, Input, PeerRefusal, RouteAttributes, Settings};
+use proptest::prelude::*;
+
+use crate::make::{ME, OTHER, id, ip, labels, pool, selector, service, set, virtual_ip};
+
+const WEB: &str = "192.0.2.7";
+
+fn peer(name: &str, n: u8) -> Peer {
+    Peer {
+        name: name.to_owned(),
+        my_asn: 64600,
+        local_asn: None,
+        remote_asn: RemoteAsn::Number(64512),
+        endpoint: PeerEndpoint::Address(IpAddr::from([10, 0, 0, n])),
+        port: 179,
+        source_address: None,
+        timers: None,
+        connect_time: None,
+        router_id: None,
+        node_selectors: Vec::new(),
+        password: None,
+        bfd: None,
+        graceful_restart: false,
+        ebgp_multihop: false,
+        vrf: None,
+        dual_stack: false,
+    }
+}
+
+fn ad(name: &str) -> BgpAdvertisement {
+    BgpAdvertisement {
+        name: name.to_owned(),
+        pools: PoolSelection::All,
+        node_selectors: Vec::new(),
+        service_selectors: Vec::new(),
+        peers: None,
+        aggregation_v4: 32,
+        aggregation_v6: 128,
+        local_pref: None,
+        communities: BTreeSet::new(),
+    }
+}
+
+fn policy(name: &str, bgp: BgpSettings) -> AnnouncementPolicy {
+    AnnouncementPolicy {
+        name: name.to_owned(),
+        pools: PoolSelection::All,
+        service_selectors: Vec::new(),
+        node_selectors: Vec::new(),
+        layer2: Layer2Settings::default(),
+        drain: DrainSettings::default(),
+        endpoints: EndpointSettings::default(),
+        bgp,
+    }
+}
+
+/// One peer, one advertisement of everything.
+fn config() -> Config {
+    with(vec![peer("one", 1)], vec![ad("all")])
+}
+
+fn with(peers: Vec<Peer>, ads: Vec<BgpAdvertisement>) -> Config {
+    Config {
+        pools: BTreeMap::from([("lan".to_owned(), pool("lan", "192.0.2.0/24"))]),
+        peers: peers.into_iter().map(|p| (p.name.clone(), p)).collect(),
+        bgp_advertisements: ads.into_iter().map(|a| (a.name.clone(), a)).collect(),
+        ..Config::default()
+    }
+}
+
+fn node() -> NodeView {
+    NodeView {
+        name: ME.to_owned(),
+        labels: labels(&[("rack", "a")]),
+        ready: true,
+        network_unavailable: false,
+        excluded: false,
+        addresses: [ip("10.0.0.11")].into(),
+    }
+}
+
+/// `ready` or terminating endpoints of a Service, each on its node.
+fn endpoints(name: &str, each: &[(&str, bool)]) -> Input {
+    let endpoint = |(node, ready): &(&str, bool)| Endpoint {
+        node: Some((*node).to_owned()),
+        ready: *ready,
+        serving: true,
+    };
+    Input::Endpoints(EndpointsView {
+        slice: ("shop".to_owned(), format!("{name}-1")),
+        service: id(name),
+        endpoints: each.iter().map(endpoint).collect(),
+    })
+}
+
+/// What makes the Service `web` announced.
+fn facts(config: Config) -> Vec<Input> {
+    vec![
+        Input::Config(Arc::new(config)),
+        Input::OwnNode(node()),
+        Input::Service(service("web", labels(&[("app", "web")]))),
+        Input::VirtualIp(virtual_ip(ip(WEB), None, &["web"])),
+        endpoints("web", &[(OTHER, true)]),
+        Input::BgpSynced,
+    ]
+}
+
+struct Bench {
+    bgp: Bgp,
+    plan: Arc<BgpPlan>,
+    now: Duration,
+}
+
+impl Bench {
+    fn new(facts: Vec<Input>) -> Bench {
+        let mut bench = Bench {
+            bgp: Bgp::new(ME, Settings::default()),
+            plan: Arc::default(),
+            now: Duration::from_secs(1),
+        };
+        facts.into_iter().for_each(|input| bench.bgp.handle(&input));
+        bench.look();
+        bench
+    }
+
+    fn tell(&mut self, input: Input) -> &mut Self {
+        self.bgp.handle(&input);
+        self.look()
+    }
+
+    /// Gives time a step; whether the plan has changed.
+    fn wait(&mut self, seconds: u64) -> &mut Self {
+        self.now += Duration::from_secs(seconds);
+        self.look()
+    }
+
+    fn look(&mut self) -> &mut Self {
+        if let Some(plan) = self.bgp.plan(self.now) {
+            self.plan = plan;
+        }
+        assert!(self.bgp.plan(self.now).is_none(), "nothing is told twice");
+        self
+    }
+
+    /// The prefixes that a peer shall hold.
+    fn prefixes(&self, peer: &str) -> Vec<String> {
+        self.plan.peers[peer].routes.keys().map(ToString::to_string).collect()
+    }
+
+    /// Everything wished of a prefix.
+    fn wishes(&self, peer: &str, prefix: &str) -> Vec<RouteAttributes> {
+        let wishes = &self.plan.peers[peer].routes[&prefix.parse().unwrap()];
+        wishes.iter().map(|wish| RouteAttributes::clone(wish)).collect()
+    }
+
+    fn withheld(&self) -> Vec<NodeRefusal> {
+        self.bgp.withheld().map(|(_, _, why)| why).collect()
+    }
+}
+
+#[test]
+fn nothing_is_planned_before_everything_is_heard() {
+    let mut all = facts(config());
+    all.pop();
+    let mut bgp = Bgp::new(ME, Settings::default());
+    all.iter().for_each(|input| bgp.handle(input));
+    assert_eq!(bgp.plan(Duration::ZERO), None);
+    bgp.handle(&Input::BgpSynced);
+    let plan = bgp.plan(Duration::ZERO).expect("a plan");
+    assert_eq!(plan.peers["one"].routes.len(), 1);
+    assert_eq!(plan.services, BTreeMap::from([(id("web"), set(&["one"]))]));
+    assert_eq!(plan.router_id.to_string(), "10.0.0.11");
+}
+
+#[test]
+fn each_no_has_its_reason_and_each_yes_its_route() {
+    let local = {
+        let mut view = service("web", labels(&[("app", "web")]));
+        view.traffic_policy = TrafficPolicy::Local;
+        Input::Service(view)
+    };
+    let unavailable = Input::OwnNode(NodeView {
+        network_unavailable: true,
+        ..node()
+    });
+    let elsewhere = |ad: BgpAdvertisement| Input::Config(Arc::new(with(vec![peer("one", 1)], vec![ad])));
+    for (what, news, says) in [
+        ("everything is right", vec![], Some(None)),
+        (
+            "no endpoint",
+            vec![endpoints("web", &[])],
+            Some(Some(NodeRefusal::NoEndpoint)),
+        ),
+        ("one terminates", vec![endpoints("web", &[(OTHER, false)])], Some(None)),
+        (
+            "Local, elsewhere",
+            vec![local.clone()],
+            Some(Some(NodeRefusal::NoLocalEndpoint)),
+        ),
+        (
+            "Local, here",
+            vec![local.clone(), endpoints("web", &[(ME, true)])],
+            Some(None),
+        ),
+        (
+            "Local, one terminates here",
+            vec![local, endpoints("web", &[(ME, false)])],
+            Some(None),
+        ),
+        (
+            "no network",
+            vec![unavailable],
+            Some(Some(NodeRefusal::NetworkUnavailable)),
+        ),
+        (
+            "no such peer",
+            vec![elsewhere(BgpAdvertisement {
+                peers: Some(set(&["two"])),
+                ..ad("all")
+            })],
+            Some(Some(NodeRefusal::NoPeer)),
+        ),
+        (
+            "another node",
+            vec![elsewhere(BgpAdvertisement {
+                node_selectors: vec![selector("rack", "b")],
+                ..ad("all")
+            })],
+            None,
+        ),
+        (
+            "another Service",
+            vec![elsewhere(BgpAdvertisement {
+                service_selectors: vec![selector("app", "db")],
+                ..ad("all")
+            })],
+            None,
+        ),
+        (
+            "another pool",
+            vec![elsewhere(BgpAdvertisement {
+                pools: PoolSelection::Some {
+                    names: set(&["wan"]),
+                    selectors: vec![],
+                },
+                ..ad("all")
+            })],
+            None,
+        ),
+        ("the Service is gone", vec![Input::ServiceGone(id("web"))], None),
+        ("the claim is gone", vec![Input::VirtualIpGone(ip(WEB))], None),
+        (
+            "claimed by another",
+            vec![Input::VirtualIp(virtual_ip(ip(WEB), None, &["db"]))],
+            None,
+        ),
+        (
+            "the endpoints are gone",
+            vec![Input::EndpointsGone(("shop".into(), "web-1".into()))],
+            Some(Some(NodeRefusal::NoEndpoint)),
+        ),
+    ] {
+        let mut bench = Bench::new(facts(config()));
+        for input in news {
+            bench.tell(input);
+        }
+        let told = bench.plan.peers.get("one").is_some_and(|peer| !peer.routes.is_empty());
+        assert_eq!(told, says == Some(None), "{what}");
+        assert_eq!(bench.withheld(), Vec::from_iter(says.flatten()), "{what}");
+        assert_eq!(bench.bgp.announced().count(), usize::from(told), "{what}");
+    }
+}
+
+#[test]
+fn a_status_written_by_hand_is_nobodys_address() {
+    let mut view = service("web", labels(&[]));
+    view.ingress = vec![ip("192.0.2.99")];
+    let mut bench = Bench::new(facts(config()));
+    bench.tell(Input::Service(view));
+    assert_eq!(bench.prefixes("one"), ["192.0.2.7/32"]);
+}
+
+#[test]
+fn a_drained_node_says_so_before_it_withdraws() {
+    let mut policies = config();
+    let wait = Some(Duration::from_secs(9));
+    let slow = BgpSettings {
+        graceful_shutdown: wait,
+        ..BgpSettings::default()
+    };
+    policies.announcement_policies = BTreeMap::from([("slow".to_owned(), policy("slow", slow))]);
+    for (config, wait) in [(config(), 5), (policies, 9)] {
+        let mut bench = Bench::new(facts(config));
+        let excluded = |excluded| Input::OwnNode(NodeView { excluded, ..node() });
+        bench.tell(excluded(true));
+        let leaving = bench.wishes("one", "192.0.2.7/32");
+        assert_eq!(leaving[0].communities, [Community::Standard(65535, 0)].into());
+        assert_eq!(leaving[0].local_pref, Some(0));
+        assert_eq!(bench.bgp.deadline(), Some(bench.now + Duration::from_secs(wait)));
+        assert!(bench.plan.draining);
+        bench.wait(wait - 1).tell(endpoints("web", &[(ME, true)]));
+        assert_eq!(bench.prefixes("one"), ["192.0.2.7/32"], "still there");
+        bench.wait(1);
+        assert_eq!(bench.prefixes("one"), [""; 0]);
+        assert_eq!(bench.withheld(), [NodeRefusal::Excluded]);
+        assert_eq!(bench.bgp.deadline(), None);
+        bench.tell(excluded(false));
+        assert_eq!(bench.wishes("one", "192.0.2.7/32"), [RouteAttributes::default()]);
+    }
+    let mut restarted = facts(config());
+    restarted[1] = Input::OwnNode(NodeView {
+        excluded: true,
+        ..node()
+    });
+    assert_eq!(
+        Bench::new(restarted).prefixes("one"),
+        [""; 0],
+        "a restart announces nothing anew"
+    );
+}
+
+#[test]
+fn an_aggregate_goes_with_its_last_member() {
+    let wide = BgpAdvertisement {
+        aggregation_v4: 24,
+        ..ad("wide")
+    };
+    let mut bench = Bench::new(facts(with(vec![peer("one", 1), peer("two", 2)], vec![wide])));
+    bench
+        .tell(Input::Service(service("db", labels(&[]))))
+        .tell(Input::VirtualIp(virtual_ip(ip("192.0.2.8"), None, &["db"])))
+        .tell(endpoints("db", &[(ME, true)]));
+    assert_eq!(bench.prefixes("one"), ["192.0.2.0/24"]);
+    assert!(
+        Arc::ptr_eq(&bench.plan.peers["one"].routes, &bench.plan.peers["two"].routes),
+        "shared"
+    );
+    bench.tell(Input::ServiceGone(id("web")));
+    assert_eq!(bench.prefixes("one"), ["192.0.2.0/24"]);
+    bench.tell(endpoints("db", &[]));
+    assert_eq!(bench.prefixes("one"), [""; 0]);
+}
+
+#[test]
+fn advertisements_speak_to_their_peers_and_pile_up() {
+    let to = |name: &str, peers: &[&str], communities: &[Community], local_pref| BgpAdvertisement {
+        peers: Some(set(peers)),
+        communities: communities.iter().copied().collect(),
+        local_pref,
+        ..ad(name)
+    };
+    let (a, b) = (Community::Standard(64512, 1), Community::Large(64512, 1, 2));
+    let ads = vec![to("a", &["one"], &[a], Some(200)), to("b", &["one", "two"], &[b], None)];
+    let bench = Bench::new(facts(with(vec![peer("one", 1), peer("two", 2), peer("three", 3)], ads)));
+    let wishes = |peer| bench.wishes(peer, "192.0.2.7/32");
+    let (first, second) = (
+        RouteAttributes {
+            local_pref: Some(200),
+            communities: [a].into(),
+            ..RouteAttributes::default()
+        },
+        RouteAttributes {
+            communities: [b].into(),
+            ..RouteAttributes::default()
+        },
+    );
+    assert_eq!(wishes("one"), [second.clone(), first]);
+    assert_eq!(wishes("two"), [second]);
+    assert_eq!(bench.prefixes("three"), [""; 0]);
+    assert_eq!(bench.plan.services[&id("web")], set(&["one", "two"]));
+}
+
+#[test]
+fn policies_add_what_advertisements_cannot_say() {
+    let mut config = config();
+    let large = Community::Large(64512, 7, 7);
+    let first = BgpSettings {
+        med: Some(10),
+        link_bandwidth: Some(1000),
+        ..BgpSettings::default()
+    };
+    let second = BgpSettings {
+        med: Some(20),
+        as_path_prepend: Some(2),
+        large_communities: [large].into(),
+        ..BgpSettings::default()
+    };
+    let elsewhere = AnnouncementPolicy {
+        node_selectors: vec![selector("rack", "b")],
+        ..policy(
+            "0",
+            BgpSettings {
+                med: Some(1),
+                ..BgpSettings::default()
+            },
+        )
+    };
+    for policy in [elsewhere, policy("1", first), policy("2", second)] {
+        config.announcement_policies.insert(policy.name.clone(), policy);
+    }
+    let mut bench = Bench::new(facts(config));
+    let expected = |link_bandwidth| RouteAttributes {
+        med: Some(10),
+        prepend: 2,
+        communities: [large].into(),
+        link_bandwidth,
+        ..RouteAttributes::default()
+    };
+    assert_eq!(
+        bench.wishes("one", "192.0.2.7/32"),
+        [expected(None)],
+        "nothing here adds nothing"
+    );
+    bench.tell(endpoints("web", &[(ME, true), (ME, true), (ME, false), (OTHER, true)]));
+    // Two endpoints of 1,000 Mbit/s, in octets.
+    assert_eq!(bench.wishes("one", "192.0.2.7/32"), [expected(Some(250_000_000))]);
+}
+
+#[test]
+fn what_is_announced_outlives_an_advertisement_that_cannot_be_read() {
+    let mut gap = with(vec![peer("one", 1)], vec![]);
+    gap.bgp_advertisements_unknown = true;
+    let mut bench = Bench::new(facts(config()));
+    bench.tell(Input::Config(Arc::new(gap.clone())));
+    assert_eq!(bench.prefixes("one"), ["192.0.2.7/32"]);
+    bench.tell(endpoints("web", &[]));
+    assert_eq!(bench.withheld(), [NodeRefusal::NoEndpoint], "but not the last endpoint");
+    assert_eq!(Bench::new(facts(gap)).prefixes("one"), [""; 0], "nothing is made up");
+}
+
+#[test]
+fn a_peer_without_its_key_waits_and_a_session_keeps_the_key_it_has() {
+    let secret = |name: &str| Peer {
+        password: Some(PasswordSource::Secret(name.to_owned())),
+        ..peer("one", 1)
+    };
+    let key = |text: Option<&str>| Input::Password {
+        secret: "router".to_owned(),
+        password: text.map(|text| Password::new(text.to_owned())),
+    };
+    let unnumbered = Peer {
+        endpoint: PeerEndpoint::Interface("eth1".to_owned()),
+        ..peer("two", 2)
+    };
+    let peers = vec![secret("router"), unnumbered.clone()];
+    let mut bench = Bench::new(facts(with(peers, vec![ad("all")])));
+    let missing = PeerRefusal::NoPassword {
+        secret: "router".to_owned(),
+    };
+    assert_eq!(bench.plan.refused["one"], missing);
+    assert_eq!(bench.plan.refused["two"].as_str(), "Unnumbered");
+    assert!(bench.plan.peers.is_empty());
+    bench.tell(key(Some("old")));
+    let held = |bench: &Bench| bench.plan.peers["one"].password.as_ref().map(|p| p.reveal().to_owned());
+    assert_eq!(held(&bench).as_deref(), Some("old"));
+    assert!(!bench.plan.refused.contains_key("one"));
+    bench.tell(key(Some("new")));
+    assert_eq!(held(&bench).as_deref(), Some("new"));
+    bench.tell(key(None));
+    assert_eq!(
+        (held(&bench).as_deref(), &bench.plan.refused["one"]),
+        (Some("new"), &missing)
+    );
+    let other = vec![secret("another"), unnumbered];
+    bench.tell(Input::Config(Arc::new(with(other, vec![ad("all")]))));
+    assert!(bench.plan.peers.is_empty(), "another Secret's key is no key");
+    assert!(
+        !format!("{bench:?}", bench = bench.bgp).contains("new"),
+        "keys are not printed"
+    );
+}
+
+proptest! {
+    /// Whatever the order, the same facts end in the same plan.
+    #[test]
+    fn order_leaves_no_trace(order in Just((0..10).collect::<Vec<usize>>()).prop_shuffle()) {
+        let mut all = facts(with(vec![peer("one", 1), peer("two", 2)], vec![ad("all")]));
+        all.extend([
+            Input::Service(service("db", labels(&[]))),
+            Input::VirtualIp(virtual_ip(ip("192.0.2.8"), None, &["db", "web"])),
+            endpoints("db", &[(ME, true)]),
+            Input::EndpointsGone(("shop".to_owned(), "none".to_owned())),
+        ]);
+        let expected = Bench::new(all.clone()).plan;
+        let mut bench = Bench::new(Vec::new());
+        for n in order {
+            bench.tell(all[n].clone());
+        }
+        // An identifier is kept once it is chosen, even if the Node was not heard yet.
+        let plan = BgpPlan { router_id: expected.router_id, ..BgpPlan::clone(&bench.plan) };
+        prop_assert_eq!(plan, BgpPlan::clone(&expected));
+    }
+}

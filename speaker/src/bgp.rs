@@ -1,0 +1,138 @@
+//! BGP and BFD in the speaker: everything between `ferrolb_speaker_core::Bgp`, which decides, and `ferrolb_bgp` and
+//! `ferrolb_bfd`, which do.
+//!
+//! The owner task hands each of its inputs to the [`Decider`], which gives every new plan to the [`Keeper`] task. The
+//! keeper turns it into what the two engines want (`convert`), runs them on threads of their own once there is a peer
+//! (`engine`), and keeps a [`View`] of plan and sessions for whoever tells about them: `picture` for the objects in the
+//! API server, `metrics`, and `notices` for events.
+//!
+//! | channel | when it is full |
+//! | --- | --- |
+//! | the plan, what the engines want, the view | always the latest only |
+//! | reports of BFD | the BFD thread keeps the latest of each session and offers it again |
+//!
+//! A path that BFD sees fail takes its session down on the BGP thread itself: however busy the rest of the program is,
+//! it does not stand in between.
+
+mod convert;
+mod engine;
+mod keeper;
+mod marker;
+pub(crate) mod news;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ferrolb_bgp::engine::Board;
+use ferrolb_model::{NodeRefusal, ServiceId};
+use ferrolb_speaker_core::{Bgp, BgpPlan, Input, Settings};
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::info;
+
+pub(crate) use engine::BfdBoard;
+pub(crate) use keeper::Keeper;
+pub(crate) use marker::Marker;
+
+/// A plan, and what is needed to talk about it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Planned {
+    /// The plan.
+    pub(crate) plan: Arc<BgpPlan>,
+    /// The uid of each BGPPeer in it, by name.
+    pub(crate) uids: BTreeMap<String, String>,
+}
+
+/// What there is to tell, all of it as it is now.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct View {
+    /// `None` until there is a plan.
+    pub(crate) planned: Option<Planned>,
+    /// Settings of peers that cannot be used, with the reason.
+    pub(crate) faults: BTreeMap<String, String>,
+    /// The paths that BFD watches, by the name of the peer.
+    pub(crate) paths: BTreeMap<String, Arc<ferrolb_bfd::Path>>,
+    /// When the sessions' clock began.
+    pub(crate) start: Option<(Timestamp, std::time::Instant)>,
+    /// The sessions.
+    pub(crate) sessions: Board,
+    /// The paths.
+    pub(crate) bfd: BfdBoard,
+}
+
+/// The owner task's side: decides, and tells the keeper.
+pub(crate) struct Decider {
+    core: Bgp,
+    start: Instant,
+    planned: watch::Sender<Option<Planned>>,
+    /// What was not announced when it was last looked at, for the log.
+    withheld: BTreeMap<(ServiceId, IpAddr), NodeRefusal>,
+}
+
+impl Decider {
+    /// For the speaker of `node`.
+    pub(crate) fn new(node: &str, settings: Settings, planned: watch::Sender<Option<Planned>>) -> Self {
+        Decider {
+            core: Bgp::new(node, settings),
+            start: Instant::now(),
+            planned,
+            withheld: BTreeMap::new(),
+        }
+    }
+
+    /// Takes in what the owner task heard.
+    pub(crate) fn hear(&mut self, input: &Input) {
+        self.core.handle(input);
+    }
+
+    /// Tells the keeper what follows from it; `uid` gives that of a BGPPeer.
+    pub(crate) fn settle(&mut self, uid: impl Fn(&str) -> Option<String>) {
+        let Some(plan) = self.core.plan(self.start.elapsed()) else {
+            return;
+        };
+        let peers = plan.peers.keys().chain(plan.refused.keys());
+        let uids = peers.filter_map(|peer| Some((peer.clone(), uid(peer)?))).collect();
+        self.planned.send_replace(Some(Planned { plan, uids }));
+        self.log();
+    }
+
+    /// When to settle although nothing was heard.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        // A plan that is due is settled with whatever comes first.
+        let soon = Duration::from_millis(1);
+        let after = self.core.deadline()?;
+        Some((self.start + after).max(Instant::now() + soon))
+    }
+
+    /// Each Service that is announced, with its address.
+    pub(crate) fn announced(&self) -> impl Iterator<Item = (&ServiceId, IpAddr)> {
+        self.core.announced()
+    }
+
+    /// How many addresses are not announced although an advertisement speaks for them, by reason.
+    pub(crate) fn withheld(&self) -> BTreeMap<NodeRefusal, u64> {
+        let mut counts = BTreeMap::new();
+        for (_, _, why) in self.core.withheld() {
+            *counts.entry(why).or_default() += 1;
+        }
+        counts
+    }
+
+    /// Logs each reason once.
+    fn log(&mut self) {
+        let now: BTreeMap<_, _> = self
+            .core
+            .withheld()
+            .map(|(service, address, why)| ((service.clone(), address), why))
+            .collect();
+        for ((service, address), why) in &now {
+            if self.withheld.get(&(service.clone(), *address)) != Some(why) {
+                info!(%service, %address, reason = why.as_str(), "not announced by BGP");
+            }
+        }
+        self.withheld = now;
+    }
+}

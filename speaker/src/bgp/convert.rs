@@ -1,0 +1,177 @@
+//! From a plan to what the engines want. Pure, but for the addresses of this machine, which are an argument.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ferrolb_bfd::WantedSession;
+use ferrolb_bgp::settings::{GracefulRestart, Password, Reach, SettingsError};
+use ferrolb_bgp::{
+    Attributes, Community, ExtendedCommunity, LargeCommunity, NextHop, Peer, RemoteAsn, Routes, Wanted, WantedPeer,
+};
+use ferrolb_model as model;
+use ferrolb_model::{Administrator, ExtendedKind, FamilySet, PeerEndpoint};
+use ferrolb_speaker_core::{BgpPlan, PlannedPeer, PlannedRoutes, RouteAttributes};
+use ipnet::IpNet;
+
+/// How long routers keep routes while the speaker restarts; what FRR uses.
+pub(crate) const RESTART_TIME: u16 = 120;
+
+/// Routes as planned, and what they became.
+pub(super) type Known = Vec<(Arc<PlannedRoutes>, Arc<Routes>)>;
+
+/// What comes of a plan.
+#[derive(Debug, Default)]
+pub(super) struct Converted {
+    /// For BGP.
+    pub(super) bgp: Wanted,
+    /// For BFD.
+    pub(super) bfd: ferrolb_bfd::Wanted,
+    /// The path of each peer that BFD watches.
+    pub(super) paths: BTreeMap<String, Arc<ferrolb_bfd::Path>>,
+    /// Peers whose settings cannot be used, and why.
+    pub(super) faults: BTreeMap<String, String>,
+}
+
+/// Turns a plan into what the engines want. `before` is what came of the last one, so that what has not changed stays
+/// the same object; `subnets` are those that this machine is in.
+pub(super) fn convert(plan: &BgpPlan, before: &Known, subnets: &[IpNet]) -> (Converted, Known) {
+    let mut converted = Converted::default();
+    let mut shared = Known::new();
+    for (name, planned) in &plan.peers {
+        let PeerEndpoint::Address(address) = planned.peer.endpoint else {
+            // The core keeps those without an address back.
+            continue;
+        };
+        let peer = match settings(address, planned, plan.router_id) {
+            Ok(peer) => peer,
+            Err(error) => {
+                converted.faults.insert(name.clone(), error.to_string());
+                continue;
+            }
+        };
+        let known = shared.iter().chain(before);
+        let known = known
+            .into_iter()
+            .find(|(of, _)| Arc::ptr_eq(of, &planned.routes) || **of == *planned.routes);
+        let routes = known.map_or_else(|| Arc::new(routes(&planned.routes)), |(_, routes)| Arc::clone(routes));
+        shared.push((Arc::clone(&planned.routes), Arc::clone(&routes)));
+        if let Some(profile) = &planned.peer.bfd {
+            let path = Arc::new(path(address, &planned.peer, &peer, subnets));
+            // Two peers behind one path share its session, with the settings of the first.
+            converted
+                .bfd
+                .sessions
+                .entry(Arc::clone(&path))
+                .or_insert_with(|| WantedSession {
+                    settings: profile.as_ref().into(),
+                    minimum_ttl: profile.minimum_ttl,
+                    discriminator: None,
+                });
+            converted.paths.insert(name.clone(), path);
+        }
+        let peer = Arc::new(peer);
+        converted.bgp.peers.insert(name.clone(), WantedPeer { peer, routes });
+    }
+    (converted, shared)
+}
+
+fn settings(address: IpAddr, planned: &PlannedPeer, router_id: std::net::Ipv4Addr) -> Result<Peer, SettingsError> {
+    let given = &planned.peer;
+    let remote_asn = match given.remote_asn {
+        model::RemoteAsn::Number(asn) => RemoteAsn::Is(asn),
+        model::RemoteAsn::Internal => RemoteAsn::Internal,
+        model::RemoteAsn::External => RemoteAsn::External,
+    };
+    let router_id = given.router_id.unwrap_or(router_id);
+    let mut peer = Peer::new(address, given.shown_asn(), remote_asn, router_id);
+    peer.port = given.port;
+    peer.source = given.source_address;
+    peer.vrf.clone_from(&given.vrf);
+    if given.dual_stack {
+        peer.families = FamilySet { v4: true, v6: true };
+    }
+    if let Some(timers) = given.timers {
+        peer.hold_time = whole_seconds(timers.hold);
+        peer.keepalive = Some(whole_seconds(timers.keepalive)).filter(|k| *k > 0 && peer.hold_time > 0);
+    }
+    if let Some(pause) = given.connect_time {
+        peer.connect_retry = pause;
+    }
+    if given.ebgp_multihop {
+        peer.reach = Reach::MultiHop;
+    }
+    if given.graceful_restart {
+        let restart_time = RESTART_TIME;
+        peer.graceful_restart = Some(GracefulRestart { restart_time });
+    }
+    let key = planned
+        .password
+        .as_ref()
+        .map(|key| Password::new(key.reveal().as_bytes()));
+    peer.password = key.transpose()?;
+    peer.check()?;
+    Ok(peer)
+}
+
+/// The configuration has them within 16 bits.
+fn whole_seconds(time: Duration) -> u16 {
+    u16::try_from(time.as_secs()).unwrap_or(u16::MAX)
+}
+
+/// Over several hops if that is said, and towards routers of our own AS that are in none of our subnets, as FRR does.
+fn path(address: IpAddr, given: &model::Peer, peer: &Peer, subnets: &[IpNet]) -> ferrolb_bfd::Path {
+    let near = subnets.iter().any(|subnet| subnet.contains(&address));
+    ferrolb_bfd::Path {
+        peer: address,
+        local: given.source_address,
+        interface: None,
+        vrf: given.vrf.clone(),
+        multi_hop: given.ebgp_multihop || !peer.is_external() && !near,
+    }
+}
+
+fn routes(planned: &PlannedRoutes) -> Routes {
+    let wishes = planned
+        .iter()
+        .flat_map(|(prefix, wishes)| wishes.iter().map(|wish| (*prefix, attributes(wish))));
+    wishes.collect()
+}
+
+fn attributes(planned: &RouteAttributes) -> Attributes {
+    let mut attributes = Attributes {
+        next_hop: NextHop::Session,
+        local_pref: planned.local_pref,
+        med: planned.med,
+        prepend: planned.prepend,
+        extended_communities: planned.extended_communities.iter().map(extended).collect(),
+        link_bandwidth: planned.link_bandwidth,
+        ..Attributes::default()
+    };
+    for community in &planned.communities {
+        match *community {
+            model::Community::Standard(asn, value) => {
+                attributes.communities.insert(Community::new(asn, value));
+            }
+            model::Community::Large(a, b, c) => {
+                attributes.large_communities.insert(LargeCommunity(a, b, c));
+            }
+        }
+    }
+    attributes
+}
+
+/// RFC 4360 section 3, RFC 5668 section 2: type, subtype, administrator and number.
+fn extended(community: &model::ExtendedCommunity) -> ExtendedCommunity {
+    let subtype: u64 = match community.kind {
+        ExtendedKind::RouteTarget => 2,
+        ExtendedKind::SiteOfOrigin => 3,
+    };
+    let (kind, value): (u64, u64) = match community.administrator {
+        Administrator::As2(asn, number) => (0, u64::from(asn) << 32 | u64::from(number)),
+        Administrator::Ipv4(address, number) => (1, u64::from(address.to_bits()) << 16 | u64::from(number)),
+        Administrator::As4(asn, number) => (2, u64::from(asn) << 16 | u64::from(number)),
+    };
+    ExtendedCommunity(kind << 56 | subtype << 48 | value)
+}

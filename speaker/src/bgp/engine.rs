@@ -1,0 +1,196 @@
+//! The threads: BGP with the relay from BFD on one, BFD on another.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ferrolb_bfd::{DriverError, Path, Report};
+use ferrolb_bgp::engine::{Board, Config, EngineError};
+use ferrolb_bgp::{Phase, Wanted};
+use jiff::Timestamp;
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// How each watched path fares.
+pub(crate) type BfdBoard = BTreeMap<Arc<Path>, Report>;
+
+/// Which peers depend on a path.
+pub(super) type Dependents = BTreeMap<Arc<Path>, Vec<String>>;
+
+/// Reports of BFD that may wait; the thread offers what does not fit again.
+const REPORTS: usize = 256;
+
+/// Failed paths that may wait for the engine, which takes them at once.
+const DOWNS: usize = 16;
+
+/// BGP is lost in a way that a restart of the process is to heal.
+#[derive(Debug, Error)]
+pub(crate) enum BgpLost {
+    /// The system gives no thread, or no socket to wake it.
+    #[error("cannot start the thread {name}: {error}")]
+    Thread {
+        /// Its name.
+        name: &'static str,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The BGP engine gave up.
+    #[error(transparent)]
+    Bgp(#[from] EngineError),
+    /// The BFD thread gave up.
+    #[error(transparent)]
+    Bfd(#[from] DriverError),
+    /// A thread ended although nobody asked it to.
+    #[error("the thread {0} ended unasked")]
+    Ended(&'static str),
+}
+
+/// The running engines.
+pub(super) struct Threads {
+    /// When the clock of the sessions began.
+    pub(super) start: (Timestamp, Instant),
+    /// To BGP.
+    pub(super) wanted: watch::Sender<Arc<Wanted>>,
+    phase: watch::Sender<Phase>,
+    dependents: watch::Sender<Dependents>,
+    sessions: watch::Receiver<Board>,
+    paths: watch::Receiver<BfdBoard>,
+    reports: mpsc::Sender<Report>,
+    ended: oneshot::Receiver<Result<(), EngineError>>,
+    bfd: Option<Bfd>,
+}
+
+struct Bfd {
+    handle: ferrolb_bfd::Handle,
+    ended: tokio::task::JoinHandle<Result<Result<(), DriverError>, Box<dyn std::any::Any + Send>>>,
+}
+
+impl Threads {
+    /// Starts BGP with what is wanted. `restarted_for`: for so long routers are told of a restart.
+    pub(super) fn start(wanted: Arc<Wanted>, restarted_for: Duration, seed: u64) -> Result<Self, BgpLost> {
+        const NAME: &str = "ferrolb-bgp";
+        let (wanted, wanted_out) = watch::channel(wanted);
+        let (phase, phase_out) = watch::channel(Phase::Stay);
+        let (dependents, dependents_out) = watch::channel(Dependents::new());
+        let (sessions_in, sessions) = watch::channel(Board::new());
+        let (paths_in, paths) = watch::channel(BfdBoard::new());
+        let (reports, reports_out) = mpsc::channel(REPORTS);
+        let (downs, downs_out) = mpsc::channel(DOWNS);
+        let (ended_in, ended) = oneshot::channel();
+        let config = Config {
+            restarted_for,
+            seed,
+            ..Config::default()
+        };
+        let start = (Timestamp::now(), Instant::now());
+        let run = async move {
+            tokio::select! {
+                result = ferrolb_bgp::run(config, wanted_out, phase_out, downs_out, sessions_in) => result,
+                never = relay(reports_out, dependents_out, downs, paths_in) => match never {},
+            }
+        };
+        let body = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let result = runtime
+                .map_err(EngineError::Runtime)
+                .and_then(|runtime| runtime.block_on(run));
+            // Nobody listens any more only when the process ends.
+            let _ = ended_in.send(result);
+        };
+        let spawned = std::thread::Builder::new().name(NAME.to_owned()).spawn(body);
+        spawned.map_err(|error| BgpLost::Thread { name: NAME, error })?;
+        Ok(Threads {
+            start,
+            wanted,
+            phase,
+            dependents,
+            sessions,
+            paths,
+            reports,
+            ended,
+            bfd: None,
+        })
+    }
+
+    /// Watches these paths, on which these peers depend. The thread starts with the first of them.
+    pub(super) fn watch(&mut self, wanted: ferrolb_bfd::Wanted, dependents: Dependents) -> Result<(), BgpLost> {
+        self.dependents.send_replace(dependents);
+        if self.bfd.is_none() && !wanted.sessions.is_empty() {
+            let name = "ferrolb-bfd";
+            let reports = self.reports.clone();
+            let full = |result| matches!(result, Err(mpsc::error::TrySendError::Full(_)));
+            let spawned = ferrolb_bfd::spawn_thread(move |report| !full(reports.try_send(report)));
+            let (handle, thread) = spawned.map_err(|error| BgpLost::Thread { name, error })?;
+            let ended = tokio::task::spawn_blocking(move || thread.join());
+            self.bfd = Some(Bfd { handle, ended });
+        }
+        if let Some(bfd) = &self.bfd {
+            bfd.handle.set(Arc::new(wanted));
+        }
+        Ok(())
+    }
+
+    /// Waits until a session or a path has changed, and gives all of them.
+    pub(super) async fn changed(&mut self) -> Result<(Board, BfdBoard), BgpLost> {
+        let bfd_ended = async {
+            match &mut self.bfd {
+                Some(bfd) => (&mut bfd.ended).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            Ok(()) = self.sessions.changed() => {}
+            Ok(()) = self.paths.changed() => {}
+            ended = &mut self.ended => return Err(match ended {
+                Ok(Err(error)) => error.into(),
+                Ok(Ok(())) | Err(_) => BgpLost::Ended("ferrolb-bgp"),
+            }),
+            ended = bfd_ended => return Err(match ended {
+                Ok(Ok(Err(error))) => error.into(),
+                _ => BgpLost::Ended("ferrolb-bfd"),
+            }),
+        }
+        let sessions = self.sessions.borrow_and_update().clone();
+        let paths = self.paths.borrow_and_update().clone();
+        Ok((sessions, paths))
+    }
+
+    /// Leaves, in this way, and waits until every router knows. BFD says nothing: a router would take the session down.
+    pub(super) async fn leave(self, leave: ferrolb_bgp::session::Leave) -> Result<(), BgpLost> {
+        self.phase.send_replace(Phase::Leave(leave));
+        match self.ended.await {
+            Ok(result) => Ok(result?),
+            Err(_) => Err(BgpLost::Ended("ferrolb-bgp")),
+        }
+    }
+}
+
+/// Tells BGP of each path that fails, and keeps the latest report of each.
+async fn relay(
+    mut reports: mpsc::Receiver<Report>,
+    dependents: watch::Receiver<Dependents>,
+    downs: mpsc::Sender<String>,
+    board: watch::Sender<BfdBoard>,
+) -> Infallible {
+    while let Some(report) = reports.recv().await {
+        let before = board
+            .borrow()
+            .get(&report.path)
+            .map_or(0, |known| known.status.failures);
+        let on_it = dependents.borrow().get(&report.path).cloned();
+        if report.status.failures > before {
+            for peer in on_it.iter().flatten() {
+                // The engine ends before this does.
+                let _ = downs.send(peer.clone()).await;
+            }
+        }
+        board.send_modify(|board| {
+            board.insert(Arc::clone(&report.path), report);
+            let dependents = dependents.borrow();
+            board.retain(|path, _| dependents.contains_key(path));
+        });
+    }
+    std::future::pending().await
+}

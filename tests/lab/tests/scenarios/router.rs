@@ -1,0 +1,245 @@
+//! A router with FRR on the LAN, and a client behind it.
+//!
+//! Its daemons keep their files in a directory of their own below the lab's; the kernel of the router's namespace
+//! forwards, over all next hops of a route, by a hash of addresses and ports.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, ensure};
+use ferrolb_lab::client::Client;
+use ferrolb_lab::net::{Host, Namespace};
+use ferrolb_lab::process::Process;
+use ferrolb_lab::wait_until;
+use nix::unistd::{User, chown};
+use serde_json::Value;
+
+use crate::scene::{PATIENCE, Scene};
+
+const LIBRARY: &str = "/usr/lib/frr";
+
+/// The router's AS.
+pub(crate) const ASN: u32 = 64512;
+
+/// Its number on the LAN, less that of the scenario.
+const FIRST: u8 = 200;
+
+/// A running FRR.
+pub(crate) struct Router {
+    host: Host,
+    behind: Namespace,
+    folder: PathBuf,
+    daemons: Vec<Process>,
+}
+
+impl Drop for Router {
+    fn drop(&mut self) {
+        self.daemons.iter().for_each(Process::kill);
+    }
+}
+
+impl Router {
+    /// A router that waits for the nodes in AS `asn` to connect; `lines` are about each of them, with `@` for its
+    /// address.
+    pub(crate) async fn start(s: &Scene, asn: u32, lines: &[&str]) -> Result<Self> {
+        let [_, _, number, _] = s.v4(0).octets();
+        let name = format!("rt{number}");
+        let host = s.add_host(&name, FIRST + number)?;
+        let folder = s.run_dir().join(&name);
+        std::fs::create_dir(&folder)?;
+        // The daemons give up root.
+        let frr = User::from_name("frr")?.context("there is no user frr (Debian package frr)")?;
+        chown(&folder, Some(frr.uid), Some(frr.gid))?;
+        let mut router = Router {
+            behind: behind(s, &host, number)?,
+            host,
+            folder,
+            daemons: Vec::new(),
+        };
+        let neighbours = s
+            .node_addresses()
+            .into_iter()
+            .map(|node| neighbour(&node.to_string(), asn, lines));
+        let id = router.host.address();
+        let bgpd = format!(
+            "router bgp {ASN}\n bgp router-id {id}\n no bgp ebgp-requires-policy\n no bgp default ipv4-unicast\n \
+             no bgp network import-check\n timers bgp 3 9\n{}",
+            neighbours.collect::<String>()
+        );
+        for (daemon, config) in [("zebra", ""), ("bfdd", ""), ("bgpd", &*bgpd)] {
+            router.daemon(s, daemon, config).await?;
+        }
+        Ok(router)
+    }
+
+    async fn daemon(&mut self, s: &Scene, daemon: &str, config: &str) -> Result<()> {
+        let file = |end: &str| self.folder.join(format!("{daemon}.{end}")).into_os_string();
+        std::fs::write(file("conf"), config)?;
+        let spec = s
+            .spec(
+                &format!("{}-{daemon}", self.host.name()),
+                format!("{LIBRARY}/{daemon}"),
+                &self.host,
+            )
+            .args(["-A", "127.0.0.1", "-P", "0", "--log", "stdout", "--vty_socket"])
+            .args([&self.folder])
+            .args(["-f".into(), file("conf"), "-i".into(), file("pid"), "-z".into()])
+            .args([self.folder.join("zserv.api")])
+            .args(match daemon {
+                "bfdd" => vec!["--bfdctl".into(), self.folder.join("bfdd.sock")],
+                _ => Vec::new(),
+            });
+        self.daemons.push(s.start_process(spec)?);
+        wait_until(
+            &format!("{daemon} to answer (Debian package frr)"),
+            PATIENCE,
+            async || self.vtysh(daemon, "show version").map(drop),
+        )
+        .await
+    }
+
+    fn vtysh(&self, daemon: &str, command: &str) -> Result<String> {
+        let folder = self.folder.to_str().context("the lab's directory is UTF-8")?;
+        let args = ["--vty_socket", folder, "-d", daemon, "-c", command];
+        self.host.namespace().output("vtysh", &args)
+    }
+
+    /// What bgpd says to a command whose answer is JSON.
+    pub(crate) fn bgp(&self, command: &str) -> Result<Value> {
+        Ok(serde_json::from_str(&self.vtysh("bgpd", &format!("{command} json"))?)?)
+    }
+
+    /// What bfdd says about its sessions.
+    pub(crate) fn bfd(&self) -> Result<Vec<Value>> {
+        Ok(serde_json::from_str(&self.vtysh("bfdd", "show bfd peers json")?)?)
+    }
+
+    /// Its paths to a prefix.
+    pub(crate) fn paths(&self, prefix: &str) -> Result<Vec<Value>> {
+        let family = if prefix.contains(':') { "ipv6" } else { "ipv4" };
+        let found = self.bgp(&format!("show bgp {family} unicast {prefix}"))?;
+        Ok(found["paths"].as_array().cloned().unwrap_or_default())
+    }
+
+    /// Waits until its kernel sends packets for `prefix` to exactly these nodes.
+    pub(crate) async fn forwards(&self, s: &Scene, prefix: &str, nodes: &[&str]) -> Result<()> {
+        let mut wanted = Vec::new();
+        for node in nodes {
+            wanted.push(s.node(node)?.host().address().to_string());
+        }
+        wanted.sort();
+        wait_until(
+            &format!("the router to forward {prefix} to {nodes:?}"),
+            PATIENCE,
+            async || {
+                let family = if prefix.contains(':') { "-6" } else { "-4" };
+                let args = [family, "-j", "route", "show", prefix, "proto", "bgp"];
+                let text = self.host.namespace().output("ip", &args)?;
+                let routes: Value = serde_json::from_str(if text.trim().is_empty() { "[]" } else { &text })?;
+                let mut hops = Vec::new();
+                for route in routes.as_array().into_iter().flatten() {
+                    let several = route["nexthops"].as_array().cloned().unwrap_or_default();
+                    hops.extend(
+                        several
+                            .iter()
+                            .chain([route])
+                            .filter_map(|hop| Some(hop["gateway"].as_str()?.to_owned())),
+                    );
+                }
+                hops.sort();
+                ensure!(hops == wanted, "it forwards to {hops:?}");
+                Ok(())
+            },
+        )
+        .await
+    }
+
+    /// What it says about its session with a node.
+    pub(crate) fn session(&self, s: &Scene, node: &str) -> Result<Value> {
+        let address = s.node(node)?.host().address().to_string();
+        Ok(self.bgp(&format!("show bgp neighbors {address}"))?[&address].take())
+    }
+
+    /// Waits until its session with each node stands.
+    pub(crate) async fn established(&self, s: &Scene) -> Result<()> {
+        for node in s.nodes() {
+            wait_until(&format!("the session with {}", node.name()), PATIENCE, async || {
+                let session = self.session(s, node.name())?;
+                ensure!(session["bgpState"] == "Established", "it is {}", session["bgpState"]);
+                Ok(())
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// How often its sessions were established, all together.
+    pub(crate) fn establishments(&self, s: &Scene) -> Result<u64> {
+        let mut sum = 0;
+        for node in s.nodes() {
+            let session = self.session(s, node.name())?;
+            sum += session["connectionsEstablished"].as_u64().context("a number")?;
+        }
+        Ok(sum)
+    }
+
+    /// Runs a command in the configuration of its BGP.
+    pub(crate) fn configure(&self, line: &str) -> Result<()> {
+        let folder = self.folder.to_str().context("the lab's directory is UTF-8")?;
+        let router = format!("router bgp {ASN}");
+        let mut args = vec!["--vty_socket", folder, "-d", "bgpd"];
+        for command in ["configure terminal", &router, line] {
+            args.extend(["-c", command]);
+        }
+        let said = self.host.namespace().output("vtysh", &args)?;
+        ensure!(said.trim().is_empty(), "{line}: {said}");
+        Ok(())
+    }
+
+    /// Its address for peers.
+    pub(crate) fn address(&self) -> String {
+        self.host.address().to_string()
+    }
+
+    /// Somebody on the other side of it.
+    pub(crate) fn client(&self) -> Client {
+        Client::new(&self.behind)
+    }
+}
+
+/// The configuration for one neighbour.
+fn neighbour(address: &str, asn: u32, lines: &[&str]) -> String {
+    let mut text = format!(" neighbor {address} remote-as {asn}\n neighbor {address} passive\n");
+    for line in lines {
+        text += &format!(" {}\n", line.replace('@', address));
+    }
+    for family in ["ipv4", "ipv6"] {
+        text += &format!(
+            " address-family {family} unicast\n  neighbor {address} activate\n  maximum-paths 8\n  \
+             maximum-paths ibgp 8\n exit-address-family\n"
+        );
+    }
+    text
+}
+
+/// A network behind the router with one client in it, and the nodes' way back to it.
+fn behind(s: &Scene, router: &Host, number: u8) -> Result<Namespace> {
+    router.namespace().sysctl(&[
+        ("net/ipv4/ip_forward", "1"),
+        ("net/ipv4/fib_multipath_hash_policy", "1"),
+        ("net/ipv6/conf/all/forwarding", "1"),
+    ])?;
+    let behind = Namespace::create(&format!("flb{}-behind{number}", s.id()))?;
+    router.namespace().ip(&format!(
+        "link add eth1 type veth peer name eth0 netns {}\naddr add 10.99.{number}.1/24 dev eth1\nlink set eth1 up\n",
+        behind.name()
+    ))?;
+    behind.ip(&format!(
+        "addr add 10.99.{number}.2/24 dev eth0\nlink set eth0 up\nroute add default via 10.99.{number}.1\n"
+    ))?;
+    for node in s.nodes() {
+        let via = router.address();
+        let route = format!("route add 10.99.{number}.0/24 via {via}\n");
+        node.host().namespace().ip(&route)?;
+    }
+    Ok(behind)
+}
