@@ -25,10 +25,8 @@ const AGAIN: Duration = Duration::from_secs(5);
 pub(crate) struct Engine {
     /// What stays fixed.
     pub(crate) settings: Settings,
-    /// What it answers for.
-    pub(crate) wanted: watch::Receiver<Arc<Wanted>>,
-    /// What it says.
-    pub(crate) reports: mpsc::Sender<Report>,
+    /// What it is told, and what it says.
+    pub(crate) channels: Channels,
     /// What it counts.
     pub(crate) counters: Arc<Counters>,
     /// For `/readyz`; the owner task calls it ready with the first report.
@@ -53,9 +51,12 @@ pub(crate) enum EngineLost {
 
 impl Engine {
     /// Runs until `stop` is cancelled.
-    pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), EngineLost> {
+    pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), EngineLost> {
         let mut said = None;
-        while let Some(error) = self.once(&stop).await? {
+        loop {
+            let (channels, error) = self.once(&stop).await?;
+            let Some(error) = error else { return Ok(()) };
+            self.channels = channels;
             let why = explain(&error);
             self.check.not_ready(why.clone());
             if said.as_ref() != Some(&why) {
@@ -74,12 +75,14 @@ impl Engine {
 
     /// One life of the engine: `None` when it was asked to end.
     async fn once(&self, stop: &CancellationToken) -> Result<Option<EngineError>, EngineLost> {
-        // Nobody asks the wire.
+        // Nobody asks the wire, nor for announcements out of turn.
         let (_, questions) = mpsc::channel(1);
+        let (_, announce) = mpsc::channel(1);
         let (notes, _) = mpsc::channel(1);
         let channels = Channels {
             wanted: self.wanted.clone(),
             questions,
+            announce,
             notes,
             reports: self.reports.clone(),
         };

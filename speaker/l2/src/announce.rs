@@ -113,6 +113,17 @@ impl Announcer {
         }
     }
 
+    /// Begins anew with these: others may have heard otherwise meanwhile.
+    pub fn again(&mut self, now: Duration, addresses: &BTreeSet<IpAddr>) {
+        for (key, entry) in self.entries.iter_mut().filter(|(key, _)| addresses.contains(&key.1)) {
+            if let Some(next) = entry.next.replace(now) {
+                self.queue.remove(&(next, *key));
+            }
+            entry.start = now;
+            self.queue.insert((now, *key));
+        }
+    }
+
     /// When [`Announcer::due`] has something to send next.
     pub fn next_deadline(&self) -> Option<Duration> {
         self.queue.first().map(|(deadline, _)| *deadline)

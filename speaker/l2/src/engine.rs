@@ -10,17 +10,20 @@
 //! | --- | --- | --- |
 //! | `wanted` (watch) | in | holds the latest; a sender that is gone leaves the last value in force |
 //! | `questions` (bounded) | in | whoever asks waits, or gives up |
+//! | `announce` (bounded) | in | whoever sends waits, or gives up |
 //! | `notes` (bounded) | out | the note is dropped and counted; whoever asked asks again |
 //! | interfaces (watch) | in, from `netlink` | holds the latest |
 //! | `reports` (bounded) | out | the latest of each kind waits in the outbox; a reader that is gone is not told |
 //!
-//! What is wanted before a question comes is in force when it is asked, so that its answers pass the filters.
+//! What is wanted before a question comes is in force when it is asked, so that its answers pass the filters; and an
+//! interface that was lost by the time a question is over does not count among those where it was asked.
 //!
 //! Nothing but the reading of frames and the writing of answers happens per frame: no lock, no allocation per answer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::thread::JoinHandle;
@@ -97,11 +100,12 @@ pub fn spawn_thread(
 enum Wake {
     Stop,
     Frames(u32, Family),
-    Wanted,
+    /// Something else is wanted, or the interfaces have changed.
+    News,
     WantedGone,
     Asked(Question),
     AskersGone,
-    Interfaces,
+    Again(Option<BTreeSet<IpAddr>>),
     Timer,
     Reported,
     ReaderGone,
@@ -161,20 +165,22 @@ impl Engine {
         let Channels {
             wanted,
             questions,
+            announce,
             reports,
             ..
         } = channels;
-        self.take(wanted);
-        let (mut listening, mut asked, mut reporting) = (true, true, true);
+        self.take_in(wanted, &mut interfaces);
+        let (mut listening, mut asked, mut again, mut reporting) = (true, true, true, true);
         loop {
             let deadline = self.next_deadline();
             let timer = self.start + deadline.unwrap_or_default();
             let wake = tokio::select! {
                 () = stop.cancelled() => Wake::Stop,
                 (index, family) = poll_fn(|cx| self.poll_ports(cx)) => Wake::Frames(index, family),
-                changed = wanted.changed(), if listening => if changed.is_ok() { Wake::Wanted } else { Wake::WantedGone },
+                changed = wanted.changed(), if listening => if changed.is_ok() { Wake::News } else { Wake::WantedGone },
                 question = questions.recv(), if asked => question.map_or(Wake::AskersGone, Wake::Asked),
-                Ok(()) = interfaces.changed() => Wake::Interfaces,
+                addresses = announce.recv(), if again => Wake::Again(addresses),
+                Ok(()) = interfaces.changed() => Wake::News,
                 () = sleep_until(timer), if deadline.is_some() => Wake::Timer,
                 permit = reports.reserve(), if reporting && !self.outbox.is_empty() => match permit {
                     Ok(permit) => {
@@ -186,23 +192,22 @@ impl Engine {
                     Err(_) => Wake::ReaderGone,
                 },
             };
+            let news = wanted.has_changed().unwrap_or(false) || interfaces.has_changed().unwrap_or(false);
+            if news && matches!(wake, Wake::Asked(_) | Wake::Again(_) | Wake::Timer) {
+                self.take_in(wanted, &mut interfaces);
+            }
             match wake {
                 Wake::Stop => return,
                 Wake::Frames(index, family) => self.answer(index, family),
-                Wake::Wanted => self.take(wanted),
+                Wake::News => self.take_in(wanted, &mut interfaces),
                 Wake::WantedGone => listening = false,
                 Wake::Asked(question) => {
-                    if wanted.has_changed().unwrap_or(false) {
-                        self.take(wanted);
-                    }
                     self.asking.questions.ask(self.now(), question);
                     self.ask(self.now());
                 }
                 Wake::AskersGone => asked = false,
-                Wake::Interfaces => {
-                    self.interfaces = interfaces.borrow_and_update().clone();
-                    self.reconcile();
-                }
+                Wake::Again(Some(addresses)) => self.announcer.again(self.now(), &addresses),
+                Wake::Again(None) => again = false,
                 Wake::Timer => self.tick(),
                 Wake::Reported => {}
                 Wake::ReaderGone => reporting = false,
@@ -210,9 +215,10 @@ impl Engine {
         }
     }
 
-    /// Puts what is wanted now into force.
-    fn take(&mut self, wanted: &mut watch::Receiver<Arc<Wanted>>) {
+    /// Puts what is wanted now, and the interfaces as they are now, into force.
+    fn take_in(&mut self, wanted: &mut watch::Receiver<Arc<Wanted>>, interfaces: &mut watch::Receiver<Interfaces>) {
         self.wanted = wanted.borrow_and_update().clone();
+        self.interfaces = interfaces.borrow_and_update().clone();
         self.reconcile();
     }
 

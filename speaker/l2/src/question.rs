@@ -37,7 +37,8 @@ struct Open {
     tried: u32,
     over: bool,
     next: Duration,
-    asked: BTreeSet<IpAddr>,
+    /// On which interface what was asked for.
+    asked: BTreeSet<(u32, IpAddr)>,
     told: BTreeSet<Answer>,
 }
 
@@ -83,18 +84,26 @@ impl Questions {
             }
             open.over = true;
             open.next = now + LATE;
+            let asked: BTreeSet<IpAddr> = open.asked.iter().map(|(_, address)| *address).collect();
             Due::Tell(Note::Over {
                 question: question.id,
-                unasked: question.addresses.difference(&open.asked).copied().collect(),
+                unasked: question.addresses.difference(&asked).copied().collect(),
             })
         })
         .collect()
     }
 
-    /// These were asked for.
-    pub fn asked(&mut self, id: u64, addresses: impl IntoIterator<Item = IpAddr>) {
+    /// This was asked for, each on the interface of this index.
+    pub fn asked(&mut self, id: u64, asked: impl IntoIterator<Item = (u32, IpAddr)>) {
         if let Some(open) = self.open.get_mut(&id) {
-            open.asked.extend(addresses);
+            open.asked.extend(asked);
+        }
+    }
+
+    /// The interface is lost: what was asked there may have gone nowhere.
+    pub fn lost(&mut self, index: u32) {
+        for open in self.open.values_mut() {
+            open.asked.retain(|(at, _)| *at != index);
         }
     }
 

@@ -140,7 +140,7 @@ pub enum Note {
     Over {
         /// [`Question::id`].
         question: u64,
-        /// What could not be asked for on any interface in any try: silence says nothing about these.
+        /// What could not be asked for in any try on any interface that is still there: silence says nothing about these.
         unasked: BTreeSet<IpAddr>,
     },
     /// Another station says that it has one of [`Wanted::addresses`], whatever this node's role in it is.
@@ -161,6 +161,8 @@ pub struct Channels {
     pub wanted: watch::Receiver<Arc<Wanted>>,
     /// In: what to ask the wire. When all senders are gone, nothing more is asked.
     pub questions: mpsc::Receiver<Question>,
+    /// In: what is owned and is to be announced as if it were new. When all senders are gone, nothing more is.
+    pub announce: mpsc::Receiver<BTreeSet<IpAddr>>,
     /// Out: what is heard, for whoever decides about ownership.
     pub notes: mpsc::Sender<Note>,
     /// Out: what is done.

@@ -94,6 +94,16 @@ fn only_an_owned_address_is_announced_and_one_that_comes_to_be_owned_at_once() {
 }
 
 #[test]
+fn what_is_announced_once_more_begins_anew() {
+    let mut announcer = Announcer::new(Duration::ZERO, 1);
+    announcer.serve(Duration::ZERO, &plan(MAC, 1, &["192.0.2.1", "192.0.2.2"]));
+    times(&mut announcer, HOUR);
+    let again = ["192.0.2.2", "192.0.2.9"].map(|address| address.parse().unwrap());
+    announcer.again(Duration::from_secs(60), &again.into());
+    assert_eq!(times(&mut announcer, HOUR), [60_000, 60_100, 61_100, 62_200, 65_000]);
+}
+
+#[test]
 fn steps_slept_through_are_skipped() {
     let mut announcer = Announcer::new(Duration::ZERO, 1);
     announcer.serve(Duration::ZERO, &plan(MAC, 1, &["192.0.2.1"]));

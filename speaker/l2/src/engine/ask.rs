@@ -75,8 +75,8 @@ impl Engine {
         }
     }
 
-    /// Asks once on every interface that suits; the addresses that were asked for on at least one.
-    fn send_question(&self, question: &Question) -> Vec<IpAddr> {
+    /// Asks once on every interface that suits; what was asked for where.
+    fn send_question(&self, question: &Question) -> Vec<(u32, IpAddr)> {
         let links = Arc::clone(&self.interfaces.links);
         let mut asked = Vec::new();
         for (index, port) in &self.ports {
@@ -98,7 +98,7 @@ impl Engine {
                     .unzip();
                 let sent = port.send(*family, &frames, &self.counters);
                 self.counters.asked(*family, sent);
-                asked.extend(&addresses[..sent]);
+                asked.extend(addresses[..sent].iter().map(|address| (*index, *address)));
             }
         }
         asked

@@ -62,6 +62,7 @@ impl Engine {
             .collect();
         for index in gone {
             self.membership.forget(index);
+            self.asking.questions.lost(index);
             if let Some(mut port) = self.ports.remove(&index) {
                 info!(interface = port.served.name, "no longer in use");
                 port.close(Family::Arp);

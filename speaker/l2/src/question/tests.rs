@@ -50,7 +50,8 @@ fn times(questions: &mut Questions) -> Vec<(u128, Option<Note>)> {
 fn a_question_is_asked_three_times_and_then_over() {
     let mut questions = Questions::default();
     questions.ask(START, question(5, 3, 10));
-    questions.asked(5, [ip("192.0.2.1")]);
+    questions.asked(5, [(3, ip("192.0.2.1")), (3, ip("fd00::1")), (4, ip("192.0.2.1"))]);
+    questions.lost(3);
     let over = Note::Over {
         question: 5,
         unasked: BTreeSet::from([ip("fd00::1")]),

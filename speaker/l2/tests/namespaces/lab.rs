@@ -250,11 +250,13 @@ impl Engine {
     pub(crate) fn start(namespace: &Namespace, capacity: usize) -> Engine {
         let (wanted, wanted_out) = watch::channel(Arc::default());
         let (questions, questions_out) = mpsc::channel(64);
+        let (_, announce) = mpsc::channel(1);
         let (notes_in, notes) = mpsc::channel(256);
         let (reports_in, reports) = mpsc::channel(capacity);
         let channels = Channels {
             wanted: wanted_out,
             questions: questions_out,
+            announce,
             notes: notes_in,
             reports: reports_in,
         };
