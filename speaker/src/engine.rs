@@ -25,8 +25,10 @@ const AGAIN: Duration = Duration::from_secs(5);
 pub(crate) struct Engine {
     /// What stays fixed.
     pub(crate) settings: Settings,
-    /// What it is told, and what it says.
-    pub(crate) channels: Channels,
+    /// What it answers for.
+    pub(crate) wanted: watch::Receiver<Arc<Wanted>>,
+    /// What it says.
+    pub(crate) reports: mpsc::Sender<Report>,
     /// What it counts.
     pub(crate) counters: Arc<Counters>,
     /// For `/readyz`; the owner task calls it ready with the first report.
@@ -51,12 +53,9 @@ pub(crate) enum EngineLost {
 
 impl Engine {
     /// Runs until `stop` is cancelled.
-    pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), EngineLost> {
+    pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), EngineLost> {
         let mut said = None;
-        loop {
-            let (channels, error) = self.once(&stop).await?;
-            let Some(error) = error else { return Ok(()) };
-            self.channels = channels;
+        while let Some(error) = self.once(&stop).await? {
             let why = explain(&error);
             self.check.not_ready(why.clone());
             if said.as_ref() != Some(&why) {
