@@ -19,9 +19,6 @@ pub enum Dropped {
     /// Its sender is none of the peers.
     #[error("unknown sender")]
     UnknownSender,
-    /// It came from an address that its sender does not have.
-    #[error("address is not the sender's")]
-    Address,
     /// It is not newer than the last one of its sender.
     #[error("replayed or overtaken")]
     Replay,
@@ -29,14 +26,7 @@ pub enum Dropped {
 
 impl Dropped {
     /// All of them, the malformed ones as one.
-    pub const NAMES: [&'static str; 6] = [
-        "malformed",
-        "unknown_key",
-        "signature",
-        "unknown_sender",
-        "address",
-        "replay",
-    ];
+    pub const NAMES: [&'static str; 5] = ["malformed", "unknown_key", "signature", "unknown_sender", "replay"];
 
     /// Place in [`Dropped::NAMES`].
     fn index(self) -> usize {
@@ -45,8 +35,7 @@ impl Dropped {
             Dropped::UnknownKey => 1,
             Dropped::Signature => 2,
             Dropped::UnknownSender => 3,
-            Dropped::Address => 4,
-            Dropped::Replay => 5,
+            Dropped::Replay => 4,
         }
     }
 }
@@ -107,13 +96,12 @@ mod tests {
             Dropped::UnknownKey,
             Dropped::Signature,
             Dropped::UnknownSender,
-            Dropped::Address,
             Dropped::Replay,
         ];
         for (number, why) in (1..).zip(all) {
             (0..number).for_each(|_| counters.dropped(why));
         }
         let counted: Vec<u64> = counters.drops().map(|(_, count)| count).collect();
-        assert_eq!(counted, [1, 2, 3, 4, 5, 6]);
+        assert_eq!(counted, [1, 2, 3, 4, 5]);
     }
 }

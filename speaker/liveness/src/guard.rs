@@ -1,31 +1,365 @@
-//! The machine that decides who answers for the addresses of this node.
+//! The machine that decides who answers for the addresses of this node. Pure.
+//!
+//! It is told what happens ([`Guard::handle`]) and returns what is to be done; every input has an answer in every state.
+//! [`Guard::next_deadline`] says when it wants a tick.
+//!
+//! Here is what holds the parts together: addresses ([`crate::claims`]), other nodes ([`crate::peer`]), silent owners
+//! ([`crate::suspicion`]). `talk` speaks to the other nodes, `judge` acts on what the wire says.
 
+mod judge;
+mod talk;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::claims::{Address, Change, Stage};
 use crate::counters::Counters;
-use crate::seam::{Effect, Input};
+use crate::peer::Peer;
+use crate::seam::{
+    Duties, Effect, Ground, Input, Note, Outcome, PeerState, Placement, Role, Takeover, Timing, Want, Wanted,
+};
+use crate::suspicion::Case;
+
+/// Before a question that layer 2 has not taken is asked again.
+const NOT_ASKED: Duration = Duration::from_millis(20);
 
 /// See the module.
 #[derive(Debug)]
 pub struct Guard {
-    seed: u64,
     counters: Arc<Counters>,
+    random: u64,
+    duties: Arc<Duties>,
+    ground: Arc<Ground>,
+    addresses: BTreeMap<IpAddr, Address>,
+    /// Every node the core has named.
+    peers: BTreeMap<Arc<str>, Peer>,
+    /// Silent owners.
+    cases: BTreeMap<Arc<str>, Case>,
+    /// Addresses that are being handed over.
+    handing_over: BTreeSet<IpAddr>,
+    /// The last datagram's place in this run.
+    sequence: u64,
+    /// The last question's id.
+    question: u64,
+    wanted: Arc<Wanted>,
+    /// Who owns what has changed: pairs have to be found anew.
+    moved: bool,
+    /// What layer 2 has to do may have changed.
+    dirty: bool,
+    leaving: Option<talk::Leaving>,
+    out: Vec<Effect>,
 }
 
 impl Guard {
     /// A guard that knows nothing yet. `seed` draws the jitter of its heartbeats.
     pub fn new(seed: u64, counters: Arc<Counters>) -> Guard {
-        Guard { seed, counters }
+        Guard {
+            counters,
+            // Not zero, which xorshift never leaves.
+            random: seed | 1,
+            duties: Arc::default(),
+            ground: Arc::default(),
+            addresses: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            cases: BTreeMap::new(),
+            handing_over: BTreeSet::new(),
+            sequence: 0,
+            question: 0,
+            wanted: Arc::default(),
+            moved: false,
+            dirty: false,
+            leaving: None,
+            out: Vec::new(),
+        }
     }
 
-    /// Takes an input in and says what is to be done.
-    pub fn handle(&mut self, _input: Input<'_>, _now: Duration) -> Vec<Effect> {
-        Vec::new()
+    /// Takes an input in and says what is to be done, in this order.
+    pub fn handle(&mut self, input: Input<'_>, now: Duration) -> Vec<Effect> {
+        match input {
+            Input::Duties(duties) => self.take_duties(duties, now),
+            Input::Ground(ground) => {
+                self.ground = ground;
+                // What peers are told of this node's places and of its layer 2 is news to them.
+                self.peers.values_mut().for_each(|peer| peer.hurry(now));
+            }
+            Input::Datagram { from, bytes } => self.receive(from, bytes, now),
+            Input::Note(note) => self.hear(&note, now),
+            Input::NotAsked { question } => {
+                let cases = self.cases.values_mut().filter(|case| case.asked(question));
+                cases.for_each(|case| case.ask_at(now + NOT_ASKED));
+            }
+            Input::Goodbye => self.leave(now),
+            Input::Tick => self.tick(now),
+        }
+        self.finish(now)
     }
 
     /// When a [`Input::Tick`] is wanted, if nothing happens before.
     pub fn next_deadline(&self) -> Option<Duration> {
-        None
+        let suspects = self.peers.iter().filter(|(node, _)| !self.cases.contains_key(*node));
+        let cases = self.cases.values().filter_map(Case::deadline);
+        let peers = self.peers.values().filter_map(Peer::next);
+        let handed = self.handing_over.iter().filter_map(|address| self.handed_at(address));
+        let leaving = self.leaving.as_ref().map(talk::Leaving::deadline);
+        suspects
+            .filter_map(|(_, peer)| peer.suspect_at())
+            .chain(cases)
+            .chain(peers)
+            .chain(handed)
+            .chain(leaving)
+            .min()
+    }
+
+    fn tick(&mut self, now: Duration) {
+        self.mind_own_stall(now);
+        self.speak(now);
+        self.end_handovers(now);
+        self.suspect(now);
+        self.pursue(now);
+    }
+
+    /// A tick that comes too late says that this process stood still; what it did not hear meanwhile means nothing.
+    fn mind_own_stall(&mut self, now: Duration) {
+        let paired = self.peers.values().filter_map(Peer::paired);
+        let interval = paired
+            .map(|timing| timing.interval)
+            .min()
+            .unwrap_or(Timing::default().interval);
+        if self.next_deadline().is_none_or(|at| now <= at + interval) {
+            return;
+        }
+        self.counters.stalls.add();
+        self.peers.values_mut().for_each(|peer| peer.excuse(now));
+    }
+
+    fn handed_at(&self, address: &IpAddr) -> Option<Duration> {
+        match self.addresses.get(address)?.stage {
+            Stage::HandingOver { until, .. } => Some(until),
+            _ => None,
+        }
+    }
+
+    fn end_handovers(&mut self, now: Duration) {
+        let over = |address: &&IpAddr| self.handed_at(address).is_none_or(|at| at <= now);
+        let over: Vec<IpAddr> = self.handing_over.iter().filter(over).copied().collect();
+        for address in over {
+            let ended = self.addresses.get_mut(&address).map(Address::shown);
+            self.apply(address, ended.unwrap_or(Change::Nothing), true, now);
+            self.handing_over.remove(&address);
+        }
+    }
+
+    fn hear(&mut self, note: &Note, now: Duration) {
+        match note {
+            Note::Answer { question, .. } | Note::Unasked { question, .. } => {
+                let cases = self.cases.values_mut().filter(|case| case.asked(*question));
+                cases.for_each(|case| case.hear(note));
+            }
+            Note::Claimed { address, mac, .. } => {
+                let Some(entry) = self.addresses.get_mut(address) else {
+                    return;
+                };
+                // An owner that has not said where it is has any MAC, as far as can be told.
+                let places = self.peers.get(&entry.belief.owner).map_or(&[][..], |peer| &peer.places);
+                if places.is_empty() || places.iter().any(|place| place.mac == *mac) {
+                    let change = entry.shown();
+                    self.apply(*address, change, false, now);
+                }
+            }
+        }
+    }
+
+    fn take_duties(&mut self, duties: Arc<Duties>, now: Duration) {
+        self.duties = Arc::clone(&duties);
+        let me = &duties.node;
+        self.peers.retain(|node, _| duties.peers.contains_key(node));
+        for (node, addresses) in duties.peers.iter().filter(|(node, _)| *node != me) {
+            let peer = self.peers.entry(Arc::clone(node)).or_default();
+            peer.addresses.clone_from(addresses);
+        }
+        self.addresses
+            .retain(|address, _| duties.addresses.contains_key(address));
+        for (address, duty) in &duties.addresses {
+            let change = match self.addresses.get_mut(address) {
+                Some(entry) => entry.update(duty.clone(), me, now),
+                None => {
+                    let (entry, change) = Address::new(duty.clone(), me);
+                    self.addresses.insert(*address, entry);
+                    change
+                }
+            };
+            self.apply(*address, change, false, now);
+        }
+        self.moved = true;
+    }
+
+    /// What follows from a change of who owns an address.
+    fn apply(&mut self, address: IpAddr, change: Change, unconfirmed: bool, now: Duration) {
+        let Some(entry) = self.addresses.get(&address) else {
+            return;
+        };
+        let placement = &entry.belief;
+        match change {
+            Change::Nothing => {}
+            Change::Own(tell) => {
+                for node in tell {
+                    if let Some(peer) = self.peers.get_mut(&node) {
+                        peer.claim(address);
+                        peer.hurry(now);
+                    }
+                }
+            }
+            Change::HandingOver => {
+                self.handing_over.insert(address);
+            }
+            Change::HandedOver => {
+                let to = Arc::clone(&placement.owner);
+                self.tell(Outcome::HandedOver {
+                    address,
+                    to,
+                    unconfirmed,
+                });
+            }
+            Change::Yielded => {
+                let placement = placement.clone();
+                self.tell(Outcome::Yielded { address, placement });
+            }
+        }
+        self.moved = true;
+    }
+
+    fn take_over(&mut self, address: IpAddr, reason: Takeover, since: Duration, now: Duration) {
+        let me = Arc::clone(&self.duties.node);
+        let Some(entry) = self.addresses.get_mut(&address) else {
+            return;
+        };
+        let from = Arc::clone(&entry.belief.owner);
+        let change = entry.take(&me);
+        let placement = entry.belief.clone();
+        self.apply(address, change, false, now);
+        let after = now.saturating_sub(since);
+        self.tell(Outcome::TookOver {
+            address,
+            placement,
+            from,
+            reason,
+            after,
+        });
+    }
+
+    fn tell(&mut self, outcome: Outcome) {
+        self.out.push(Effect::Outcome(outcome));
+    }
+
+    fn think(&mut self, node: &Arc<str>, state: PeerState) {
+        let Some(peer) = self.peers.get_mut(node) else { return };
+        if peer.state != state {
+            peer.state = state;
+            let node = Arc::clone(node);
+            self.tell(Outcome::Peer { node, state });
+        }
+    }
+
+    /// Brings pairs and layer 2 in line with who owns what, and hands out what is to be done: layer 2 first.
+    fn finish(&mut self, now: Duration) -> Vec<Effect> {
+        if self.moved {
+            self.moved = false;
+            self.dirty = true;
+            self.find_pairs(now);
+            self.close_cases();
+            // New pairs, and claims, are spoken to at once.
+            self.speak(now);
+        }
+        let mut effects = Vec::with_capacity(self.out.len() + 1);
+        if self.dirty {
+            self.dirty = false;
+            let wanted = self.derive_wanted();
+            if wanted != *self.wanted {
+                self.wanted = Arc::new(wanted);
+                effects.push(Effect::Wanted(Arc::clone(&self.wanted)));
+            }
+        }
+        effects.append(&mut self.out);
+        effects
+    }
+
+    /// Who is spoken to, how often, and who is watched.
+    fn find_pairs(&mut self, now: Duration) {
+        let me = &self.duties.node;
+        let mut pairs: BTreeMap<&Arc<str>, (Timing, bool)> = BTreeMap::new();
+        let mut pair = |node, timing: Timing, watched| {
+            let known = pairs.entry(node).or_insert((timing, watched));
+            known.1 |= watched;
+            if timing.interval * u32::from(timing.multiplier) < known.0.interval * u32::from(known.0.multiplier) {
+                known.0 = timing;
+            }
+        };
+        for Address { belief, duty, .. } in self.addresses.values() {
+            if belief.owner == *me {
+                belief.standbys.iter().for_each(|node| pair(node, duty.timing, false));
+            } else if belief.rank(me).is_some() {
+                pair(&belief.owner, duty.timing, true);
+            }
+        }
+        let handing = |address| self.addresses.get(address).map(|entry| &entry.belief.owner);
+        let heirs: BTreeSet<&Arc<str>> = self.handing_over.iter().filter_map(handing).collect();
+        for (node, peer) in &mut self.peers {
+            let own = |address: &IpAddr| {
+                self.addresses
+                    .get(address)
+                    .is_some_and(|entry| entry.stage == Stage::Own)
+            };
+            peer.claims.retain(own);
+            let (timing, watched) = pairs.get(node).map_or((None, false), |(timing, w)| (Some(*timing), *w));
+            let busy = !peer.claims.is_empty() || heirs.contains(node);
+            peer.engage(timing, watched, busy, now);
+        }
+    }
+
+    fn derive_wanted(&self) -> Wanted {
+        let me = &self.duties.node;
+        let want = |entry: &Address| {
+            Some(Want {
+                interfaces: entry.duty.interfaces.clone(),
+                role: entry.role(me)?,
+            })
+        };
+        let addresses = self
+            .addresses
+            .iter()
+            .filter_map(|(address, entry)| Some((*address, want(entry)?)));
+        let paired = self.peers.values().filter(|peer| peer.paired().is_some());
+        Wanted {
+            addresses: addresses.collect(),
+            peers: paired.flat_map(Peer::kernel).collect(),
+            members: self
+                .peers
+                .values()
+                .flat_map(|peer| &peer.places)
+                .map(|place| place.mac)
+                .collect(),
+        }
+    }
+
+    /// Addresses of an owner that are answered in its name.
+    fn stood_in(&self, owner: &str) -> BTreeSet<IpAddr> {
+        let theirs = |entry: &Address| *entry.belief.owner == *owner && matches!(entry.stage, Stage::StandIn(_));
+        let addresses = self.addresses.iter().filter(|(_, entry)| theirs(entry));
+        addresses.map(|(address, _)| *address).collect()
+    }
+
+    /// What this node answers for, and how: for tests and for people.
+    pub fn roles(&self) -> impl Iterator<Item = (IpAddr, Role)> {
+        let me = &self.duties.node;
+        self.addresses
+            .iter()
+            .filter_map(move |(address, entry)| Some((*address, entry.role(me)?)))
+    }
+
+    /// Who owns an address as far as this node knows.
+    pub fn belief(&self, address: IpAddr) -> Option<&Placement> {
+        self.addresses.get(&address).map(|entry| &entry.belief)
     }
 }

@@ -13,17 +13,23 @@
 //! | [`wire`] | bytes | datagrams, and back |
 //! | [`keyring`] | secrets | signatures |
 //! | [`replay`] | boot and sequence of a datagram | whether it is new |
+//! | [`peer`] | heartbeats, the time | when the next one is due, who is silent |
+//! | [`claims`] | placements, claims | who owns an address, who has to be told |
+//! | [`suspicion`] | answers from the wire | what has become of a silent owner |
 //! | [`guard`] | all of it | all of it |
 //!
 //! [`shell`] is the thread with the sockets.
 #![cfg(target_os = "linux")]
 
+pub mod claims;
 pub mod counters;
 pub mod guard;
 pub mod keyring;
+pub mod peer;
 pub mod replay;
 pub mod seam;
 pub mod shell;
+pub mod suspicion;
 pub mod wire;
 
 pub use counters::{Counters, Dropped};

@@ -36,6 +36,8 @@ pub struct Duties {
 /// One address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Duty {
+    /// The uid of the object the placement stands in. Epochs begin anew with another one.
+    pub object: Arc<str>,
     /// As it stands in the API. A placement that is older than what the guard knows from the wire changes nothing.
     pub placement: Placement,
     /// Who owned the address before, if that is known: it is told that the new owner is in place.
@@ -226,12 +228,12 @@ pub enum Note {
         /// Another station said so: nothing is known about the one that has the MAC.
         in_its_name: bool,
     },
-    /// The address could not be asked for on any interface.
+    /// The question is over, and these could not be asked for on any interface.
     Unasked {
         /// [`Question::id`].
         question: u64,
-        /// The address.
-        address: IpAddr,
+        /// The addresses.
+        addresses: BTreeSet<IpAddr>,
     },
     /// Another station says that it has an address this node has a part in.
     Claimed {

@@ -104,7 +104,7 @@ pub enum ShellError {
 
 /// Runs until `goodbye` is through or `stop` is cancelled. Give it a thread of its own: [`spawn_thread`]. Works in the
 /// network namespace of the thread that polls it first.
-pub async fn run<N>(settings: Settings, channels: Channels<N>, counters: Arc<Counters>) -> Result<(), ShellError> {
+pub async fn run<N>(settings: Settings, channels: &mut Channels<N>, counters: Arc<Counters>) -> Result<(), ShellError> {
     let sockets = Sockets::open(settings.port)?;
     let guard = Guard::new(settings.seed, Arc::clone(&counters));
     Shell {
@@ -122,20 +122,21 @@ pub async fn run<N>(settings: Settings, channels: Channels<N>, counters: Arc<Cou
 }
 
 /// Runs the guard on a thread of its own, named `ferrolb-liveness`, with a runtime of its own: nothing else the process
-/// does can then delay a heartbeat. The thread ends with [`run`].
+/// does can then delay a heartbeat. The thread ends with [`run`] and gives the channels back, for another try.
 pub fn spawn_thread<N: Send + 'static>(
     settings: Settings,
-    channels: Channels<N>,
+    mut channels: Channels<N>,
     counters: Arc<Counters>,
-) -> io::Result<JoinHandle<Result<(), ShellError>>> {
+) -> io::Result<JoinHandle<(Channels<N>, Result<(), ShellError>)>> {
     std::thread::Builder::new()
         .name("ferrolb-liveness".to_owned())
         .spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .map_err(ShellError::Runtime)?;
-            runtime.block_on(run(settings, channels, counters))
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let ended = match runtime {
+                Ok(runtime) => runtime.block_on(run(settings, &mut channels, counters)),
+                Err(error) => Err(ShellError::Runtime(error)),
+            };
+            (channels, ended)
         })
 }
 
@@ -188,7 +189,9 @@ fn open(port: u16, v6: bool) -> io::Result<AsyncFd<UdpSocket>> {
     };
     socket.set_recv_buffer_size(QUEUE)?;
     socket.bind(&SocketAddr::new(any, port).into())?;
-    AsyncFd::new(socket.into())
+    // SAFETY: the socket owns its valid descriptor and is moved into the `AsyncFd`, which hands out only shared references
+    // to it: it stays open and the same until both are dropped together.
+    unsafe { AsyncFd::register(socket.into()) }.map_err(io::Error::from)
 }
 
 /// What woke the thread.
@@ -203,12 +206,12 @@ enum Wake<N> {
     Told(Option<mpsc::OwnedPermit<Outcome>>),
 }
 
-struct Shell<N> {
+struct Shell<'a, N> {
     start: Instant,
     port: u16,
     guard: Guard,
     sockets: Sockets,
-    channels: Channels<N>,
+    channels: &'a mut Channels<N>,
     counters: Arc<Counters>,
     /// Outcomes the reader has not taken yet.
     pending: VecDeque<Outcome>,
@@ -216,7 +219,7 @@ struct Shell<N> {
     left: bool,
 }
 
-impl<N> Shell<N> {
+impl<N> Shell<'_, N> {
     async fn run(mut self) -> Result<(), ShellError> {
         // Which of the inputs are still there.
         let (mut duties, mut ground, mut notes, mut reader, mut leaving) = (true, true, true, true, false);

@@ -109,8 +109,10 @@ pub enum Message {
     },
     /// I own these.
     Claim(Vec<(IpAddr, u64)>),
-    /// As far as I know, these are owned so. The answer to a claim, and what a former owner tells the new one.
+    /// As far as I know, these are owned so: the answer to a claim.
     Tell(Vec<Known>),
+    /// You own these now, and I answer for them until you claim them.
+    Yours(Vec<(IpAddr, u64)>),
 }
 
 /// A datagram that has all fields up to its sender, and a signature.
@@ -180,7 +182,7 @@ impl<'a> Packet<'a> {
             Some(2) => Message::Goodbye {
                 places: reader.places()?,
             },
-            Some(3) => Message::Claim(reader.list(|r| Ok((r.address()?, r.number()?)))?),
+            Some(3) => Message::Claim(reader.claims()?),
             Some(4) => Message::Tell(reader.list(|r| {
                 Ok(Known {
                     address: r.address()?,
@@ -188,6 +190,7 @@ impl<'a> Packet<'a> {
                     owner: r.name()?.to_owned(),
                 })
             })?),
+            Some(5) => Message::Yours(reader.claims()?),
             _ => return Err(Malformed::Kind),
         };
         if reader.0.is_empty() {
@@ -226,6 +229,7 @@ impl Header<'_> {
             Message::Goodbye { .. } => 2,
             Message::Claim(_) => 3,
             Message::Tell(_) => 4,
+            Message::Yours(_) => 5,
         });
         out.extend(self.key.to_be_bytes());
         out.extend(self.boot.to_be_bytes());
@@ -246,7 +250,7 @@ impl Header<'_> {
                 put_places(&mut out, places);
             }
             Message::Goodbye { places } => put_places(&mut out, places),
-            Message::Claim(claims) => {
+            Message::Claim(claims) | Message::Yours(claims) => {
                 put_list(&mut out, claims, |out, (address, epoch)| {
                     put_address(out, address);
                     out.extend(epoch.to_be_bytes());
@@ -348,6 +352,10 @@ impl<'a> Reader<'a> {
     fn list<T>(&mut self, mut each: impl FnMut(&mut Self) -> Result<T, Malformed>) -> Result<Vec<T>, Malformed> {
         let length = self.octet()?;
         (0..length).map(|_| each(self)).collect()
+    }
+
+    fn claims(&mut self) -> Result<Vec<(IpAddr, u64)>, Malformed> {
+        self.list(|reader| Ok((reader.address()?, reader.number()?)))
     }
 
     fn places(&mut self) -> Result<Vec<Place>, Malformed> {

@@ -36,6 +36,7 @@ fn messages() -> impl Strategy<Value = Message> {
         hellos(),
         places().prop_map(|places| Message::Goodbye { places }),
         proptest::collection::vec((addresses(), any::<u64>()), 0..=255).prop_map(Message::Claim),
+        proptest::collection::vec((addresses(), any::<u64>()), 0..=255).prop_map(Message::Yours),
         proptest::collection::vec(known, 0..20).prop_map(Message::Tell),
     ]
 }
@@ -115,7 +116,7 @@ fn every_rule_has_its_name() {
         (0, 0, Malformed::Magic),
         (4, 2, Malformed::Version),
         (5, 0, Malformed::Kind),
-        (5, 5, Malformed::Kind),
+        (5, 6, Malformed::Kind),
         (26, 0, Malformed::Sender),
         (27, 0xff, Malformed::Sender),
         (32, 0, Malformed::Value),

@@ -1,0 +1,298 @@
+//! One other node: what it said last, when it has to say something again, and when it is to be spoken to. Pure.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::replay::Newest;
+use crate::seam::{Link, PeerState, Timing};
+use crate::wire::Place;
+
+/// No silence shorter than this is one, whatever the interval.
+const LEAST_DETECTION: Duration = Duration::from_millis(30);
+/// An owner that has never been heard is given this long: it may be starting.
+pub const UNHEARD: Duration = Duration::from_secs(10);
+/// Claims sent at the pace of heartbeats; then once in [`CLAIM_SLOWLY`].
+const CLAIMS: u32 = 10;
+/// See [`CLAIMS`].
+const CLAIM_SLOWLY: Duration = Duration::from_secs(1);
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// The node's addresses, as the core knows them.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Where its kernel can be asked, as it says itself.
+    pub places: Vec<Place>,
+    /// Own interfaces on the same segment as one of these places. They only grow: one that is gone matters.
+    pub shared: BTreeSet<String>,
+    /// What is thought of it.
+    pub state: PeerState,
+    /// Addresses it has to be told that this node owns.
+    pub claims: BTreeSet<IpAddr>,
+    newest: Newest,
+    /// Where and when the last datagram came from.
+    heard: Option<(IpAddr, Duration)>,
+    /// When it last said that it answers for what it owns.
+    healthy: Option<Duration>,
+    /// How often it speaks, and how much of that may be missed.
+    pace: Option<(Duration, u8)>,
+    /// It and this node are owner and standby of something, and speak at least that often.
+    pair: Option<Timing>,
+    /// Since when it owns something that this node stands by for.
+    watched: Option<Duration>,
+    /// Judged not before, because this process stood still.
+    excused: Duration,
+    /// When it is spoken to next.
+    next: Option<Duration>,
+    claimed: (u32, Duration),
+}
+
+impl Peer {
+    /// A peer that was never heard.
+    pub fn new() -> Peer {
+        Peer {
+            addresses: BTreeSet::new(),
+            places: Vec::new(),
+            shared: BTreeSet::new(),
+            state: PeerState::Unheard,
+            claims: BTreeSet::new(),
+            newest: Newest::default(),
+            heard: None,
+            healthy: None,
+            pace: None,
+            pair: None,
+            watched: None,
+            excused: Duration::ZERO,
+            next: None,
+            claimed: (0, Duration::ZERO),
+        }
+    }
+
+    /// Takes a datagram in, if it is a new one.
+    pub fn admit(&mut self, boot: u64, sequence: u64, from: IpAddr, now: Duration) -> bool {
+        let new = self.newest.admit(boot, sequence);
+        if new {
+            if self.silent(now) {
+                // Whoever could not be reached until now may have missed what it was told.
+                self.claimed.0 = 0;
+            }
+            self.heard = Some((from, now));
+        }
+        new
+    }
+
+    /// It says that it answers.
+    pub fn is_well(&mut self, pace: Option<(Duration, u8)>, now: Duration) {
+        self.healthy = Some(now);
+        self.pace = pace.or(self.pace);
+    }
+
+    /// The silence after which it is suspected.
+    pub fn detection(&self) -> Duration {
+        let timing = self.pair.unwrap_or_default();
+        let (interval, multiplier) = self.pace.unwrap_or((timing.interval, timing.multiplier));
+        (interval * u32::from(multiplier.max(1))).max(LEAST_DETECTION)
+    }
+
+    /// Nothing at all is heard of it.
+    pub fn silent(&self, now: Duration) -> bool {
+        self.heard.is_none_or(|(_, at)| at + self.detection() < now)
+    }
+
+    /// When silence makes it a suspect, if it is watched.
+    pub fn suspect_at(&self) -> Option<Duration> {
+        let watched = self.watched?;
+        let at = self.healthy.map_or(watched + UNHEARD, |at| at + self.detection());
+        Some(at.max(self.excused))
+    }
+
+    /// Since when it has been silent, or unheard.
+    pub fn silent_since(&self) -> Duration {
+        self.healthy.or(self.watched).unwrap_or_default()
+    }
+
+    /// Says that it answers, and is heard.
+    pub fn alive(&self, now: Duration) -> bool {
+        self.healthy.is_some_and(|at| now <= at + self.detection())
+    }
+
+    /// This process has stood still: one more interval before it is judged.
+    pub fn excuse(&mut self, now: Duration) {
+        self.excused = now + self.pair.unwrap_or_default().interval;
+    }
+
+    /// Makes it one that is spoken to (`pair`) and watched, or not. `busy`: it has to be told something else.
+    pub fn engage(&mut self, pair: Option<Timing>, watched: bool, busy: bool, now: Duration) {
+        self.pair = pair;
+        if !watched {
+            self.watched = None;
+        } else if self.watched.is_none() {
+            self.watched = Some(now);
+            if !self.alive(now) {
+                self.healthy = None;
+            }
+        }
+        let wanted = pair.is_some() || busy;
+        if !wanted {
+            self.next = None;
+        } else if self.next.is_none() {
+            self.next = Some(now);
+        }
+    }
+
+    /// Heartbeats go to it.
+    pub fn paired(&self) -> Option<Timing> {
+        self.pair
+    }
+
+    /// When it is spoken to next.
+    pub fn next(&self) -> Option<Duration> {
+        self.next
+    }
+
+    /// Speak to it at once.
+    pub fn hurry(&mut self, now: Duration) {
+        self.next = self.next.map(|_| now);
+    }
+
+    /// It was spoken to. A tenth of the interval at most is left out by `jitter`, so that nodes do not speak in step;
+    /// never longer than the interval, which is what the other side counts on.
+    pub fn spoken(&mut self, now: Duration, jitter: u8) {
+        let interval = self.pair.unwrap_or_default().interval;
+        self.next = Some(now + interval - interval * u32::from(jitter) / 2560);
+    }
+
+    /// Is it time to tell it what is owned? At the pace of heartbeats first, then slowly.
+    pub fn claim_now(&mut self, now: Duration) -> bool {
+        let (times, last) = self.claimed;
+        let due = !self.claims.is_empty() && (times < CLAIMS || now >= last + CLAIM_SLOWLY);
+        if due {
+            self.claimed = (times.saturating_add(1), now);
+        }
+        due
+    }
+
+    /// There is something new to claim.
+    pub fn claim(&mut self, address: IpAddr) {
+        self.claims.insert(address);
+        self.claimed.0 = 0;
+    }
+
+    /// Where to send to: where it was last heard from, all its addresses if it is not heard.
+    pub fn targets(&self, now: Duration) -> Vec<IpAddr> {
+        match self.heard {
+            Some((from, _)) if !self.silent(now) && self.addresses.contains(&from) => vec![from],
+            _ => self.addresses.iter().copied().collect(),
+        }
+    }
+
+    /// Where its kernel can be asked.
+    pub fn kernel(&self) -> BTreeSet<IpAddr> {
+        if self.places.is_empty() {
+            self.addresses.clone()
+        } else {
+            self.places.iter().map(|place| place.address).collect()
+        }
+    }
+
+    /// Takes in where it can be asked; says whether that is news.
+    pub fn at(&mut self, places: Vec<Place>, links: &[Link]) -> bool {
+        let shared = links
+            .iter()
+            .filter(|link| places.iter().any(|place| on_link(link, place.address)));
+        self.shared.extend(shared.map(|link| link.interface.clone()));
+        let news = self.places != places;
+        self.places = places;
+        news
+    }
+}
+
+impl Default for Peer {
+    fn default() -> Peer {
+        Peer::new()
+    }
+}
+
+/// Is the address in a subnet of the link? Link-local ones are on every link, so they say nothing.
+pub fn on_link(link: &Link, address: IpAddr) -> bool {
+    let local = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    !local && link.addresses.iter().any(|net| net.contains(&address))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    fn watched(now: Duration) -> Peer {
+        let mut peer = Peer::new();
+        peer.engage(Some(Timing::default()), true, false, now);
+        peer
+    }
+
+    #[test]
+    fn silence_counts_from_the_last_good_word() {
+        let mut peer = watched(ms(1_000));
+        assert_eq!(peer.suspect_at(), Some(ms(11_000)), "never heard");
+        peer.is_well(Some((ms(80), 3)), ms(2_000));
+        assert_eq!(peer.suspect_at(), Some(ms(2_240)), "the sender's own pace");
+        peer.is_well(Some((ms(5), 2)), ms(3_000));
+        assert_eq!(peer.suspect_at(), Some(ms(3_030)), "not below the least");
+        peer.excuse(ms(3_100));
+        assert_eq!(peer.suspect_at(), Some(ms(3_150)), "this process stood still");
+        peer.engage(Some(Timing::default()), false, false, ms(3_200));
+        assert_eq!(peer.suspect_at(), None, "owns nothing of interest");
+        peer.engage(Some(Timing::default()), true, false, ms(9_000));
+        assert_eq!(
+            peer.suspect_at(),
+            Some(ms(19_000)),
+            "what it said long ago does not count"
+        );
+    }
+
+    #[test]
+    fn an_alive_peer_that_becomes_an_owner_is_known() {
+        let mut peer = Peer::new();
+        peer.is_well(Some((ms(50), 2)), ms(990));
+        peer.engage(Some(Timing::default()), true, false, ms(1_000));
+        assert_eq!(peer.suspect_at(), Some(ms(1_090)));
+    }
+
+    #[test]
+    fn claims_slow_down_until_it_is_heard() {
+        let mut peer = watched(ms(0));
+        let from: IpAddr = [10, 0, 0, 1].into();
+        assert!(!peer.claim_now(ms(0)));
+        peer.claim(from);
+        let times = (0..3_000).filter(|at| peer.claim_now(ms(*at))).count();
+        assert_eq!(times, 10 + 2);
+        assert!(peer.admit(1, 1, from, ms(3_100)));
+        assert!(peer.claim_now(ms(3_101)));
+    }
+
+    #[test]
+    fn speaks_a_little_early_and_never_late() {
+        let mut peer = watched(ms(0));
+        assert_eq!(peer.next(), Some(ms(0)));
+        peer.spoken(ms(0), 0);
+        assert_eq!(peer.next(), Some(ms(50)));
+        peer.spoken(ms(0), u8::MAX);
+        let next = peer.next().unwrap();
+        assert!(next > ms(45) && next < ms(46), "{next:?}");
+    }
+
+    #[test]
+    fn goes_where_it_was_heard_from() {
+        let mut peer = watched(ms(0));
+        let (one, two): (IpAddr, IpAddr) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+        peer.addresses = BTreeSet::from([one, two]);
+        assert_eq!(peer.targets(ms(0)), [one, two]);
+        assert!(peer.admit(1, 1, two, ms(10)));
+        assert_eq!(peer.targets(ms(20)), [two]);
+        assert_eq!(peer.targets(ms(200)), [one, two]);
+    }
+}

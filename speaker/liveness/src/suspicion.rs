@@ -1,0 +1,321 @@
+//! A silent owner: what the wire says about it, and what follows. Pure.
+//!
+//! A round asks the owner's kernel, one address out of each [`Group`], and, if there is one, the kernel of a third node.
+//! When the time of the round is over:
+//!
+//! | the kernel | the address | what is found | the standby of rank r |
+//! | --- | --- | --- | --- |
+//! | any | answered | [`Finding::Answered`] | waits, asks again in 240 ms |
+//! | answers | silent | [`Finding::SpeakerSilent`] | answers in the owner's name, after r x 60 ms; takes over when the grace time ends |
+//! | silent | silent | [`Finding::Gone`] | takes over, after r x 60 ms |
+//!
+//! Ranks above 0 ask again before they act. Whoever answers in the owner's name asks only the kernel, every 100 ms, and
+//! takes over as soon as it is silent, whatever its rank. When nobody answers at all, not even the third node, the fault
+//! may be this node's: it asks once more before it believes it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::seam::{InterfaceChoice, Mac, Note, PeerState, Question, Takeover};
+
+/// How often an address is asked for in a round.
+const TRIES: u32 = 3;
+/// Between two of these.
+const GAP: Duration = Duration::from_millis(10);
+/// Answers to the last one may take this long.
+const LATE: Duration = Duration::from_millis(10);
+/// Rounds in a row that may be repeated because this process was late; it may be so busy that it always is.
+const LATE_ROUNDS: u32 = 2;
+/// What a standby waits for each one before it.
+const RANK: Duration = Duration::from_millis(60);
+/// Between two rounds while nothing can be done.
+const AGAIN: Duration = Duration::from_millis(240);
+/// Between two rounds while answering in the owner's name.
+const WATCH: Duration = Duration::from_millis(100);
+/// So long both answer when the owner is back: its layer 2 has to be ready.
+pub const RELIEF: Duration = Duration::from_millis(100);
+
+/// Addresses of one owner for which the same is to be done.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Group {
+    /// This node's place among the standbys.
+    pub rank: usize,
+    /// Where they are announced.
+    pub interfaces: InterfaceChoice,
+    /// How long they stay with an owner whose speaker is silent.
+    pub grace: Duration,
+    /// Whether they are answered in its name.
+    pub answer_for_owner: bool,
+    /// Whether they are now.
+    pub standing_in: bool,
+}
+
+impl Group {
+    /// The same, whether it is answered for or not.
+    fn key(&self) -> Group {
+        Group {
+            standing_in: false,
+            ..self.clone()
+        }
+    }
+
+    fn delay(&self) -> Duration {
+        RANK * u32::try_from(self.rank).unwrap_or(u32::MAX)
+    }
+}
+
+/// What a round has found out about a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Finding {
+    /// Nothing answers.
+    Gone,
+    /// The owner's kernel answers, the address is silent or answered by a stand-in.
+    SpeakerSilent,
+    /// The address is answered.
+    Answered,
+}
+
+/// What is to be done about a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// Take its addresses over.
+    Take(Takeover),
+    /// Answer in the owner's name, with the MAC its kernel has on each of these interfaces.
+    StandIn(BTreeMap<String, Mac>),
+}
+
+/// What is being asked.
+#[derive(Clone, Debug)]
+struct Round {
+    id: u64,
+    ends: Duration,
+    kernel: BTreeSet<IpAddr>,
+    control: BTreeSet<IpAddr>,
+    samples: BTreeMap<Group, IpAddr>,
+    /// The MAC the kernel answered with, by interface.
+    macs: BTreeMap<String, Mac>,
+    control_answered: bool,
+    /// Addresses that answered; true if only a stand-in did.
+    answered: BTreeMap<IpAddr, bool>,
+    unasked: BTreeSet<IpAddr>,
+}
+
+/// One silent owner.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// Since when it has been silent.
+    pub since: Duration,
+    /// It is heard again: until then it is still answered for.
+    pub relieved_at: Option<Duration>,
+    /// It has said goodbye.
+    pub left: bool,
+    /// Some of its addresses have been answered in its name.
+    pub stood_in: bool,
+    round: Option<Round>,
+    /// When to ask next.
+    next: Option<Duration>,
+    /// What was found last about each group, and since when it is so.
+    findings: BTreeMap<Group, (Finding, Duration)>,
+    /// Rounds in a row in which nobody at all has answered.
+    alone: u32,
+    /// Rounds in a row whose end this process has missed.
+    late: u32,
+}
+
+impl Case {
+    /// An owner that has been silent `since` then; asks at `next`.
+    pub fn new(since: Duration, next: Duration) -> Case {
+        Case {
+            since,
+            relieved_at: None,
+            left: false,
+            stood_in: false,
+            round: None,
+            next: Some(next),
+            findings: BTreeMap::new(),
+            alone: 0,
+            late: 0,
+        }
+    }
+
+    /// An owner that has said goodbye: its groups count as found without a speaker. Ranks above 0 look for themselves
+    /// when it is their turn.
+    pub fn goodbye<'a>(groups: impl Iterator<Item = &'a Group>, now: Duration) -> Case {
+        let found = groups.map(|group| (group.key(), (Finding::SpeakerSilent, now)));
+        Case {
+            left: true,
+            findings: found.collect(),
+            ..Case::new(now, now + RANK)
+        }
+    }
+
+    /// Asks (again) at this time; forgets what is being asked.
+    pub fn ask_at(&mut self, at: Duration) {
+        self.round = None;
+        self.next = Some(at);
+    }
+
+    /// When something is due.
+    pub fn deadline(&self) -> Option<Duration> {
+        self.relieved_at
+            .or(self.round.as_ref().map(|round| round.ends))
+            .or(self.next)
+    }
+
+    /// Is it time to ask?
+    pub fn asks(&self, now: Duration) -> bool {
+        self.relieved_at.is_none() && self.round.is_none() && self.next.is_some_and(|at| at <= now)
+    }
+
+    /// Is a round over?
+    pub fn ends(&self, now: Duration) -> bool {
+        self.relieved_at.is_none() && self.round.as_ref().is_some_and(|round| round.ends <= now)
+    }
+
+    /// Is this its question?
+    pub fn asked(&self, question: u64) -> bool {
+        self.round.as_ref().is_some_and(|round| round.id == question)
+    }
+
+    /// Begins a round. `samples` has an address of each group that is not stood in for; `control` is a third node.
+    pub fn ask(
+        &mut self,
+        id: u64,
+        kernel: BTreeSet<IpAddr>,
+        control: BTreeSet<IpAddr>,
+        samples: BTreeMap<Group, IpAddr>,
+        now: Duration,
+    ) -> Question {
+        let choices = samples.keys().map(|group| &group.interfaces);
+        let none = InterfaceChoice::Named(BTreeSet::new());
+        let interfaces = choices.fold(none, InterfaceChoice::or);
+        let asked = samples
+            .iter()
+            .filter(|(group, _)| !group.standing_in)
+            .map(|(_, address)| address);
+        let addresses = kernel.iter().chain(&control).chain(asked).copied().collect();
+        self.next = None;
+        self.round = Some(Round {
+            id,
+            ends: now + GAP * TRIES + LATE,
+            kernel,
+            control,
+            samples,
+            macs: BTreeMap::new(),
+            control_answered: false,
+            answered: BTreeMap::new(),
+            unasked: BTreeSet::new(),
+        });
+        Question {
+            id,
+            addresses,
+            interfaces,
+            tries: TRIES,
+            gap: GAP,
+        }
+    }
+
+    /// Takes in what layer 2 has heard.
+    pub fn hear(&mut self, note: &Note) {
+        let Some(round) = &mut self.round else { return };
+        match note {
+            Note::Answer {
+                address,
+                interface,
+                mac,
+                in_its_name,
+                ..
+            } => {
+                // A stand-in says nothing about a kernel.
+                if round.kernel.contains(address) && !in_its_name {
+                    round.macs.insert(interface.clone(), *mac);
+                }
+                round.control_answered |= round.control.contains(address);
+                let only_stand_in = round.answered.entry(*address).or_insert(true);
+                *only_stand_in &= in_its_name;
+            }
+            Note::Unasked { addresses, .. } => round.unasked.extend(addresses),
+            Note::Claimed { .. } => {}
+        }
+    }
+
+    /// Ends a round: what is to be done, and what is thought of the owner now.
+    pub fn conclude(&mut self, now: Duration) -> (Vec<(Group, Act)>, PeerState) {
+        let Some(round) = self.round.take() else {
+            return (Vec::new(), PeerState::Suspect);
+        };
+        if now > round.ends + LATE && self.late < LATE_ROUNDS {
+            // This process has not run, so its questions may not have been asked, nor answers been heard.
+            self.late += 1;
+            self.next = Some(now);
+            return (Vec::new(), PeerState::Suspect);
+        }
+        self.late = 0;
+        let kernel = !round.macs.is_empty();
+        let deaf = !kernel && !round.control_answered && round.answered.is_empty();
+        if !kernel && round.kernel.iter().all(|address| round.unasked.contains(address)) {
+            // Nothing was asked, so silence means nothing.
+            self.next = Some(now + AGAIN);
+            return (Vec::new(), PeerState::Suspect);
+        }
+        self.alone = if deaf { self.alone + 1 } else { 0 };
+        if deaf && !round.control.is_empty() && self.alone == 1 {
+            self.next = Some(now);
+            return (Vec::new(), PeerState::Suspect);
+        }
+        let (mut acts, mut next, mut worst) = (Vec::new(), None, None);
+        for (group, sample) in round.samples {
+            let answered = round.answered.get(&sample).copied();
+            let finding = match (answered, kernel) {
+                _ if round.unasked.contains(&sample) => continue,
+                (None, false) => Finding::Gone,
+                (None, true) | (Some(true), true) => Finding::SpeakerSilent,
+                (Some(_), _) => Finding::Answered,
+            };
+            worst = worst.min(Some(finding)).or(Some(finding));
+            let (act, again) = self.judge(&group, finding, answered.is_some(), &round.macs, now);
+            acts.extend(act.map(|act| (group, act)));
+            next = [next, again].into_iter().flatten().min();
+        }
+        self.next = Some(next.unwrap_or(now + AGAIN));
+        let state = match worst {
+            Some(Finding::Gone) => PeerState::Gone,
+            Some(Finding::SpeakerSilent) => PeerState::SpeakerSilent,
+            Some(Finding::Answered) => PeerState::StillAnswers,
+            None => PeerState::Suspect,
+        };
+        (acts, state)
+    }
+
+    /// What is to be done about a group, and when to ask again.
+    fn judge(
+        &mut self,
+        group: &Group,
+        finding: Finding,
+        answered: bool,
+        macs: &BTreeMap<String, Mac>,
+        now: Duration,
+    ) -> (Option<Act>, Option<Duration>) {
+        let known = self.findings.entry(group.key()).or_insert((finding, now));
+        if known.0 != finding {
+            *known = (finding, now);
+        }
+        let turn = known.1 + group.delay();
+        let grace = self.since + group.grace;
+        match finding {
+            Finding::Gone if group.standing_in || turn <= now => (Some(Act::Take(Takeover::NodeGone)), None),
+            Finding::Gone => (None, Some(turn)),
+            Finding::Answered => (None, Some(now + AGAIN)),
+            Finding::SpeakerSilent if answered => (None, Some(now + AGAIN)),
+            Finding::SpeakerSilent if grace + group.delay() <= now => (Some(Act::Take(Takeover::GraceOver)), None),
+            Finding::SpeakerSilent if group.standing_in => (None, Some((now + WATCH).min(grace + group.delay()))),
+            Finding::SpeakerSilent if !group.answer_for_owner => (None, Some((now + AGAIN).min(grace + group.delay()))),
+            Finding::SpeakerSilent if turn <= now => (Some(Act::StandIn(macs.clone())), Some(now + WATCH)),
+            Finding::SpeakerSilent => (None, Some(turn)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,610 @@
+//! The world: time, network, segment, API server.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ferrolb_liveness::{
+    Duties, Duty, Effect, Ground, Guard, Input, InterfaceChoice, Keyring, Link, Note, Outcome, Placement, Question,
+    Role, Timing, Wanted,
+};
+
+use crate::judge::Judge;
+use crate::node::{Node, Process, Waiting};
+
+pub(crate) const fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// What happens at a time. A process is named by node and run: what was meant for an older run is lost.
+enum Event {
+    Tick(usize, u64),
+    Datagram {
+        to: usize,
+        from: IpAddr,
+        bytes: Vec<u8>,
+    },
+    Note(usize, u64, Note),
+    Apply(usize, u64, Arc<Wanted>),
+    Try {
+        node: usize,
+        run: u64,
+        question: Question,
+        left: u32,
+    },
+    Resume(usize, u64),
+    Ground(usize, u64),
+    Watch(usize),
+    Record,
+    End(usize, u64),
+    Do(Box<dyn FnOnce(&mut World)>),
+}
+
+pub(crate) struct World {
+    pub(crate) now: Duration,
+    pub(crate) rng: fastrand::Rng,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) api: BTreeMap<IpAddr, (Placement, Option<Placement>)>,
+    pub(crate) api_up: bool,
+    pub(crate) timing: Timing,
+    /// Frames and datagrams lost, of a thousand.
+    pub(crate) loss: u32,
+    /// Longest delay of a frame; datagrams take up to twice as long.
+    pub(crate) delay: Duration,
+    /// Pairs whose heartbeats are lost while the segment is whole.
+    pub(crate) cut: BTreeSet<(usize, usize)>,
+    pub(crate) judge: Judge,
+    pub(crate) outcomes: Vec<(Duration, usize, Outcome)>,
+    pub(crate) trace: bool,
+    events: BinaryHeap<Reverse<(Duration, u64)>>,
+    what: BTreeMap<u64, Event>,
+    count: u64,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, nodes: usize, timing: Timing) -> World {
+        let node = |number: usize| {
+            let octet = u8::try_from(number + 1).unwrap();
+            Node {
+                name: format!("node-{number}").into(),
+                ip: Ipv4Addr::new(10, 0, 0, octet).into(),
+                mac: [2, 0, 0, 0, 0, octet],
+                kernel: true,
+                process: None,
+                runs: 0,
+                snapshot: Arc::default(),
+                segment: 0,
+                api: true,
+                load: Duration::ZERO,
+            }
+        };
+        World {
+            now: Duration::ZERO,
+            rng: fastrand::Rng::with_seed(seed),
+            nodes: (0..nodes).map(node).collect(),
+            api: BTreeMap::new(),
+            api_up: true,
+            timing,
+            loss: 0,
+            delay: ms(1),
+            cut: BTreeSet::new(),
+            judge: Judge::default(),
+            outcomes: Vec::new(),
+            trace: std::env::var("FERROLB_SEED").is_ok(),
+            events: BinaryHeap::new(),
+            what: BTreeMap::new(),
+            count: 0,
+        }
+    }
+
+    fn at(&mut self, at: Duration, event: Event) {
+        self.count += 1;
+        self.events.push(Reverse((at.max(self.now), self.count)));
+        self.what.insert(self.count, event);
+    }
+
+    /// Something that is done to the world at a time.
+    pub(crate) fn plan(&mut self, at: Duration, what: impl FnOnce(&mut World) + 'static) {
+        self.at(at, Event::Do(Box::new(what)));
+    }
+
+    pub(crate) fn say(&self, text: impl FnOnce() -> String) {
+        if self.trace {
+            println!("{:>10.1} {}", self.now.as_secs_f64() * 1e3, text());
+        }
+    }
+
+    pub(crate) fn between(&mut self, least: Duration, most: Duration) -> Duration {
+        Duration::from_micros(self.rng.u64(least.as_micros() as u64..=most.as_micros() as u64))
+    }
+
+    fn lost(&mut self) -> bool {
+        self.loss > 0 && self.rng.u32(0..1000) < self.loss
+    }
+
+    fn frame_delay(&mut self) -> Duration {
+        self.between(Duration::from_micros(50), self.delay)
+    }
+
+    pub(crate) fn run_until(&mut self, end: Duration) {
+        while let Some(Reverse((at, number))) = self.events.peek().copied() {
+            if at > end {
+                break;
+            }
+            self.events.pop();
+            self.now = at;
+            if let Some(event) = self.what.remove(&number) {
+                self.happen(event);
+            }
+            self.judge.look(self.now, &self.nodes, &self.cut, self.api.keys());
+        }
+        self.now = end;
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Tick(node, run) => self.tick(node, run),
+            Event::Datagram { to, from, bytes } => self.give(to, None, Waiting::Datagram(from, bytes)),
+            Event::Note(node, run, note) => self.give(node, Some(run), Waiting::Note(note)),
+            Event::Apply(node, run, wanted) => self.give(node, Some(run), Waiting::Apply(wanted)),
+            Event::Ground(node, run) => self.give(node, Some(run), Waiting::Ground),
+            Event::Try {
+                node,
+                run,
+                question,
+                left,
+            } => self.ask(node, run, question, left),
+            Event::Resume(node, run) => self.resume(node, run),
+            Event::Watch(node) => self.watch(node),
+            Event::Record => self.record(),
+            Event::End(node, run) => {
+                if self.process(node, Some(run)).is_some() {
+                    self.kill(node);
+                }
+            }
+            Event::Do(what) => what(self),
+        }
+    }
+
+    fn process(&mut self, node: usize, run: Option<u64>) -> Option<&mut Process> {
+        let process = self.nodes[node].process.as_mut()?;
+        run.is_none_or(|run| process.run == run).then_some(process)
+    }
+
+    /// What arrives at a process, or waits there while it stands still.
+    fn give(&mut self, node: usize, run: Option<u64>, what: Waiting) {
+        let Some(process) = self.process(node, run) else { return };
+        if process.stalled_until.is_some() {
+            process.inbox.push(what);
+        } else {
+            self.take(node, what);
+        }
+    }
+
+    fn take(&mut self, node: usize, what: Waiting) {
+        match what {
+            Waiting::Datagram(from, bytes) => self.handle(node, Input::Datagram { from, bytes: &bytes }),
+            Waiting::Note(note) => self.handle(node, Input::Note(note)),
+            Waiting::Duties(duties) => self.handle(node, Input::Duties(duties)),
+            Waiting::Apply(wanted) => self.apply(node, wanted),
+            Waiting::Ground => {
+                let Node { ip, mac, .. } = self.nodes[node];
+                let link = Link {
+                    interface: "eth0".to_owned(),
+                    mac,
+                    addresses: BTreeSet::from([ipnet::IpNet::new(ip, 24).unwrap()]),
+                };
+                let ground = Ground {
+                    answering: true,
+                    links: vec![link],
+                };
+                self.handle(node, Input::Ground(Arc::new(ground)));
+            }
+        }
+    }
+
+    fn handle(&mut self, node: usize, input: Input<'_>) {
+        let now = self.now;
+        let Some(process) = self.process(node, None) else {
+            return;
+        };
+        let run = process.run;
+        let effects = process.guard.handle(input, now);
+        for effect in effects {
+            self.effect(node, run, effect);
+        }
+        self.sleep(node);
+    }
+
+    /// When the process wakes up by itself: a little late, or more under load.
+    fn sleep(&mut self, node: usize) {
+        let load = self.nodes[node].load.max(Duration::from_micros(500));
+        let late = self.between(Duration::ZERO, load);
+        let now = self.now;
+        let Some(process) = self.process(node, None) else {
+            return;
+        };
+        let Some(deadline) = process.guard.next_deadline() else {
+            return;
+        };
+        if process.tick_at.is_none_or(|at| deadline < at) {
+            let at = deadline.max(now) + late;
+            process.tick_at = Some(at);
+            let run = process.run;
+            self.at(at, Event::Tick(node, run));
+        }
+    }
+
+    fn tick(&mut self, node: usize, run: u64) {
+        let now = self.now;
+        let Some(process) = self.process(node, Some(run)) else {
+            return;
+        };
+        if process.stalled_until.is_some() || process.tick_at != Some(now) {
+            return;
+        }
+        process.tick_at = None;
+        if process.guard.next_deadline().is_some_and(|at| at <= now) {
+            self.handle(node, Input::Tick);
+        } else {
+            self.sleep(node);
+        }
+    }
+
+    fn effect(&mut self, node: usize, run: u64, effect: Effect) {
+        match effect {
+            Effect::Send { to, bytes } => self.send(node, to, &bytes),
+            Effect::Wanted(wanted) => {
+                if let Some(process) = self.process(node, None) {
+                    process.told = Arc::clone(&wanted);
+                }
+                // In order, as through a channel.
+                let at = self.now + Duration::from_micros(300);
+                self.at(at, Event::Apply(node, run, wanted));
+            }
+            Effect::Ask(question) => {
+                let told = self
+                    .process(node, None)
+                    .map(|process| Arc::clone(&process.told))
+                    .unwrap_or_default();
+                let known = |address: &IpAddr| told.addresses.contains_key(address) || told.peers.contains(address);
+                assert!(
+                    question.addresses.iter().all(known),
+                    "{question:?} has addresses that are not wanted"
+                );
+                let (at, left) = (self.now + Duration::from_micros(400), question.tries);
+                self.at(
+                    at,
+                    Event::Try {
+                        node,
+                        run,
+                        question,
+                        left,
+                    },
+                );
+            }
+            Effect::Announce(addresses) => addresses.iter().for_each(|address| self.announce(node, *address)),
+            Effect::Outcome(outcome) => {
+                self.say(|| format!("node-{node} {outcome:?}"));
+                if let Outcome::TookOver { address, placement, .. } | Outcome::Yielded { address, placement } = &outcome
+                {
+                    let mut snapshot = Duties::clone(&self.nodes[node].snapshot);
+                    if let Some(duty) = snapshot.addresses.get_mut(address) {
+                        duty.placement = placement.clone();
+                    }
+                    self.nodes[node].snapshot = Arc::new(snapshot);
+                    let at = self.now + ms(20);
+                    self.at(at, Event::Record);
+                }
+                self.outcomes.push((self.now, node, outcome));
+            }
+            Effect::Leave => {
+                let at = self.now + ms(1);
+                self.at(at, Event::End(node, run));
+            }
+        }
+    }
+
+    fn send(&mut self, node: usize, to: IpAddr, bytes: &[u8]) {
+        let from = self.nodes[node].ip;
+        let Some(to) = self.nodes.iter().position(|other| other.ip == to) else {
+            return;
+        };
+        let cut = self.cut.contains(&(node.min(to), node.max(to)));
+        if cut || !self.hear(node, to) || self.lost() {
+            return;
+        }
+        let at = self.now + self.frame_delay() + self.frame_delay();
+        self.at(
+            at,
+            Event::Datagram {
+                to,
+                from,
+                bytes: bytes.to_vec(),
+            },
+        );
+    }
+
+    fn hear(&self, one: usize, two: usize) -> bool {
+        let (one, two) = (&self.nodes[one], &self.nodes[two]);
+        one.kernel && two.kernel && one.segment == two.segment
+    }
+
+    /// Layer 2 changes what it does.
+    fn apply(&mut self, node: usize, wanted: Arc<Wanted>) {
+        let Some(process) = self.process(node, None) else {
+            return;
+        };
+        let before = std::mem::replace(&mut process.applied, Arc::clone(&wanted));
+        let own = |wanted: &Wanted, address| wanted.addresses.get(address).is_some_and(|want| want.role == Role::Own);
+        let begun: Vec<IpAddr> = wanted
+            .addresses
+            .keys()
+            .filter(|a| own(&wanted, a) && !own(&before, a))
+            .copied()
+            .collect();
+        for address in begun {
+            self.announce(node, address);
+        }
+    }
+
+    /// A gratuitous ARP.
+    fn announce(&mut self, node: usize, address: IpAddr) {
+        for other in 0..self.nodes.len() {
+            if other == node || !self.hear(node, other) || self.lost() {
+                continue;
+            }
+            let (at, mac) = (self.now + self.frame_delay(), self.nodes[node].mac);
+            let Some(process) = &self.nodes[other].process else {
+                continue;
+            };
+            let run = process.run;
+            if process.applied.addresses.contains_key(&address) {
+                let note = Note::Claimed {
+                    address,
+                    interface: "eth0".to_owned(),
+                    mac,
+                };
+                self.at(at, Event::Note(other, run, note));
+            }
+        }
+    }
+
+    /// One of the tries of a question.
+    fn ask(&mut self, node: usize, run: u64, question: Question, left: u32) {
+        let Some(process) = self.process(node, Some(run)) else {
+            return;
+        };
+        if let Some(until) = process.stalled_until {
+            self.at(
+                until,
+                Event::Try {
+                    node,
+                    run,
+                    question,
+                    left,
+                },
+            );
+            return;
+        }
+        for other in 0..self.nodes.len() {
+            if other == node || !self.hear(node, other) {
+                continue;
+            }
+            for address in &question.addresses {
+                let there = &self.nodes[other];
+                let kernel = (there.ip == *address).then_some((there.mac, false));
+                let Some((mac, in_its_name)) = kernel.or_else(|| there.answers(*address)) else {
+                    continue;
+                };
+                if self.lost() || self.lost() {
+                    continue;
+                }
+                let at = self.now + self.frame_delay() + self.frame_delay();
+                let note = Note::Answer {
+                    question: question.id,
+                    address: *address,
+                    interface: "eth0".to_owned(),
+                    mac,
+                    in_its_name,
+                };
+                self.at(at, Event::Note(node, run, note));
+            }
+        }
+        if left > 1 {
+            let at = self.now + question.gap;
+            self.at(
+                at,
+                Event::Try {
+                    node,
+                    run,
+                    question,
+                    left: left - 1,
+                },
+            );
+        }
+    }
+
+    /// The process stands still for so long.
+    pub(crate) fn stall(&mut self, node: usize, time: Duration) {
+        let until = self.now + time;
+        let Some(process) = self.process(node, None) else {
+            return;
+        };
+        if process.stalled_until.is_none() {
+            process.stalled_until = Some(until);
+            let run = process.run;
+            self.say(|| format!("node-{node} stands still for {time:?}"));
+            self.at(until, Event::Resume(node, run));
+        }
+    }
+
+    fn resume(&mut self, node: usize, run: u64) {
+        let Some(process) = self.process(node, Some(run)) else {
+            return;
+        };
+        process.stalled_until = None;
+        process.tick_at = None;
+        for waiting in std::mem::take(&mut process.inbox) {
+            self.take(node, waiting);
+        }
+        let now = self.now;
+        let tick = self
+            .process(node, Some(run))
+            .and_then(|process| process.guard.next_deadline());
+        if tick.is_some_and(|at| at <= now) {
+            self.handle(node, Input::Tick);
+        } else {
+            self.sleep(node);
+        }
+    }
+
+    /// The process dies, without a word.
+    pub(crate) fn kill(&mut self, node: usize) {
+        self.say(|| format!("node-{node} speaker ends"));
+        self.nodes[node].process = None;
+    }
+
+    /// The node loses power.
+    pub(crate) fn crash(&mut self, node: usize) {
+        self.kill(node);
+        self.say(|| format!("node-{node} loses power"));
+        self.nodes[node].kernel = false;
+    }
+
+    /// The process starts, with what is on disk.
+    pub(crate) fn start(&mut self, node: usize) {
+        if self.nodes[node].process.is_some() {
+            return;
+        }
+        self.say(|| format!("node-{node} starts"));
+        let seed = self.rng.u64(..);
+        let entry = &mut self.nodes[node];
+        entry.kernel = true;
+        entry.runs += 1;
+        let run = entry.runs;
+        entry.process = Some(Process {
+            guard: Guard::new(seed, Arc::default()),
+            told: Arc::default(),
+            applied: Arc::default(),
+            stalled_until: None,
+            inbox: Vec::new(),
+            run,
+            tick_at: None,
+            leaving: false,
+        });
+        if !entry.snapshot.node.is_empty() {
+            let duties = Duties {
+                boot: run,
+                ..Duties::clone(&entry.snapshot)
+            };
+            self.take(node, Waiting::Duties(Arc::new(duties)));
+        }
+        let at = self.now + self.between(ms(2), ms(30));
+        self.at(at, Event::Ground(node, run));
+        let at = self.now + self.between(ms(5), ms(200));
+        self.at(at, Event::Watch(node));
+    }
+
+    /// SIGTERM.
+    pub(crate) fn goodbye(&mut self, node: usize) {
+        let stalled = self
+            .process(node, None)
+            .is_none_or(|process| process.stalled_until.is_some() || process.leaving);
+        if !stalled {
+            self.say(|| format!("node-{node} says goodbye"));
+            if let Some(process) = self.process(node, None) {
+                process.leaving = true;
+            }
+            self.handle(node, Input::Goodbye);
+        }
+    }
+
+    /// The controller writes a placement.
+    pub(crate) fn place(&mut self, address: IpAddr, owner: usize, standbys: &[usize]) {
+        if !self.api_up {
+            return;
+        }
+        let name = |node: &usize| Arc::clone(&self.nodes[*node].name);
+        let before = self.api.get(&address).map(|(placement, _)| placement.clone());
+        let placement = Placement {
+            owner: name(&owner),
+            standbys: standbys.iter().map(name).collect(),
+            epoch: before.as_ref().map_or(1, |before| before.epoch + 1),
+        };
+        self.say(|| format!("controller places {address} as {placement:?}"));
+        self.api.insert(address, (placement, before));
+        self.tell_all();
+    }
+
+    /// Every node that can be reached hears of the API's state.
+    pub(crate) fn tell_all(&mut self) {
+        for node in 0..self.nodes.len() {
+            let at = self.now + self.between(ms(2), ms(80));
+            self.at(at, Event::Watch(node));
+        }
+    }
+
+    fn watch(&mut self, node: usize) {
+        let entry = &self.nodes[node];
+        let Some(process) = entry.process.as_ref().filter(|_| self.api_up && entry.api) else {
+            return;
+        };
+        let duties = self.duties(node, process.run);
+        self.nodes[node].snapshot = Arc::clone(&duties);
+        self.give(node, None, Waiting::Duties(duties));
+    }
+
+    fn duties(&self, node: usize, boot: u64) -> Arc<Duties> {
+        let name = &self.nodes[node].name;
+        let has = |placement: &Placement| placement.members().any(|member| member == name);
+        let duty = |(address, (placement, before)): (&IpAddr, &(Placement, Option<Placement>))| {
+            let part = has(placement) || before.as_ref().is_some_and(has);
+            let duty = Duty {
+                object: "uid".into(),
+                placement: placement.clone(),
+                previous_owner: before.as_ref().map(|before| Arc::clone(&before.owner)),
+                interfaces: InterfaceChoice::All,
+                may_announce: true,
+                timing: self.timing,
+            };
+            part.then_some((*address, duty))
+        };
+        let peers = self
+            .nodes
+            .iter()
+            .map(|other| (Arc::clone(&other.name), BTreeSet::from([other.ip])));
+        Arc::new(Duties {
+            node: Arc::clone(name),
+            boot,
+            keys: Keyring::new(1, [(1, b"secret".as_slice())]),
+            peers: peers.collect(),
+            addresses: self.api.iter().filter_map(duty).collect(),
+        })
+    }
+
+    /// Every core that reaches the API server writes what it knows better.
+    pub(crate) fn record(&mut self) {
+        let mut news = false;
+        let reach = self.nodes.iter().filter(|node| self.api_up && node.api);
+        for process in reach.filter_map(Node::running) {
+            for (address, (placement, before)) in &mut self.api {
+                if let Some(belief) = process.guard.belief(*address)
+                    && belief.order() > placement.order()
+                {
+                    *before = Some(std::mem::replace(placement, belief.clone()));
+                    news = true;
+                }
+            }
+        }
+        if news {
+            self.tell_all();
+        }
+    }
+
+    pub(crate) fn address(number: usize) -> IpAddr {
+        Ipv4Addr::new(10, 0, 1, u8::try_from(number + 1).unwrap()).into()
+    }
+}
