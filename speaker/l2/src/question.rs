@@ -2,7 +2,7 @@
 //!
 //! A question is asked `tries` times, a gap apart, counted from when a try was really made: a thread that was not
 //! scheduled for a while asks later, not less. A gap after the last try the question is over, and its answers are heard
-//! a little longer ([`LATE`]). The same answer is told once.
+//! a little longer ([`LATE`]). The same answer is told once; one that could not be told is told when it comes again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -107,27 +107,27 @@ impl Questions {
         }
     }
 
-    /// Somebody said on `interface` that an address is there: what answers that is, as far as it is new.
-    pub fn heard<'a>(&'a mut self, interface: &'a str, sighting: Sighting) -> impl Iterator<Item = Answer> + 'a {
+    /// Somebody said on `interface` that an address is there: gives what that answers to `tell`, as far as it is new.
+    /// What `tell` could not pass on is new the next time.
+    pub fn heard(&mut self, interface: &str, sighting: Sighting, mut tell: impl FnMut(Answer) -> bool) {
         let Sighting { address, mac, source } = sighting;
-        let is = if source == mac {
-            AnswerKind::Itself
-        } else {
-            AnswerKind::InItsName { by: source }
-        };
-        self.open
-            .iter_mut()
-            .filter(move |(_, open)| open.question.addresses.contains(&address))
-            .filter_map(move |(id, open)| {
-                let answer = Answer {
-                    question: *id,
-                    address,
-                    interface: interface.to_owned(),
-                    mac,
-                    is,
-                };
-                open.told.insert(answer.clone()).then_some(answer)
-            })
+        let asked = |open: &&mut Open| open.question.addresses.contains(&address);
+        for open in self.open.values_mut().filter(asked) {
+            let answer = Answer {
+                question: open.question.id,
+                address,
+                interface: interface.to_owned(),
+                mac,
+                is: if source == mac {
+                    AnswerKind::Itself
+                } else {
+                    AnswerKind::InItsName { by: source }
+                },
+            };
+            if !open.told.contains(&answer) && tell(answer.clone()) {
+                open.told.insert(answer);
+            }
+        }
     }
 }
 

@@ -32,14 +32,18 @@ impl Asking {
     /// Tells what a sighting answers, and whether it claims an address that this node has a part in.
     pub(super) fn sighted(&mut self, interface: &str, claimed: bool, sighting: Sighting, counters: &Counters) {
         let Sighting { address, mac, .. } = sighting;
-        for answer in self.questions.heard(interface, sighting) {
-            counters.answered(Family::of(address));
-            tell(&self.notes, Note::Answer(answer), counters);
-        }
+        let Asking { questions, notes } = self;
+        questions.heard(interface, sighting, |answer| {
+            let told = tell(notes, Note::Answer(answer), counters);
+            if told {
+                counters.answered(Family::of(address));
+            }
+            told
+        });
         if claimed {
             let interface = interface.to_owned();
             tell(
-                &self.notes,
+                notes,
                 Note::Claimed {
                     address,
                     interface,
@@ -51,11 +55,13 @@ impl Asking {
     }
 }
 
-/// Never waits. That nobody listens is no loss.
-fn tell(notes: &mpsc::Sender<Note>, note: Note, counters: &Counters) {
-    if let Err(TrySendError::Full(_)) = notes.try_send(note) {
+/// Never waits; `false` if there is no room. That nobody listens is no loss.
+fn tell(notes: &mpsc::Sender<Note>, note: Note, counters: &Counters) -> bool {
+    let full = matches!(notes.try_send(note), Err(TrySendError::Full(_)));
+    if full {
         counters.note_dropped();
     }
+    !full
 }
 
 impl Engine {
