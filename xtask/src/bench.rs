@@ -1,12 +1,17 @@
 //! `xtask bench`: FerroLB measured in a real cluster on this machine. Figures are the machine's; what they are compared
 //! with is measured in the same run.
 
+mod addresses;
 mod allocation;
 mod figures;
 mod first_service;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Subcommand;
+use ferrolb_controlplane::KUBERNETES_VERSION;
+use tokio::runtime::{Builder, Runtime};
+
+use crate::repository;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -27,4 +32,57 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         What::Allocation(args) => allocation::run(args),
         What::FirstService(args) => first_service::run(args),
     }
+}
+
+/// Progress goes to standard error, so that standard output is the table alone.
+fn progress(text: &str) {
+    eprintln!("bench: {text}");
+}
+
+fn runtime() -> Result<Runtime> {
+    let mut builder = Builder::new_multi_thread();
+    builder.enable_all().build().context("start a runtime")
+}
+
+/// A pool of these addresses that is announced everywhere.
+fn pool(addresses: &str) -> String {
+    format!(
+        r#"apiVersion: metallb.io/v1beta1
+kind: IPAddressPool
+metadata: {{ name: bench, namespace: ferrolb-system }}
+spec: {{ addresses: [{addresses}] }}
+---
+apiVersion: metallb.io/v1beta1
+kind: L2Advertisement
+metadata: {{ name: bench, namespace: ferrolb-system }}
+spec: {{ ipAddressPools: [bench] }}
+"#
+    )
+}
+
+/// Where it was measured; `cluster` says what is in the cluster.
+fn footer(cluster: &str) -> String {
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    let (load, kernel) = (read("/proc/loadavg"), read("/proc/sys/kernel/osrelease"));
+    let build = if cfg!(debug_assertions) {
+        "unoptimised"
+    } else {
+        "optimised"
+    };
+    format!(
+        "Kubernetes {KUBERNETES_VERSION}, {cluster}, all on {cores} cores, Linux {}; the bench itself is {build}; load at \
+         the end {}.",
+        kernel.trim(),
+        load.split_whitespace().next().unwrap_or("unknown")
+    )
+}
+
+/// Shows what came out, and keeps it in `target/bench/<name>.md`.
+fn publish(name: &str, text: &str) -> Result<()> {
+    println!("{text}");
+    let folder = repository().join("target/bench");
+    std::fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
+    let path = folder.join(format!("{name}.md"));
+    std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))
 }

@@ -13,15 +13,13 @@
 mod bare;
 mod cluster;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use clap::value_parser;
 use ferrolb_api::{IpAddressPool, L2Advertisement, VirtualIp};
-use ferrolb_controlplane::KUBERNETES_VERSION;
 use ferrolb_lab::lab::NAMESPACE as FERROLB;
 use ferrolb_lab::{Families, Lab, Setup, privilege};
 use futures::TryStreamExt;
@@ -30,11 +28,11 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{ListParams, PartialObjectMeta};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
-use tokio::sync::mpsc;
-use tokio::task::{AbortHandle, spawn_blocking};
+use tokio::task::spawn_blocking;
 
+use super::addresses::Addresses;
 use super::figures::{Row, Times, Usage, mebibytes, millis, table};
-use crate::repository;
+use super::{footer, pool, progress, publish, runtime};
 use bare::Bare;
 use cluster::{Cluster, Created, NAMESPACE, Writes, client};
 
@@ -46,17 +44,6 @@ const RATE_GOAL: f64 = 0.8;
 const RESTART_GOAL: Duration = Duration::from_secs(2);
 /// How often the lists are timed.
 const LISTS: usize = 3;
-
-const POOL: &str = r#"apiVersion: metallb.io/v1beta1
-kind: IPAddressPool
-metadata: { name: bench, namespace: ferrolb-system }
-spec: { addresses: [10.64.0.0/14] }
----
-apiVersion: metallb.io/v1beta1
-kind: L2Advertisement
-metadata: { name: bench, namespace: ferrolb-system }
-spec: { ipAddressPools: [bench] }
-"#;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -82,7 +69,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     };
     let lab = outside.block_on(async {
         let lab = Lab::start(setup).await?;
-        lab.apply(FERROLB, POOL).await?;
+        lab.apply(FERROLB, &pool("10.64.0.0/14")).await?;
         anyhow::Ok(lab)
     })?;
     lab.controller_manager().kill();
@@ -90,22 +77,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let inside = || runtime()?.block_on(async { Bench::new(&lab).await?.measure(args).await });
     let text = lab.control_plane().namespace().run(inside).context("enter the host")?;
     let text = text.map_err(|error| anyhow!("{error:#}\n{}", lab.failure_report()))?;
-    println!("{text}");
-    let path = repository().join("target/bench/allocation.md");
-    if let Some(directory) = path.parent() {
-        std::fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;
-    }
-    std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))
-}
-
-fn runtime() -> Result<tokio::runtime::Runtime> {
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    builder.enable_all().build().context("start a runtime")
-}
-
-/// Progress goes to standard error, so that standard output is the table alone.
-fn progress(text: &str) {
-    eprintln!("bench: {text}");
+    publish("allocation", &text)
 }
 
 struct Bench<'a> {
@@ -178,7 +150,7 @@ impl<'a> Bench<'a> {
             writes("Services first", &ours_first, &bare_first, &mut self.rows);
         }
         let head = ["what", "FerroLB", "bare client", "how it was measured"];
-        Ok(format!("{}\n{}", table(head, &self.rows), footer()))
+        Ok(format!("{}\n{}", table(head, &self.rows), footer("etcd without fsync")))
     }
 
     /// Ends the controller and leaves an empty cluster.
@@ -205,7 +177,7 @@ impl<'a> Bench<'a> {
         progress(&format!("{count} Services, {when}, by {whose}"));
         let names: Vec<String> = (0..count).map(|n| format!("service-{n:05}")).collect();
         self.cluster.endpoints(&names).await?;
-        let mut addresses = Addresses::watch(self.services());
+        let mut addresses = Addresses::watch(self.services(), PATIENCE);
         let created = Mutex::new(Vec::new());
         let keep = |service: Created| lock(&created).push(service);
 
@@ -244,9 +216,9 @@ impl<'a> Bench<'a> {
 
         let mut address = Times::default();
         for service in lock(&created).iter() {
-            address.add(seen[&service.name].saturating_duration_since(service.at));
+            address.add(seen[&service.name].1.saturating_duration_since(service.at));
         }
-        let last = seen.values().max().copied().unwrap_or(begin);
+        let last = seen.values().map(|(_, at)| *at).max().unwrap_or(begin);
         Ok(Burst {
             rate: f64::from(count) / last.saturating_duration_since(begin).as_secs_f64(),
             address,
@@ -308,13 +280,13 @@ impl<'a> Bench<'a> {
         }
         let name = ["one-more".to_owned()];
         self.cluster.endpoints(&name).await?;
-        let mut addresses = Addresses::watch(self.services());
-        addresses.wait(&["service-00000".to_owned()]).await?;
+        let mut addresses = Addresses::watch(self.services(), PATIENCE);
+        addresses.wait(&["service-00000"]).await?;
         self.lab.controller().kill();
         let begin = Instant::now();
         self.lab.controller().restart()?;
         self.cluster.services(&name, |_| ()).await?;
-        let time = addresses.wait(&name).await?[&name[0]] - begin;
+        let time = addresses.wait(&name).await?[&name[0]].1 - begin;
         let beyond = time.saturating_sub(lists.median());
         self.rows.push(Row::new(
             format!("restart with {count} Services -> first new address"),
@@ -418,89 +390,4 @@ fn first_claim(claims: Api<PartialObjectMeta<VirtualIp>>) -> impl Future<Output 
             .context("the watch of VirtualIPs has ended")
     });
     async move { tokio::time::timeout(PATIENCE, task).await.context("no VirtualIP")?? }
-}
-
-/// Tells when each Service was first seen with an address.
-struct Addresses {
-    receiver: mpsc::UnboundedReceiver<(String, Instant)>,
-    seen: BTreeMap<String, Instant>,
-    watch: AbortHandle,
-}
-
-impl Addresses {
-    fn watch(services: Api<Service>) -> Self {
-        let (sender, receiver) = mpsc::unbounded_channel();
-        let task = tokio::spawn(async move {
-            let objects = watcher(services, watcher::Config::default())
-                .default_backoff()
-                .applied_objects();
-            let mut objects = std::pin::pin!(objects);
-            loop {
-                match objects.try_next().await {
-                    Ok(Some(service)) => {
-                        if let Some(name) = name_with_address(service) {
-                            // Nobody listens any more when the burst ends.
-                            let _ = sender.send((name, Instant::now()));
-                        }
-                    }
-                    Ok(None) => return,
-                    // Another attempt follows; who waits in vain says so.
-                    Err(error) => progress(&format!("the watch of Services: {error}")),
-                }
-            }
-        });
-        Self {
-            receiver,
-            seen: BTreeMap::new(),
-            watch: task.abort_handle(),
-        }
-    }
-
-    /// Waits until all of `services` have one; says when each of them was first seen with it.
-    async fn wait(&mut self, services: &[String]) -> Result<BTreeMap<String, Instant>> {
-        let mut missing: BTreeSet<&str> = services.iter().map(String::as_str).collect();
-        missing.retain(|name| !self.seen.contains_key(*name));
-        let look = async {
-            while !missing.is_empty() {
-                let Some((name, at)) = self.receiver.recv().await else {
-                    bail!("the watch of Services has ended");
-                };
-                missing.remove(name.as_str());
-                self.seen.entry(name).or_insert(at);
-            }
-            Ok(())
-        };
-        let found = tokio::time::timeout(PATIENCE, look).await;
-        found.with_context(|| format!("{} Services have no address", missing.len()))??;
-        Ok(self.seen.clone())
-    }
-}
-
-impl Drop for Addresses {
-    fn drop(&mut self) {
-        self.watch.abort();
-    }
-}
-
-fn name_with_address(service: Service) -> Option<String> {
-    let ingress = service.status?.load_balancer?.ingress?;
-    ingress.first()?.ip.as_ref()?;
-    service.metadata.name
-}
-
-fn footer() -> String {
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let build = if cfg!(debug_assertions) {
-        "unoptimised"
-    } else {
-        "optimised"
-    };
-    format!(
-        "Kubernetes {KUBERNETES_VERSION}, etcd without fsync, all on {cores} cores, Linux {}; the bare client is {build}; \
-         load at the end {}.",
-        kernel.trim(),
-        load.split_whitespace().next().unwrap_or("unknown")
-    )
 }

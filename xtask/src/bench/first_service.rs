@@ -8,24 +8,21 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use clap::value_parser;
 use ferrolb_api::VirtualIp;
-use ferrolb_controlplane::KUBERNETES_VERSION;
 use ferrolb_lab::client::Client as Browser;
 use ferrolb_lab::lab::NAMESPACE as FERROLB;
 use ferrolb_lab::{Lab, Program, Setup, privilege};
-use futures::TryStreamExt;
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServicePort, ServiceSpec};
 use kube::Api;
 use kube::api::{DeleteParams, PostParams};
 use kube::core::ObjectMeta;
-use kube::runtime::{WatchStreamExt, watcher};
-use tokio::sync::mpsc;
-use tokio::task::{AbortHandle, spawn_blocking};
+use tokio::task::spawn_blocking;
 
+use super::addresses::Addresses;
 use super::figures::{Row, Times, Usage, mebibytes, millis, table};
-use crate::repository;
+use super::{footer, pool, progress, publish, runtime};
 
 const NAMESPACE: &str = "default";
 /// What anything may take at most.
@@ -57,17 +54,6 @@ spec:
           readinessProbe: { httpGet: { path: /healthz, port: 8080 }, periodSeconds: 1 }
 "#;
 
-const POOL: &str = r#"apiVersion: metallb.io/v1beta1
-kind: IPAddressPool
-metadata: { name: bench, namespace: ferrolb-system }
-spec: { addresses: [172.30.1.0-172.30.8.255] }
----
-apiVersion: metallb.io/v1beta1
-kind: L2Advertisement
-metadata: { name: bench, namespace: ferrolb-system }
-spec: { ipAddressPools: [bench] }
-"#;
-
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// How many Services are made one after the other.
@@ -83,17 +69,8 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     privilege::acquire()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("start a runtime")?;
-    let text = runtime.block_on(measure(args))?;
-    println!("{text}");
-    let path = repository().join("target/bench/first-service.md");
-    if let Some(directory) = path.parent() {
-        std::fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;
-    }
-    std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))
+    let text = runtime()?.block_on(measure(args))?;
+    publish("first-service", &text)
 }
 
 async fn measure(args: &Args) -> Result<String> {
@@ -103,11 +80,6 @@ async fn measure(args: &Args) -> Result<String> {
         Err(error) => Err(error),
     };
     outcome.map_err(|error| anyhow!("{error:#}\n{}", lab.failure_report()))
-}
-
-/// Progress goes to standard error, so that standard output is the table alone.
-fn progress(text: &str) {
-    eprintln!("bench: {text}");
 }
 
 struct Bench<'a> {
@@ -156,18 +128,18 @@ impl Usages {
 impl<'a> Bench<'a> {
     /// Makes the pool and the backends, and sees a first Service through to its page.
     async fn new(lab: &'a Lab) -> Result<Self> {
-        lab.apply(FERROLB, POOL).await?;
+        lab.apply(FERROLB, &pool("172.30.1.0-172.30.8.255")).await?;
         lab.apply(NAMESPACE, BACKENDS).await?;
         lab.wait_pods_ready(NAMESPACE, "app=web", 3, PATIENCE).await?;
         let services: Api<Service> = Api::namespaced(lab.client(), NAMESPACE);
         let mut bench = Self {
             lab,
-            seen: Addresses::watch(services.clone()),
+            seen: Addresses::watch(services.clone(), PATIENCE),
             services,
             onlooker: Browser::new(lab.add_host("onlooker", 200)?.namespace()),
         };
         bench.create("first", "LoadBalancer").await?;
-        let (address, _) = bench.seen.wait("first").await?;
+        let (address, _) = bench.seen.wait(&["first"]).await?["first"];
         first_page(bench.browser(), address).await?;
         Ok(bench)
     }
@@ -192,7 +164,7 @@ impl<'a> Bench<'a> {
         Ok(format!(
             "{}\n{}",
             table(["what", "median or value", "p99", "how it was measured"], &rows),
-            footer()
+            footer("3 nodes, kube-proxy in nftables mode")
         ))
     }
 
@@ -237,7 +209,7 @@ impl<'a> Bench<'a> {
             self.create(&name, "LoadBalancer").await?;
             let returned = Instant::now();
             times.create.add(returned - begin);
-            let (_, at) = self.seen.wait(&name).await?;
+            let (_, at) = self.seen.wait(&[&name]).await?[&name];
             times.address.add(at - begin);
             times.after_create.add(at.saturating_duration_since(returned));
         }
@@ -257,7 +229,7 @@ impl<'a> Bench<'a> {
             let created = self.create(&name, "LoadBalancer").await?;
             let cluster_ip = created.spec.and_then(|spec| spec.cluster_ip).context("a cluster IP")?;
             let proxy = tokio::spawn(first_page(inside.clone(), cluster_ip.parse()?));
-            let (address, at) = self.seen.wait(&name).await?;
+            let (address, at) = self.seen.wait(&[&name]).await?[&name];
             times.address.add(at - begin);
             let page = tokio::spawn(first_page(self.browser(), address));
             let wire = tokio::spawn(first_reply(self.onlooker.clone(), address));
@@ -441,21 +413,6 @@ fn of_three(program: &str) -> &'static str {
     }
 }
 
-fn footer() -> String {
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let client = if cfg!(debug_assertions) {
-        "unoptimised"
-    } else {
-        "optimised"
-    };
-    format!(
-        "Kubernetes {KUBERNETES_VERSION}, 3 nodes, kube-proxy in nftables mode, all on {cores} cores, Linux {}; the bench's \
-         client is {client}.",
-        kernel.trim()
-    )
-}
-
 fn service(name: &str, kind: &str) -> Service {
     Service {
         metadata: ObjectMeta {
@@ -485,71 +442,6 @@ fn config_map(name: &str) -> ConfigMap {
         data: Some(BTreeMap::from([("key".to_owned(), "value".to_owned())])),
         ..ConfigMap::default()
     }
-}
-
-/// Tells when each Service was first seen with an address.
-struct Addresses {
-    receiver: mpsc::UnboundedReceiver<(String, IpAddr, Instant)>,
-    early: BTreeMap<String, (IpAddr, Instant)>,
-    watch: AbortHandle,
-}
-
-impl Addresses {
-    fn watch(services: Api<Service>) -> Self {
-        let (sender, receiver) = mpsc::unbounded_channel();
-        let task = tokio::spawn(async move {
-            let objects = watcher(services, watcher::Config::default())
-                .default_backoff()
-                .applied_objects();
-            // An error is followed by another attempt; who waits in vain says so.
-            let mut objects = std::pin::pin!(objects.into_stream());
-            loop {
-                match objects.try_next().await {
-                    Ok(Some(service)) => {
-                        let at = Instant::now();
-                        if let Some((name, address)) = named_address(service) {
-                            // Nobody listens any more when the bench ends.
-                            let _ = sender.send((name, address, at));
-                        }
-                    }
-                    Ok(None) => return,
-                    Err(error) => progress(&format!("the watch of Services: {error}")),
-                }
-            }
-        });
-        Self {
-            receiver,
-            early: BTreeMap::new(),
-            watch: task.abort_handle(),
-        }
-    }
-
-    async fn wait(&mut self, service: &str) -> Result<(IpAddr, Instant)> {
-        let look = async {
-            loop {
-                if let Some(found) = self.early.remove(service) {
-                    return Ok(found);
-                }
-                let Some((name, address, at)) = self.receiver.recv().await else {
-                    bail!("the watch of Services has ended");
-                };
-                self.early.entry(name).or_insert((address, at));
-            }
-        };
-        let found = tokio::time::timeout(PATIENCE, look).await;
-        found.with_context(|| format!("{service} has no address after {PATIENCE:?}"))?
-    }
-}
-
-impl Drop for Addresses {
-    fn drop(&mut self) {
-        self.watch.abort();
-    }
-}
-
-fn named_address(service: Service) -> Option<(String, IpAddr)> {
-    let ingress = service.status?.load_balancer?.ingress?;
-    Some((service.metadata.name?, ingress.first()?.ip.as_ref()?.parse().ok()?))
 }
 
 /// When the first page came.
