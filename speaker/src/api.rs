@@ -1,11 +1,12 @@
-//! What the speaker writes to the API server: `status.announcer` of VirtualIPs, and events on Services.
+//! What the owner task writes to the API server: `status.announcer` and, after a takeover, `status.placement` of
+//! VirtualIPs, and events on Services.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ferrolb_api::names::{SPEAKER_MANAGER, reasons};
 use ferrolb_api::{Announcer, VirtualIp};
-use ferrolb_model::{ServiceId, VirtualIpName};
+use ferrolb_model::{Placement, ServiceId, VirtualIpName};
 use ferrolb_runtime::apply::{Failure, merge_status};
 use ferrolb_runtime::events::{Note, Recorder};
 use kube::Client;
@@ -48,6 +49,27 @@ impl Api {
         async move {
             let name = VirtualIpName::of(address).to_string();
             let body = json!({ "status": { "announcer": announcer } });
+            merge_status(&api, &name, &resource_version, SPEAKER_MANAGER, body)
+                .await
+                .map(|_| ())
+        }
+    }
+
+    /// One attempt to say that this node has taken `address` over.
+    pub(crate) fn set_placement(
+        &self,
+        address: IpAddr,
+        placement: &Placement,
+        resource_version: String,
+    ) -> impl Future<Output = Result<(), Failure>> + Send + 'static {
+        let api = self.virtual_ips.clone();
+        let body = json!({ "status": { "placement": {
+            "owner": placement.owner,
+            "standbys": placement.standbys,
+            "epoch": placement.epoch,
+        } } });
+        async move {
+            let name = VirtualIpName::of(address).to_string();
             merge_status(&api, &name, &resource_version, SPEAKER_MANAGER, body)
                 .await
                 .map(|_| ())

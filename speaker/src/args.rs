@@ -39,6 +39,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SECONDS", env = "FERROLB_REFRESH_INTERVAL", default_value_t = 60,
           value_parser = clap::value_parser!(u64).range(0..=LONGEST_REFRESH))]
     refresh_interval: u64,
+
+    /// UDP port on which the speakers watch each other, the same on every node
+    #[arg(long, value_name = "PORT", env = "FERROLB_LIVENESS_PORT", default_value_t = ferrolb_liveness::PORT,
+          value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) liveness_port: u16,
 }
 
 impl Args {
@@ -70,7 +75,7 @@ mod tests {
         let args = read(&["--node-name=node-a"]).unwrap();
         assert_eq!(args.state_dir, PathBuf::from("/run/ferrolb"));
         assert_eq!(args.refresh(), Duration::from_secs(60));
-        assert_eq!(args.load_balancer_class, None);
+        assert_eq!((args.load_balancer_class, args.liveness_port), (None, 7947));
         assert!(args.exclude_interfaces.iter().any(|p| p.matches("veth1234")));
         assert!(!args.exclude_interfaces.iter().any(|p| p.matches("eth0")));
     }
@@ -83,6 +88,7 @@ mod tests {
             (vec!["--node-name=../etc/passwd"], "kubectl get nodes"),
             (vec!["--node-name=Node-A"], "kubectl get nodes"),
             (vec!["--node-name=a", "--refresh-interval=-1"], "-1"),
+            (vec!["--node-name=a", "--liveness-port=0"], "--liveness-port"),
             (vec!["--node-name=a", "--refresh-interval=86401"], "86400"),
             (vec!["--node-name=a", "--load-balancer-class="], "--load-balancer-class"),
             (

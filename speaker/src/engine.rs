@@ -8,11 +8,11 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ferrolb_l2::{Channels, Counters, EngineError, Report, Settings, Wanted, spawn_thread};
+use ferrolb_l2::{Channels, Counters, EngineError, Settings, spawn_thread};
 use ferrolb_runtime::apply::chain;
 use ferrolb_runtime::readiness::Check;
 use thiserror::Error;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
@@ -25,10 +25,8 @@ const AGAIN: Duration = Duration::from_secs(5);
 pub(crate) struct Engine {
     /// What stays fixed.
     pub(crate) settings: Settings,
-    /// What it answers for.
-    pub(crate) wanted: watch::Receiver<Arc<Wanted>>,
-    /// What it says.
-    pub(crate) reports: mpsc::Sender<Report>,
+    /// What it is told, and what it says.
+    pub(crate) channels: Channels,
     /// What it counts.
     pub(crate) counters: Arc<Counters>,
     /// For `/readyz`; the owner task calls it ready with the first report.
@@ -55,7 +53,25 @@ impl Engine {
     /// Runs until `stop` is cancelled.
     pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), EngineLost> {
         let mut said = None;
-        while let Some(error) = self.once(&stop).await? {
+        let mut channels = self.channels;
+        loop {
+            let thread = spawn_thread(
+                self.settings.clone(),
+                channels,
+                Arc::clone(&self.counters),
+                stop.clone(),
+            );
+            let thread = thread.map_err(EngineLost::Thread)?;
+            let ended = tokio::task::spawn_blocking(move || thread.join()).await;
+            let Ok(Ok((back, result))) = ended else {
+                return Err(EngineLost::Panicked);
+            };
+            let error = match result {
+                Ok(()) if stop.is_cancelled() => return Ok(()),
+                Ok(()) => return Err(EngineLost::Ended),
+                Err(error) => error,
+            };
+            channels = back;
             let why = explain(&error);
             self.check.not_ready(why.clone());
             if said.as_ref() != Some(&why) {
@@ -68,36 +84,6 @@ impl Engine {
                 () = stop.cancelled() => return Ok(()),
                 () = tokio::time::sleep(AGAIN) => {}
             }
-        }
-        Ok(())
-    }
-
-    /// One life of the engine: `None` when it was asked to end.
-    async fn once(&self, stop: &CancellationToken) -> Result<Option<EngineError>, EngineLost> {
-        // Nobody asks the wire, nor for announcements out of turn.
-        let (_, questions) = mpsc::channel(1);
-        let (_, announce) = mpsc::channel(1);
-        let (notes, _) = mpsc::channel(1);
-        let channels = Channels {
-            wanted: self.wanted.clone(),
-            questions,
-            announce,
-            notes,
-            reports: self.reports.clone(),
-        };
-        let thread = spawn_thread(
-            self.settings.clone(),
-            channels,
-            Arc::clone(&self.counters),
-            stop.clone(),
-        )
-        .map_err(EngineLost::Thread)?;
-        let ended = tokio::task::spawn_blocking(move || thread.join()).await;
-        match ended {
-            Ok(Ok((_, Ok(())))) if stop.is_cancelled() => Ok(None),
-            Ok(Ok((_, Ok(())))) => Err(EngineLost::Ended),
-            Ok(Ok((_, Err(error)))) => Ok(Some(error)),
-            Ok(Err(_)) | Err(_) => Err(EngineLost::Panicked),
         }
     }
 }

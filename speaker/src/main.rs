@@ -11,6 +11,7 @@ mod args;
 mod bgp;
 mod configuration;
 mod engine;
+mod guard;
 mod metrics;
 mod mirror;
 mod news;
@@ -22,9 +23,10 @@ mod store;
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
+use ferrolb_api::names::liveness_secret;
 use ferrolb_api::{IpAddressPool, L2Advertisement, ServiceL2Status, SpeakerState, VirtualIp};
 use ferrolb_l2::{Counters, Settings};
 use ferrolb_runtime::admin::{self, Admin, Version};
@@ -33,18 +35,20 @@ use ferrolb_runtime::tasks::Tasks;
 use ferrolb_runtime::watch::{self, Source, watch};
 use ferrolb_runtime::write_health::WriteHealth;
 use ferrolb_runtime::{args as common, client, events, logs};
-use ferrolb_speaker_core::{Effect, Input, Speaker};
-use k8s_openapi::api::core::v1::{Node, Service};
+use ferrolb_speaker_core::{Input, Ownership, Speaker};
+use k8s_openapi::api::core::v1::{Node, Secret, Service};
 use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, watch as latest};
+use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::api::Api;
 use crate::args::Args;
 use crate::engine::Engine;
+use crate::guard::{Briefing, KeyFile};
 use crate::metrics::Board;
 use crate::news::News;
-use crate::owner::{Ends, Owner, wanted};
+use crate::owner::{Ends, Owner};
 use crate::picture::Picture;
 use crate::reporter::{Health, Reporter, Seen, of_node, service_seen, state_seen};
 use crate::store::Store;
@@ -54,6 +58,10 @@ const NEWS: usize = 256;
 
 /// Reports of the engine that may wait for the owner task.
 const REPORTS: usize = 256;
+
+/// Questions of the guard that may wait for layer 2, and what layer 2 hears that may wait for the guard.
+const QUESTIONS: usize = 64;
+const NOTES: usize = 1024;
 
 /// The owner task counts as stuck after this long.
 const STUCK: Duration = Duration::from_secs(30);
@@ -100,17 +108,37 @@ async fn speak(args: Args) -> anyhow::Result<()> {
     let settings = ferrolb_speaker_core::Settings {
         load_balancer_class: args.load_balancer_class.clone(),
     };
-    let mut speaker = Speaker::new(node, settings.clone());
-    let restored = store.restore();
-    let announced = Arc::new(restored.clone());
-    // The core has nothing else to say before it knows anything.
-    let restored = speaker.handle(Input::Restored(restored));
-    debug_assert!(restored.iter().all(|effect| matches!(effect, Effect::Announce(_))));
+    let mut ownership = Ownership::new(node, Speaker::new(node, settings.clone()));
+    let memory = store.restore();
+    // The core has nothing to say before it knows anything else: the guard goes by the same memory.
+    ownership.handle(Input::Restored(memory.duties.clone()));
 
     let (news_in, news) = mpsc::channel(NEWS);
     let (reports_in, reports) = mpsc::channel(REPORTS);
-    let (wanted_in, wanted_out) = latest::channel(Arc::new(wanted(&announced)));
-    let (announced_in, announced_out) = latest::channel(announced);
+    let key_file = KeyFile::beside(store.file());
+    let (keys, keys_out) = latest::channel(key_file.read());
+    let (memory, memory_out) = latest::channel(Arc::new(memory));
+    let briefing = Briefing::new((node, boot()), keys, memory);
+    let (wanted, wanted_out) = latest::channel(Arc::default());
+    let (questions, questions_out) = mpsc::channel(QUESTIONS);
+    let (announce, announce_out) = mpsc::channel(QUESTIONS);
+    let (notes_in, notes) = mpsc::channel(NOTES);
+    let (outcomes_in, outcomes) = mpsc::channel(REPORTS);
+    let guard_counters = Arc::new(ferrolb_liveness::Counters::default());
+    let guard = guard::Keeper {
+        settings: ferrolb_liveness::Settings {
+            port: args.liveness_port,
+            seed: seed(node),
+        },
+        told: briefing.subscribe(),
+        wanted,
+        questions,
+        announce,
+        notes,
+        outcomes: outcomes_in,
+        counters: Arc::clone(&guard_counters),
+        check: readiness.check("liveness", "starting"),
+    };
     let engine = readiness.check("layer 2", "starting");
     let layer2 = Engine {
         settings: Settings {
@@ -118,18 +146,27 @@ async fn speak(args: Args) -> anyhow::Result<()> {
             exclude: args.exclude_interfaces.clone(),
             seed: seed(node),
         },
-        wanted: wanted_out,
-        reports: reports_in,
+        channels: ferrolb_l2::Channels {
+            wanted: wanted_out,
+            questions: questions_out,
+            announce: announce_out,
+            notes: notes_in,
+            reports: reports_in,
+        },
         counters: Arc::clone(&counters),
         check: engine.clone(),
         news: news_in.clone(),
     };
-    tasks.spawn("layer2", layer2.run(tasks.stop()));
-    tasks.spawn("snapshot", store.keep(announced_out, tasks.stop()));
+    // Answers until the guard has seen that others do.
+    let silence = CancellationToken::new();
+    tasks.spawn("layer2", layer2.run(silence.clone()));
+    tasks.spawn("guard", guard.run(tasks.stop(), silence));
+    tasks.spawn("snapshot", store.keep(memory_out, tasks.stop()));
+    tasks.spawn("keys", key_file.keep(keys_out, tasks.stop()));
 
     let mut registry = Registry::default();
     let board = Board::default();
-    metrics::register(&mut registry, node, board.clone(), counters);
+    metrics::register(&mut registry, node, board.clone(), (counters, guard_counters));
     let watches = watch::Metrics::register(&mut registry);
     let (recorder, poster) = events::recorder(client.clone(), "ferrolb-speaker", node, &mut registry);
     let heartbeat = Heartbeat::new(STUCK);
@@ -162,8 +199,8 @@ async fn speak(args: Args) -> anyhow::Result<()> {
     let ends = Ends {
         news,
         reports,
-        wanted: wanted_in,
-        announced: announced_in,
+        outcomes,
+        briefing,
         board,
         picture: picture_in,
         bgp: bgp::Decider::new(node, settings, planned),
@@ -172,7 +209,7 @@ async fn speak(args: Args) -> anyhow::Result<()> {
         heartbeat,
     };
     let api = Api::new(client.clone(), node, recorder);
-    let owner = Owner::new(speaker, api, args.exclude_interfaces.clone(), ends);
+    let owner = Owner::new(ownership, api, args.exclude_interfaces.clone(), ends);
     tasks.spawn("owner", owner.run(tasks.stop()));
     spawn_watches(&mut tasks, &client, &args, &readiness, &watches, (news_in, seen_in));
     tasks.run().await?;
@@ -193,9 +230,9 @@ fn spawn_watches(
     let pools = Source::<IpAddressPool>::namespaced(client, &namespace).cached();
     let ads = Source::<L2Advertisement>::namespaced(client, &namespace).cached();
     let services = Source::<Service>::all(client).fields("spec.type=LoadBalancer").cached();
-    let node = Source::<Node>::all(client)
-        .fields(format!("metadata.name={}", args.node_name))
-        .cached();
+    let nodes = Source::<Node>::all(client).cached();
+    let keys =
+        Source::<Secret>::namespaced(client, &namespace).fields(format!("metadata.name={}", liveness_secret::NAME));
     let ips = Source::<VirtualIp>::all(client);
     let state = Source::<SpeakerState>::all(client).fields(format!("metadata.name={}", args.node_name));
     let statuses = Source::<ServiceL2Status>::namespaced(client, &namespace).labels(of_node(&args.node_name));
@@ -218,10 +255,18 @@ fn spawn_watches(
     spawn!("watch pools", pools, news, news::pool);
     spawn!("watch advertisements", ads, news, news::advertisement);
     spawn!("watch services", services, news, news::service);
-    spawn!("watch node", node, news, news::own_node);
+    spawn!("watch nodes", nodes, news, news::node);
+    spawn!("watch liveness key", keys, news, news::liveness_keys);
     spawn!("watch virtualips", ips, news, news::virtual_ip);
     spawn!("watch speakerstate", state, seen, state_seen);
     spawn!("watch servicel2statuses", statuses, seen, service_seen);
+}
+
+/// Names this run of the program: greater than that of every run before it, unless the clock was put back. Then the other
+/// speakers believe it again once it is past what they have heard.
+fn boot() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Nodes that refresh their announcements do it at different moments.

@@ -51,11 +51,17 @@ impl Board {
 }
 
 /// Adds the speaker's metrics to `registry`.
-pub(crate) fn register(registry: &mut Registry, node: &str, board: Board, counters: Arc<Counters>) {
+pub(crate) fn register(
+    registry: &mut Registry,
+    node: &str,
+    board: Board,
+    (counters, guard): (Arc<Counters>, Arc<ferrolb_liveness::Counters>),
+) {
     registry.register_collector(Box::new(SpeakerMetrics {
         node: node.to_owned(),
         board,
         counters,
+        guard,
     }));
 }
 
@@ -64,12 +70,14 @@ struct SpeakerMetrics {
     node: String,
     board: Board,
     counters: Arc<Counters>,
+    guard: Arc<ferrolb_liveness::Counters>,
 }
 
 impl Collector for SpeakerMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         self.decisions(&mut encoder)?;
-        wire(&mut encoder, &self.counters.snapshot())
+        wire(&mut encoder, &self.counters.snapshot())?;
+        liveness(&mut encoder, &self.guard)
     }
 }
 
@@ -189,6 +197,46 @@ fn wire(encoder: &mut DescriptorEncoder, now: &Snapshot) -> fmt::Result {
     )
 }
 
+fn liveness(encoder: &mut DescriptorEncoder, now: &ferrolb_liveness::Counters) -> fmt::Result {
+    counters(
+        encoder,
+        "ferrolb_liveness_drops",
+        "Datagrams of other speakers that were not believed, by reason",
+        now.drops().map(|(reason, count)| ([("reason", reason)], count)),
+    )?;
+    for (name, help, count) in [
+        ("ferrolb_liveness_sent", "Datagrams sent to other speakers", &now.sent),
+        (
+            "ferrolb_liveness_unsent",
+            "Datagrams to other speakers that could not be sent",
+            &now.unsent,
+        ),
+        (
+            "ferrolb_liveness_received",
+            "Datagrams of other speakers that were believed",
+            &now.received,
+        ),
+        (
+            "ferrolb_liveness_silences",
+            "Times at which an owner was silent for the detection time",
+            &now.missed,
+        ),
+        (
+            "ferrolb_liveness_stalls",
+            "Times at which this speaker had not run for so long that it judged nobody",
+            &now.stalls,
+        ),
+        (
+            "ferrolb_liveness_questions",
+            "Questions asked on the wire",
+            &now.questions,
+        ),
+    ] {
+        counters(encoder, name, help, [([] as [(&str, &str); 0], count.get())])?;
+    }
+    Ok(())
+}
+
 fn gauges<L: EncodeLabelSet>(
     encoder: &mut DescriptorEncoder,
     name: &str,
@@ -232,7 +280,7 @@ mod tests {
             config_errors: Some(1),
         });
         let mut registry = Registry::default();
-        register(&mut registry, "node-a", board, Arc::default());
+        register(&mut registry, "node-a", board, Default::default());
         let mut text = String::new();
         encode(&mut text, &registry).unwrap();
         for line in [

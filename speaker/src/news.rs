@@ -2,10 +2,10 @@
 //! queued or kept.
 
 use ferrolb_api::{IpAddressPool, L2Advertisement, VirtualIp};
-use ferrolb_model::{NodeView, ServiceId, VirtualIpName};
+use ferrolb_model::{LivenessKeys, NodeView, ServiceId, VirtualIpName};
 use ferrolb_runtime::watch::{Event, ObjectKey};
 use ferrolb_speaker_core::Input;
-use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::core::v1::{Node, Secret, Service};
 use tracing::warn;
 
 use crate::configuration::Change;
@@ -14,8 +14,12 @@ use crate::configuration::Change;
 pub(crate) enum News {
     /// For the core.
     Input(Box<Input>),
-    /// The Node this runs on appeared or changed, and its uid.
-    OwnNode(Box<NodeView>, String),
+    /// A Node appeared or changed, and its uid.
+    Node(Box<NodeView>, String),
+    /// A Node is gone.
+    NodeGone(String),
+    /// The keys of the heartbeats appeared or changed.
+    LivenessKeys(LivenessKeys),
     /// For the configuration.
     Configuration(Box<Change>),
     /// The stream delivered its first complete list.
@@ -35,8 +39,8 @@ pub(crate) enum Stream {
     Services,
     /// All VirtualIPs.
     VirtualIps,
-    /// The Node this runs on.
-    OwnNode,
+    /// All Nodes.
+    Nodes,
     /// BGPPeers of the installation's namespace.
     BgpPeers,
     /// BGPAdvertisements of the installation's namespace.
@@ -60,7 +64,7 @@ impl Stream {
         Stream::Advertisements,
         Stream::Services,
         Stream::VirtualIps,
-        Stream::OwnNode,
+        Stream::Nodes,
         Stream::BgpPeers,
         Stream::BgpAdvertisements,
         Stream::BfdProfiles,
@@ -74,7 +78,7 @@ impl Stream {
     pub(crate) fn configures(self) -> bool {
         !matches!(
             self,
-            Stream::Services | Stream::VirtualIps | Stream::OwnNode | Stream::Endpoints | Stream::Secrets
+            Stream::Services | Stream::VirtualIps | Stream::Nodes | Stream::Endpoints | Stream::Secrets
         )
     }
 
@@ -82,7 +86,7 @@ impl Stream {
     pub(crate) fn is_of_layer2(self) -> bool {
         matches!(
             self,
-            Stream::Pools | Stream::Advertisements | Stream::Services | Stream::VirtualIps | Stream::OwnNode
+            Stream::Pools | Stream::Advertisements | Stream::Services | Stream::VirtualIps | Stream::Nodes
         )
     }
 }
@@ -128,17 +132,28 @@ pub(crate) fn virtual_ip(event: Event<VirtualIp>) -> Option<News> {
     Some(News::Input(Box::new(input)))
 }
 
-/// News of the Node this runs on.
-pub(crate) fn own_node(event: Event<Node>) -> Option<News> {
+/// News of a Node.
+pub(crate) fn node(event: Event<Node>) -> Option<News> {
     match event {
         Event::Applied(object) => {
             let uid = object.metadata.uid.clone().unwrap_or_default();
-            Some(News::OwnNode(Box::new(ferrolb_config::node_view(&object)), uid))
+            Some(News::Node(Box::new(ferrolb_config::node_view(&object)), uid))
         }
-        // Its last labels stay in force.
-        Event::Gone(_) => None,
+        Event::Gone(key) => Some(News::NodeGone(key.name.into())),
         Event::Invalid { key, error } => unreadable("Node", &key, &error),
-        Event::Synced => Some(News::Synced(Stream::OwnNode)),
+        Event::Synced => Some(News::Synced(Stream::Nodes)),
+    }
+}
+
+/// News of the Secret with the keys of the heartbeats. Without it, those that are known stay.
+pub(crate) fn liveness_keys(event: Event<Secret>) -> Option<News> {
+    match event {
+        Event::Applied(object) => match ferrolb_config::liveness_keys(&object) {
+            Ok(keys) => Some(News::LivenessKeys(keys)),
+            Err(error) => unreadable("Secret", &ObjectKey::of(&object), &error.to_string()),
+        },
+        Event::Invalid { key, error } => unreadable("Secret", &key, &error),
+        Event::Gone(_) | Event::Synced => None,
     }
 }
 

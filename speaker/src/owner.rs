@@ -4,24 +4,25 @@
 //! | --- | --- |
 //! | news from the watches | the watches wait, and the API server keeps what it has to say |
 //! | reports of the engine | the engine keeps the latest of each and goes on answering |
-//! | what is wanted, what is announced, the picture | always the latest only; a slow reader misses but the steps between |
-//! | writes | one per address at most, a few at a time, the rest waits in order |
+//! | outcomes of the guard | wait in the guard, in order |
+//! | duties, the ground, the picture | always the latest only; a slow reader misses but the steps between |
+//! | writes | one of each kind per address at most, a few at a time, the rest waits in order |
 //! | events on Services | dropped and counted |
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use ferrolb_config::Kind;
 use ferrolb_l2::interfaces::suitable;
-use ferrolb_l2::{Fault, InterfaceChoice, InterfaceState, Mac, NamePattern, Report, Role, Want, Wanted};
+use ferrolb_l2::{Fault, InterfaceChoice, InterfaceState, Mac, NamePattern, Report};
+use ferrolb_liveness::Outcome;
 use ferrolb_runtime::apply::Failure;
 use ferrolb_runtime::backoff::Backoff;
 use ferrolb_runtime::readiness::{Check, Heartbeat};
 use ferrolb_runtime::write_health::WriteHealth;
 use ferrolb_runtime::writer::{Turn, Writer};
-use ferrolb_speaker_core::{Announcement, Effect, Input, Speaker};
+use ferrolb_speaker_core::{Effect, Input, Ownership};
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -31,10 +32,10 @@ use tracing::{info, warn};
 use crate::api::Api;
 use crate::bgp::Decider;
 use crate::configuration::Configuration;
+use crate::guard::{self, Briefing};
 use crate::metrics::{Board, Published};
 use crate::news::{News, Stream};
 use crate::picture::{self, Picture, Trouble};
-use crate::store::Announcements;
 
 /// News taken from the channel in one go: a burst becomes one new set for the engine, not one per object.
 const BATCH: usize = 256;
@@ -60,10 +61,10 @@ pub(crate) struct Ends {
     pub(crate) news: mpsc::Receiver<News>,
     /// From the engine.
     pub(crate) reports: mpsc::Receiver<Report>,
-    /// To the engine.
-    pub(crate) wanted: watch::Sender<Arc<Wanted>>,
-    /// To the snapshot.
-    pub(crate) announced: watch::Sender<Announcements>,
+    /// From the guard.
+    pub(crate) outcomes: mpsc::Receiver<Outcome>,
+    /// To the guard, and to the snapshot.
+    pub(crate) briefing: Briefing,
     /// To `/metrics`.
     pub(crate) board: Board,
     /// To whoever writes down what this speaker says about itself.
@@ -78,9 +79,18 @@ pub(crate) struct Ends {
     pub(crate) heartbeat: Heartbeat,
 }
 
+/// What a write is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Job {
+    /// `status.announcer`.
+    Announcer(IpAddr),
+    /// `status.placement`.
+    Placement(IpAddr),
+}
+
 /// The owner task.
 pub(crate) struct Owner {
-    speaker: Speaker,
+    ownership: Ownership,
     ends: Ends,
     api: Api,
     configuration: Configuration,
@@ -89,7 +99,7 @@ pub(crate) struct Owner {
     /// The configuration's objects changed since it was last read.
     stale: bool,
     config_errors: Option<u64>,
-    writer: Writer<IpAddr, Result<(), Failure>>,
+    writer: Writer<Job, Result<(), Failure>>,
     retry: Backoff,
     retry_at: Option<Instant>,
     publish_at: Option<Instant>,
@@ -107,10 +117,10 @@ pub(crate) struct Owner {
 pub(crate) struct Deaf;
 
 impl Owner {
-    /// An owner of `speaker`, which may know a snapshot and nothing else.
-    pub(crate) fn new(speaker: Speaker, api: Api, exclude: Vec<NamePattern>, ends: Ends) -> Self {
+    /// An owner of a core that may know a snapshot and nothing else.
+    pub(crate) fn new(ownership: Ownership, api: Api, exclude: Vec<NamePattern>, ends: Ends) -> Self {
         Owner {
-            speaker,
+            ownership,
             ends,
             api,
             configuration: Configuration::default(),
@@ -151,10 +161,11 @@ impl Owner {
                     }
                     self.hear(&mut batch, &mut effects);
                 }
-                (address, outcome) = self.writer.next() => self.written(address, outcome, &mut effects),
+                Some(outcome) = self.ends.outcomes.recv() => self.outcome(outcome, &mut effects),
+                (job, outcome) = self.writer.next() => self.written(job, outcome, &mut effects),
                 () = sleep_until(retry_at) => {
                     self.retry_at = None;
-                    effects = self.speaker.handle(Input::Retry);
+                    effects = self.ownership.handle(Input::Retry);
                 }
                 () = sleep_until(bgp_at) => {}
                 () = sleep_until(publish_at) => {
@@ -177,11 +188,17 @@ impl Owner {
         for news in batch.drain(..) {
             match news {
                 News::Input(input) => effects.extend(self.take(*input)),
-                News::OwnNode(view, uid) => {
+                News::Node(view, _) if view.name != self.api.node() => {
+                    self.ends.briefing.peer(view.name, Some(view.addresses));
+                }
+                News::Node(view, uid) => {
                     self.node_uid = Some(uid);
                     self.stale |= self.configuration.on_node(&view.name, &view.labels);
                     effects.extend(self.take(Input::OwnNode(*view)));
                 }
+                // The last labels of this one stay in force.
+                News::NodeGone(name) => self.ends.briefing.peer(name, None),
+                News::LivenessKeys(keys) => self.ends.briefing.keys(keys),
                 News::Configuration(change) => self.stale |= self.configuration.change(*change),
                 News::Synced(stream) => {
                     self.missing.remove(&stream);
@@ -191,7 +208,8 @@ impl Owner {
                 News::EngineDown(why) => {
                     self.trouble.engine = Some(why.clone());
                     self.trouble.faults.clear();
-                    effects.extend(self.speaker.handle(Input::EngineDown(why)));
+                    effects.extend(self.ownership.handle(Input::EngineDown(why)));
+                    self.survey();
                 }
             }
         }
@@ -214,7 +232,24 @@ impl Owner {
     /// Both cores hear it.
     fn take(&mut self, input: Input) -> Vec<Effect> {
         self.ends.bgp.hear(&input);
-        self.speaker.handle(input)
+        self.ownership.handle(input)
+    }
+
+    /// Tells the guard how this node stands.
+    fn survey(&self) {
+        let named = self.ownership.speaker().named_interfaces();
+        let answering = self.trouble.engine.is_none() && !self.interfaces.is_empty();
+        self.ends
+            .briefing
+            .ground(answering, &self.interfaces, &named, &self.exclude);
+    }
+
+    /// What the guard has done.
+    fn outcome(&mut self, outcome: Outcome, effects: &mut Vec<Effect>) {
+        guard::log(&outcome);
+        if let Some(input) = guard::input(outcome) {
+            effects.extend(self.ownership.handle(input));
+        }
     }
 
     fn report(&mut self, report: Report, effects: &mut Vec<Effect>) {
@@ -225,6 +260,7 @@ impl Owner {
                 self.trouble.engine = None;
                 let input = self.fit(&states);
                 self.interfaces = states;
+                self.survey();
                 input
             }
             Report::Conflict {
@@ -245,7 +281,7 @@ impl Owner {
             }
             Report::Faults(faults) => return self.faults(faults),
         };
-        effects.extend(self.speaker.handle(input));
+        effects.extend(self.ownership.handle(input));
     }
 
     /// The interfaces that are fit for at least one family.
@@ -282,10 +318,20 @@ impl Owner {
 
     /// Does what the core asks for. Of several sets for the engine only the last one counts.
     fn run_effects(&mut self, effects: Vec<Effect>) {
-        let mut announce = None;
+        let mut duties = None;
         for effect in effects {
             match effect {
-                Effect::Announce(all) => announce = Some(all),
+                Effect::Duties(all) => duties = Some(all),
+                // The core keeps it to itself.
+                Effect::Announce(_) => {}
+                Effect::SetPlacement {
+                    address,
+                    placement,
+                    resource_version,
+                } => {
+                    let write = self.api.set_placement(address, &placement, resource_version);
+                    self.writer.submit(Job::Placement(address), Turn::First, write);
+                }
                 Effect::Withheld { address, why } => info!(%address, reason = why.as_str(), "not announced"),
                 Effect::SetAnnouncer {
                     address,
@@ -293,7 +339,7 @@ impl Owner {
                     resource_version,
                 } => {
                     let write = self.api.set_announcer(address, interfaces, resource_version);
-                    self.writer.submit(address, Turn::InOrder, write);
+                    self.writer.submit(Job::Announcer(address), Turn::InOrder, write);
                 }
                 Effect::NodeAssigned { service, uid, address } => {
                     info!(%service, %address, "announced");
@@ -315,22 +361,26 @@ impl Owner {
                 }
             }
         }
-        if let Some(all) = announce {
-            // Both readers live as long as this task.
-            self.ends.wanted.send_replace(Arc::new(wanted(&all)));
-            self.ends.announced.send_replace(Arc::new(all));
+        if let Some(all) = duties {
+            self.ends.briefing.duties(all);
+            // Interfaces that are left out but for those that an advertisement names.
+            self.survey();
         }
     }
 
-    fn written(&mut self, address: IpAddr, outcome: Result<(), Failure>, effects: &mut Vec<Effect>) {
-        self.ends.writes.outcome(&outcome, address, Instant::now().into_std());
+    fn written(&mut self, job: Job, outcome: Result<(), Failure>, effects: &mut Vec<Effect>) {
         let ok = outcome.is_ok();
-        effects.extend(self.speaker.handle(Input::AnnouncerWritten { address, ok }));
+        let (address, input) = match job {
+            Job::Announcer(address) => (address, Input::AnnouncerWritten { address, ok }),
+            Job::Placement(address) => (address, Input::PlacementWritten { address, ok }),
+        };
+        self.ends.writes.outcome(&outcome, address, Instant::now().into_std());
+        effects.extend(self.ownership.handle(input));
     }
 
     /// Failed writes are asked for again after a while, longer each time; once there are none, it starts over.
     fn plan_retry(&mut self) {
-        if self.speaker.failed_writes() == 0 {
+        if self.ownership.failed_writes() == 0 {
             self.retry_at = None;
             if self.writer.is_empty() {
                 self.retry.reset();
@@ -346,8 +396,14 @@ impl Owner {
         let now = Instant::now().into_std();
         let picture = Picture {
             node_uid: self.node_uid.clone(),
-            state: picture::state(&self.speaker, &self.interfaces, &self.exclude, &self.trouble, now),
-            services: picture::services(&self.speaker, self.api.node()),
+            state: picture::state(
+                self.ownership.speaker(),
+                &self.interfaces,
+                &self.exclude,
+                &self.trouble,
+                now,
+            ),
+            services: picture::services(self.ownership.speaker(), self.api.node()),
         };
         self.ends.picture.send_if_modified(|old| {
             let changed = *old != picture;
@@ -358,9 +414,9 @@ impl Owner {
     }
 
     fn publish(&self) {
-        let announced = self.speaker.announced();
+        let announced = self.ownership.speaker().announced();
         let mut withheld = BTreeMap::new();
-        for (_, why) in self.speaker.withheld() {
+        for (_, why) in self.ownership.speaker().withheld() {
             *withheld.entry(why).or_default() += 1;
         }
         self.ends.board.publish(Published {
@@ -373,24 +429,9 @@ impl Owner {
                 .collect(),
             withheld,
             withheld_by_bgp: self.ends.bgp.withheld(),
-            failed_writes: u64::try_from(self.speaker.failed_writes()).unwrap_or(u64::MAX),
+            failed_writes: u64::try_from(self.ownership.failed_writes()).unwrap_or(u64::MAX),
             config_errors: self.config_errors,
         });
-    }
-}
-
-/// What the engine is asked to answer for.
-pub(crate) fn wanted(all: &BTreeMap<IpAddr, Announcement>) -> Wanted {
-    let want = |how: &Announcement| Want {
-        interfaces: match &how.interfaces {
-            None => InterfaceChoice::All,
-            Some(names) => InterfaceChoice::Named(names.clone()),
-        },
-        role: Role::Own,
-    };
-    Wanted {
-        addresses: all.iter().map(|(ip, how)| (*ip, want(how))).collect(),
-        ..Wanted::default()
     }
 }
 

@@ -1,7 +1,7 @@
-//! The snapshot as bytes: what this node announces, so that a restart does not need the API server to go on.
+//! The snapshot as bytes: this node's part in addresses, so that a restart does not need the API server to go on.
 //!
-//! One header line, `ferrolb-speaker-snapshot VERSION SHA256`, then JSON with the node and its announcements, which a
-//! person can read. The sum covers the JSON. [`decode`] takes any bytes whatsoever and never panics: a snapshot that is
+//! One header line, `ferrolb-speaker-snapshot VERSION SHA256`, then JSON with the node, its duties and the addresses of
+//! the other nodes in them, which a person can read. The sum covers the JSON. [`decode`] takes any bytes whatsoever and never panics: a snapshot that is
 //! damaged, of another version, of another node or from before a reboot is refused, because a wrong address on the wire
 //! is worse than a late one.
 
@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use ferrolb_speaker_core::Announcement;
+use ferrolb_model::Placement;
+use ferrolb_speaker_core::Duty;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
@@ -18,7 +19,7 @@ use thiserror::Error;
 const MAGIC: &str = "ferrolb-speaker-snapshot";
 
 /// Changes whenever an older program would misread what a newer one wrote.
-const VERSION: &str = "1";
+const VERSION: &str = "2";
 
 /// Why a snapshot is not used.
 #[derive(Debug, Error)]
@@ -54,12 +55,16 @@ pub(crate) enum SnapshotError {
 struct Content {
     node: String,
     boot: String,
-    announcements: BTreeMap<IpAddr, Entry>,
+    duties: BTreeMap<IpAddr, Entry>,
+    peers: BTreeMap<String, BTreeSet<IpAddr>>,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
+    uid: String,
+    owner: String,
+    standbys: Vec<String>,
     epoch: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     interfaces: Option<BTreeSet<String>>,
@@ -74,24 +79,37 @@ pub(crate) struct Identity {
     pub(crate) boot: String,
 }
 
-/// The snapshot of what a node announces.
-pub(crate) fn encode(identity: &Identity, announcements: &BTreeMap<IpAddr, Announcement>) -> Vec<u8> {
-    let entry = |how: &Announcement| Entry {
-        epoch: how.epoch,
-        interfaces: how.interfaces.clone(),
+/// What a speaker that restarts has to know.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Memory {
+    /// The node's part in addresses.
+    pub(crate) duties: BTreeMap<IpAddr, Duty>,
+    /// The addresses of the other nodes that have a part in them.
+    pub(crate) peers: BTreeMap<String, BTreeSet<IpAddr>>,
+}
+
+/// The snapshot of what a node has a part in.
+pub(crate) fn encode(identity: &Identity, memory: &Memory) -> Vec<u8> {
+    let entry = |duty: &Duty| Entry {
+        uid: duty.uid.clone(),
+        owner: duty.placement.owner.clone(),
+        standbys: duty.placement.standbys.clone(),
+        epoch: duty.placement.epoch,
+        interfaces: duty.interfaces.clone(),
     };
     let content = Content {
         node: identity.node.clone(),
         boot: identity.boot.clone(),
-        announcements: announcements.iter().map(|(ip, how)| (*ip, entry(how))).collect(),
+        duties: memory.duties.iter().map(|(ip, duty)| (*ip, entry(duty))).collect(),
+        peers: memory.peers.clone(),
     };
     // Strings, numbers and maps with addresses as keys: there is nothing in it that JSON cannot say.
     let json = serde_json::to_string(&content).unwrap_or_default();
     format!("{MAGIC} {VERSION} {}\n{json}\n", sum(json.as_bytes())).into_bytes()
 }
 
-/// What the node announced when `bytes` were written.
-pub(crate) fn decode(identity: &Identity, bytes: &[u8]) -> Result<BTreeMap<IpAddr, Announcement>, SnapshotError> {
+/// What the node had a part in when `bytes` were written.
+pub(crate) fn decode(identity: &Identity, bytes: &[u8]) -> Result<Memory, SnapshotError> {
     let text = str::from_utf8(bytes).map_err(|_| SnapshotError::NoSnapshot)?;
     let (header, body) = text.split_once('\n').ok_or(SnapshotError::NoSnapshot)?;
     let mut words = header.split(' ');
@@ -118,12 +136,23 @@ pub(crate) fn decode(identity: &Identity, bytes: &[u8]) -> Result<BTreeMap<IpAdd
     if content.boot != identity.boot {
         return Err(SnapshotError::OtherBoot);
     }
-    let announcement = |entry: Entry| Announcement {
+    let duty = |entry: Entry| Duty {
+        uid: entry.uid,
         interfaces: entry.interfaces,
-        epoch: entry.epoch,
+        placement: Placement {
+            owner: entry.owner,
+            standbys: entry.standbys,
+            epoch: entry.epoch,
+        },
     };
-    let announcements = content.announcements.into_iter();
-    Ok(announcements.map(|(ip, entry)| (ip, announcement(entry))).collect())
+    Ok(Memory {
+        duties: content
+            .duties
+            .into_iter()
+            .map(|(ip, entry)| (ip, duty(entry)))
+            .collect(),
+        peers: content.peers,
+    })
 }
 
 /// SHA-256 of `bytes` in lower-case hexadecimal.
@@ -147,22 +176,35 @@ mod tests {
         }
     }
 
-    fn sample() -> BTreeMap<IpAddr, Announcement> {
-        let on = |interfaces: Option<&[&str]>, epoch| Announcement {
+    fn sample() -> Memory {
+        let on = |interfaces: Option<&[&str]>, epoch| Duty {
+            uid: "u".to_owned(),
             interfaces: interfaces.map(|names| names.iter().map(|n| (*n).to_owned()).collect()),
-            epoch,
+            placement: Placement {
+                owner: "node-a".to_owned(),
+                standbys: vec!["node-b".to_owned()],
+                epoch,
+            },
         };
-        BTreeMap::from([
-            ("192.0.2.7".parse().unwrap(), on(None, 3)),
-            ("2001:db8::7".parse().unwrap(), on(Some(&["eth0", "eth1"]), u64::MAX)),
-        ])
+        Memory {
+            duties: BTreeMap::from([
+                ("192.0.2.7".parse().unwrap(), on(None, 3)),
+                ("2001:db8::7".parse().unwrap(), on(Some(&["eth0", "eth1"]), u64::MAX)),
+            ]),
+            peers: BTreeMap::from([("node-b".to_owned(), BTreeSet::from(["192.0.2.200".parse().unwrap()]))]),
+        }
     }
 
     #[test]
     fn the_form_is_stable() {
         let text = String::from_utf8(encode(&identity("node-a"), &sample())).unwrap();
-        let body = r#"{"node":"node-a","boot":"b1","announcements":{"192.0.2.7":{"epoch":3},"2001:db8::7":{"epoch":18446744073709551615,"interfaces":["eth0","eth1"]}}}"#;
-        let expected = format!("ferrolb-speaker-snapshot 1 {}\n{body}\n", sum(body.as_bytes()));
+        let body = concat!(
+            r#"{"node":"node-a","boot":"b1","duties":{"#,
+            r#""192.0.2.7":{"uid":"u","owner":"node-a","standbys":["node-b"],"epoch":3},"#,
+            r#""2001:db8::7":{"uid":"u","owner":"node-a","standbys":["node-b"],"epoch":18446744073709551615,"#,
+            r#""interfaces":["eth0","eth1"]}},"peers":{"node-b":["192.0.2.200"]}}"#,
+        );
+        let expected = format!("ferrolb-speaker-snapshot 2 {}\n{body}\n", sum(body.as_bytes()));
         assert_eq!(text, expected);
         assert_eq!(
             sum(b"abc"),
@@ -177,14 +219,14 @@ mod tests {
         let cases = [
             (String::new(), "no snapshot"),
             ("{}\n".to_owned(), "no snapshot"),
-            (good.replacen(" 1 ", " 2 ", 1), "version \"2\""),
-            (good.replace("192.0.2.7", "192.0.2.8"), "damaged"),
+            (good.replacen(" 2 ", " 1 ", 1), "version \"1\""),
+            (good.replace("192.0.2.7\"", "192.0.2.8\""), "damaged"),
             (good.trim_end().to_owned(), "damaged"),
             (good.replacen('\n', " more\n", 1), "damaged"),
             (good[..good.len() / 2].to_owned(), "damaged"),
             (signed("{}"), "node"),
             (
-                signed(r#"{"node":"node-a","boot":"b1","announcements":{"192.0.2.300":{"epoch":1}}}"#),
+                signed(r#"{"node":"node-a","boot":"b1","duties":{},"peers":{"node-b":["192.0.2.300"]}}"#),
                 "cannot be read",
             ),
             (good.replace("node-a", "node-b"), "damaged"),
@@ -203,18 +245,26 @@ mod tests {
         assert!(error.contains("booted"), "{error}");
     }
 
-    fn any_announcements() -> impl Strategy<Value = BTreeMap<IpAddr, Announcement>> {
+    fn any_memory() -> impl Strategy<Value = Memory> {
         let interfaces = proptest::option::of(proptest::collection::btree_set(".{0,15}", 0..4));
-        let announcement =
-            (interfaces, any::<u64>()).prop_map(|(interfaces, epoch)| Announcement { interfaces, epoch });
-        proptest::collection::btree_map(any::<IpAddr>(), announcement, 0..20)
+        let standbys = proptest::collection::vec(".{0,9}", 0..4);
+        let duty = (".{0,9}", interfaces, ".{0,9}", standbys, any::<u64>());
+        let duty = duty.prop_map(|(uid, interfaces, owner, standbys, epoch)| Duty {
+            uid,
+            interfaces,
+            placement: Placement { owner, standbys, epoch },
+        });
+        let duties = proptest::collection::btree_map(any::<IpAddr>(), duty, 0..20);
+        let addresses = proptest::collection::btree_set(any::<IpAddr>(), 0..3);
+        let peers = proptest::collection::btree_map(".{0,9}", addresses, 0..3);
+        (duties, peers).prop_map(|(duties, peers)| Memory { duties, peers })
     }
 
     proptest! {
         #[test]
-        fn reads_what_it_writes(node in "[a-z0-9.-]{1,20}", announcements in any_announcements()) {
-            let bytes = encode(&identity(&node), &announcements);
-            prop_assert_eq!(decode(&identity(&node), &bytes).unwrap(), announcements);
+        fn reads_what_it_writes(node in "[a-z0-9.-]{1,20}", memory in any_memory()) {
+            let bytes = encode(&identity(&node), &memory);
+            prop_assert_eq!(decode(&identity(&node), &bytes).unwrap(), memory);
         }
 
         #[test]
@@ -223,8 +273,8 @@ mod tests {
         }
 
         #[test]
-        fn any_single_change_is_noticed(announcements in any_announcements(), at: prop::sample::Index, bit in 0..8u8) {
-            let mut bytes = encode(&identity("node-a"), &announcements);
+        fn any_single_change_is_noticed(memory in any_memory(), at: prop::sample::Index, bit in 0..8u8) {
+            let mut bytes = encode(&identity("node-a"), &memory);
             let at = at.index(bytes.len());
             bytes[at] ^= 1 << bit;
             prop_assert!(decode(&identity("node-a"), &bytes).is_err());

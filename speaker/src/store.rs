@@ -1,29 +1,23 @@
-//! The snapshot on disk: read once at start, written whenever what is announced changes.
+//! The snapshot on disk: read once at start, written whenever it is another.
 //!
 //! A write is a temporary file that is synced and then renamed, so a crash leaves the old snapshot or the new one, never
 //! half of one. The file's name carries the node's, so speakers of several nodes may share a directory. A snapshot that
 //! cannot be written is logged and tried again; announcing goes on.
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use ferrolb_runtime::backoff::Backoff;
-use ferrolb_speaker_core::Announcement;
 use thiserror::Error;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::snapshot::{self, Identity, SnapshotError};
-
-/// What is announced, shared between the owner task and whoever follows it.
-pub(crate) type Announcements = Arc<BTreeMap<IpAddr, Announcement>>;
+use crate::snapshot::{self, Identity, Memory, SnapshotError};
 
 /// Larger files are no snapshots: 100,000 addresses take a tenth of this.
 const LARGEST: u64 = 64 << 20;
@@ -75,27 +69,32 @@ impl Store {
         }
     }
 
-    /// What the last run of this node's speaker announced; nothing, with one line in the log saying why, when that
+    /// What the last run of this node's speaker knew; nothing, with one line in the log saying why, when that
     /// cannot be known.
-    pub(crate) fn restore(&self) -> BTreeMap<IpAddr, Announcement> {
+    pub(crate) fn restore(&self) -> Memory {
         let file = self.file.display();
         match self.read() {
-            Ok(Some(announcements)) => {
-                info!(%file, addresses = announcements.len(), "announcing from the snapshot until the API server is heard");
-                announcements
+            Ok(Some(memory)) => {
+                info!(%file, addresses = memory.duties.len(), "going by the snapshot until the API server is heard");
+                memory
             }
             Ok(None) => {
                 info!(%file, "no snapshot: announcing nothing until the API server is heard");
-                BTreeMap::new()
+                Memory::default()
             }
             Err(error) => {
                 warn!(%file, %error, "the snapshot is not used: announcing nothing until the API server is heard");
-                BTreeMap::new()
+                Memory::default()
             }
         }
     }
 
-    fn read(&self) -> Result<Option<BTreeMap<IpAddr, Announcement>>, StoreError> {
+    /// Where it is.
+    pub(crate) fn file(&self) -> &Path {
+        &self.file
+    }
+
+    fn read(&self) -> Result<Option<Memory>, StoreError> {
         let file = match File::open(&self.file) {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -106,22 +105,22 @@ impl Store {
         Ok(Some(snapshot::decode(&self.identity, &bytes)?))
     }
 
-    fn write(&self, announcements: &BTreeMap<IpAddr, Announcement>) -> io::Result<()> {
+    fn write(&self, memory: &Memory) -> io::Result<()> {
         if let Some(dir) = self.file.parent() {
             fs::create_dir_all(dir)?;
         }
         let temporary = self.file.with_extension("snapshot.tmp");
         let mut file = File::create(&temporary)?;
-        file.write_all(&snapshot::encode(&self.identity, announcements))?;
+        file.write_all(&snapshot::encode(&self.identity, memory))?;
         file.sync_all()?;
         fs::rename(&temporary, &self.file)
     }
 
-    /// Writes what is announced whenever it changes, the latest only when changes come faster than the disk; ends when
+    /// Writes what is to be remembered whenever it changes, the latest only when changes come faster than the disk; ends when
     /// `stop` is cancelled, with the last change written.
     pub(crate) async fn keep(
         self,
-        mut announced: watch::Receiver<Announcements>,
+        mut memory: watch::Receiver<Arc<Memory>>,
         stop: CancellationToken,
     ) -> Result<(), Infallible> {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
@@ -129,13 +128,13 @@ impl Store {
         loop {
             let stopped = tokio::select! {
                 biased;
-                changed = announced.changed() => changed.is_err(),
+                changed = memory.changed() => changed.is_err(),
                 () = stop.cancelled() => true,
             };
-            if stopped && !announced.has_changed().unwrap_or(false) {
+            if stopped && !memory.has_changed().unwrap_or(false) {
                 return Ok(());
             }
-            let latest = announced.borrow_and_update().clone();
+            let latest = memory.borrow_and_update().clone();
             let store = self.clone();
             let written = tokio::task::spawn_blocking(move || store.write(&latest)).await;
             let written = written.unwrap_or_else(|died| Err(io::Error::other(died)));
@@ -151,7 +150,7 @@ impl Store {
                         warn!(file = %self.file.display(), %error,
                             "the snapshot cannot be written: a restart without the API server announces nothing");
                     }
-                    announced.mark_changed();
+                    memory.mark_changed();
                     tokio::select! {
                         () = tokio::time::sleep(backoff.delay()) => {}
                         () = stop.cancelled() => return Ok(()),
@@ -165,6 +164,7 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::{BTreeMap, BTreeSet};
 
     /// A directory that is gone with the value.
     struct Dir(PathBuf);
@@ -184,12 +184,12 @@ mod tests {
         }
     }
 
-    fn one(address: &str) -> Announcements {
-        let how = Announcement {
-            interfaces: None,
-            epoch: 1,
-        };
-        Arc::new(BTreeMap::from([(address.parse().unwrap(), how)]))
+    fn one(address: &str) -> Arc<Memory> {
+        let peers = BTreeMap::from([("node-b".to_owned(), BTreeSet::from([address.parse().unwrap()]))]);
+        Arc::new(Memory {
+            peers,
+            ..Memory::default()
+        })
     }
 
     #[test]
@@ -206,7 +206,7 @@ mod tests {
         assert_eq!(fs::read_dir(&dir.0).unwrap().count(), 2);
 
         fs::copy(&a.file, &b.file).unwrap();
-        assert!(b.restore().is_empty(), "another node's");
+        assert_eq!(b.restore(), Memory::default(), "another node's");
         let long = Store::new(&dir.0, &"n".repeat(253));
         long.write(&one("192.0.2.1")).unwrap();
         assert_eq!(long.restore(), *one("192.0.2.1"));

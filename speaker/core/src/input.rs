@@ -4,16 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ferrolb_model::{Config, EndpointsView, NodeView, Password, ServiceId, ServiceView, VirtualIp};
+use ferrolb_model::{Config, EndpointsView, NodeView, Password, Placement, ServiceId, ServiceView, VirtualIp};
 
-use crate::effect::Announcement;
+use crate::effect::Duty;
 
 /// One piece of news. Repeating one changes nothing.
 #[derive(Clone, Debug)]
 pub enum Input {
-    /// What this speaker announced when it last ran, from its snapshot; comes first, if at all. It is announced from at
-    /// once and stays until the API server has been heard in full.
-    Restored(BTreeMap<IpAddr, Announcement>),
+    /// What this node had a part in when its speaker last ran, from its snapshot; comes first, if at all. What it owned is
+    /// announced at once and stays until the API server has been heard in full.
+    Restored(BTreeMap<IpAddr, Duty>),
     /// A new configuration is in force.
     Config(Arc<Config>),
     /// A Service appeared or changed.
@@ -67,6 +67,22 @@ pub enum Input {
         interface: String,
         /// The stranger's MAC address.
         mac: [u8; 6],
+    },
+    /// The speakers go by this placement now: somebody, perhaps this node, has taken the address over.
+    TookOver {
+        /// The address.
+        address: IpAddr,
+        /// Greater than all before it.
+        placement: Placement,
+    },
+    /// The new owner of an address that was placed elsewhere is heard, or has had its time: this node answers no more.
+    HandedOver(IpAddr),
+    /// A write of `status.placement` ended; `false` when it failed and is to be asked for again on [`Input::Retry`].
+    PlacementWritten {
+        /// The address.
+        address: IpAddr,
+        /// Whether it worked.
+        ok: bool,
     },
     /// A write of `status.announcer` ended; `false` when it failed and is to be asked for again on [`Input::Retry`].
     AnnouncerWritten {

@@ -10,9 +10,11 @@ mod bgp;
 mod decide;
 mod effect;
 mod input;
+mod ownership;
 mod speaker;
 
 pub use bgp::{Bgp, BgpPlan, PeerRefusal, PlannedPeer, PlannedRoutes, RouteAttributes};
-pub use effect::{Announcement, Effect};
+pub use effect::{Announcement, Duty, Effect};
 pub use input::Input;
+pub use ownership::Ownership;
 pub use speaker::{Settings, Speaker};

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 
 use ferrolb_model::{Placement, ServiceId, VirtualIp};
 
-use crate::announcer::Writes;
+use crate::announcer::{Writes, names};
 use crate::effect::{Announcement, Duty, Effect};
 use crate::input::Input;
 use crate::speaker::Speaker;
@@ -154,6 +154,9 @@ impl Ownership {
             (Some(placement), _) if !mine(placement) => {
                 if let Some(leaving) = self.leaving.get_mut(&address) {
                     leaving.placement = placement.clone();
+                }
+                if names(ip.announcer.as_ref(), &placement.owner) {
+                    self.leaving.remove(&address);
                 }
             }
             _ => {

@@ -14,7 +14,7 @@ use ferrolb_model::{Config, Labels, NodeRefusal, ServiceId, ServiceType, Service
 
 use crate::announcer::{Writes, names};
 use crate::decide::{Facts, HeldIp, Holder, Holders, claimants};
-use crate::effect::{Announcement, Effect};
+use crate::effect::{Announcement, Duty, Effect};
 use crate::input::Input;
 
 /// Strangers remembered per address and interface. More than a few are one attack, and not worth an event each.
@@ -120,7 +120,7 @@ impl Speaker {
     pub fn handle(&mut self, input: Input) -> Vec<Effect> {
         let mut effects = Vec::new();
         match input {
-            Input::Restored(announcements) => self.restored(announcements, &mut effects),
+            Input::Restored(duties) => self.restored(&duties, &mut effects),
             Input::Config(config) => {
                 if self.config.as_ref() != Some(&config) {
                     self.config = Some(config);
@@ -161,6 +161,7 @@ impl Speaker {
                 self.settle(address, &mut effects);
             }
             Input::Endpoints(_) | Input::EndpointsGone(_) | Input::Password { .. } | Input::BgpSynced => {}
+            Input::TookOver { .. } | Input::HandedOver(_) | Input::PlacementWritten { .. } => {}
             Input::Retry => {
                 for address in self.writes.retry() {
                     self.settle(address, &mut effects);
@@ -211,6 +212,23 @@ impl Speaker {
         named.flatten().map(String::as_str).collect()
     }
 
+    /// How the address is announced here, as far as the core wants it to be.
+    pub(crate) fn wanted_as(&self, address: IpAddr) -> Option<&Announcement> {
+        self.wanted.get(&address)
+    }
+
+    /// How the address would be announced here if the placement gave it to this node.
+    pub(crate) fn would_announce(&self, ip: &VirtualIp) -> Option<Announcement> {
+        let held = HeldIp {
+            epoch: ip.placement.as_ref().map(|p| p.epoch),
+            pool: ip.pool.clone(),
+            claims: ip.claims.clone(),
+            announcer: None,
+            resource_version: String::new(),
+        };
+        self.facts()?.decide(ip.address, Some(&held), None).ok()
+    }
+
     /// How many addresses the engine is asked to answer for.
     pub fn wanted(&self) -> usize {
         self.wanted.len()
@@ -248,7 +266,9 @@ impl Speaker {
         view.kind == ServiceType::LoadBalancer && view.class == self.settings.load_balancer_class
     }
 
-    fn restored(&mut self, announcements: BTreeMap<IpAddr, Announcement>, effects: &mut Vec<Effect>) {
+    fn restored(&mut self, duties: &BTreeMap<IpAddr, Duty>, effects: &mut Vec<Effect>) {
+        let owned = duties.iter().filter(|(_, duty)| duty.placement.owner == self.node);
+        let announcements = owned.map(|(address, duty)| (*address, duty.announcement())).collect();
         if !self.synced && self.wanted != announcements {
             self.wanted = announcements;
             effects.push(Effect::Announce(self.wanted.clone()));

@@ -121,13 +121,16 @@ pub async fn run<N>(settings: Settings, channels: &mut Channels<N>, counters: Ar
     .await
 }
 
+/// What the thread leaves behind: the channels, and how [`run`] ended.
+pub type Ended<N> = (Channels<N>, Result<(), ShellError>);
+
 /// Runs the guard on a thread of its own, named `ferrolb-liveness`, with a runtime of its own: nothing else the process
 /// does can then delay a heartbeat. The thread ends with [`run`] and gives the channels back, for another try.
 pub fn spawn_thread<N: Send + 'static>(
     settings: Settings,
     mut channels: Channels<N>,
     counters: Arc<Counters>,
-) -> io::Result<JoinHandle<(Channels<N>, Result<(), ShellError>)>> {
+) -> io::Result<JoinHandle<Ended<N>>> {
     std::thread::Builder::new()
         .name("ferrolb-liveness".to_owned())
         .spawn(move || {

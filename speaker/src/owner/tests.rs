@@ -1,14 +1,16 @@
 //! The owner task between real channels and an API server that is a function: what it is asked, and what it answers.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, Response};
+use ferrolb_liveness::Duties;
 use ferrolb_runtime::events;
 use ferrolb_runtime::readiness::Readiness;
 use ferrolb_runtime::watch::Event;
-use ferrolb_speaker_core::Settings;
+use ferrolb_speaker_core::{Settings, Speaker};
 use kube::{Client, Resource};
 use prometheus_client::registry::Registry;
 use serde::de::DeserializeOwned;
@@ -17,6 +19,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::news;
+use crate::snapshot::Memory;
 
 const ADDRESS: &str = "192.0.2.7";
 const WRITES_RULE: &str = "patch virtualips/status";
@@ -31,8 +34,9 @@ struct Asked {
 struct Bench {
     news: mpsc::Sender<News>,
     reports: mpsc::Sender<Report>,
-    wanted: watch::Receiver<Arc<Wanted>>,
-    announced: watch::Receiver<Announcements>,
+    outcomes: mpsc::Sender<Outcome>,
+    duties: watch::Receiver<Arc<Duties>>,
+    memory: watch::Receiver<Arc<Memory>>,
     readiness: Readiness,
     asked: mpsc::UnboundedReceiver<Asked>,
     /// What the API server answers.
@@ -48,15 +52,17 @@ impl Bench {
         let client = client(asked_in, Arc::clone(&status));
         let (news_in, news) = mpsc::channel(8);
         let (reports_in, reports) = mpsc::channel(8);
-        let (wanted_in, wanted) = watch::channel(Arc::default());
-        let (announced_in, announced) = watch::channel(Arc::default());
+        let (outcomes_in, outcomes) = mpsc::channel(8);
+        let (memory_in, memory) = watch::channel(Arc::default());
+        let briefing = Briefing::new(("node-a", 1), watch::Sender::new(None), memory_in);
+        let (duties, _) = briefing.subscribe();
         let readiness = Readiness::default();
         let writes = WriteHealth::new(&readiness, WRITES_RULE);
         let ends = Ends {
             news,
             reports,
-            wanted: wanted_in,
-            announced: announced_in,
+            outcomes,
+            briefing,
             board: Board::default(),
             picture: watch::Sender::new(Picture::default()),
             bgp: Decider::new("node-a", Settings::default(), watch::Sender::new(None)),
@@ -69,12 +75,18 @@ impl Bench {
             events::recorder(client.clone(), "ferrolb-speaker", "node-a", &mut Registry::default());
         tokio::spawn(poster.run(stop.clone()));
         let speaker = Speaker::new("node-a", Settings::default());
-        let owner = Owner::new(speaker, Api::new(client, "node-a", recorder), Vec::new(), ends);
+        let owner = Owner::new(
+            Ownership::new("node-a", speaker),
+            Api::new(client, "node-a", recorder),
+            Vec::new(),
+            ends,
+        );
         Bench {
             news: news_in,
             reports: reports_in,
-            wanted,
-            announced,
+            outcomes: outcomes_in,
+            duties,
+            memory,
             readiness,
             asked,
             status,
@@ -103,8 +115,8 @@ impl Bench {
         self.tell(news::service(Event::Synced)).await;
         self.tell(news::advertisement(Event::Applied(read(ad)))).await;
         self.tell(news::advertisement(Event::Synced)).await;
-        self.tell(news::own_node(Event::Applied(read(node)))).await;
-        self.tell(news::own_node(Event::Synced)).await;
+        self.tell(news::node(Event::Applied(read(node)))).await;
+        self.tell(news::node(Event::Synced)).await;
     }
 
     async fn report(&self, interfaces: &[&str]) {
@@ -127,10 +139,14 @@ impl Bench {
 }
 
 fn virtual_ip(version: &str) -> Value {
+    placed("node-a", version)
+}
+
+fn placed(owner: &str, version: &str) -> Value {
     json!({
         "metadata": {"name": ADDRESS, "resourceVersion": version},
         "spec": {"address": ADDRESS, "pool": "lan", "claims": [{"namespace": "shop", "name": "web"}]},
-        "status": {"placement": {"owner": "node-a", "epoch": 1}},
+        "status": {"placement": {"owner": owner, "standbys": ["node-a", "node-b"], "epoch": 1}},
     })
 }
 
@@ -176,18 +192,14 @@ fn client(asked: mpsc::UnboundedSender<Asked>, status: Arc<AtomicU16>) -> Client
 async fn nothing_is_wanted_before_every_stream_has_been_heard() {
     let mut bench = Bench::new();
     bench.tell_all_but_one_end().await;
-    assert!(bench.wanted.borrow_and_update().addresses.is_empty());
+    assert!(bench.duties.borrow_and_update().addresses.is_empty());
     bench.tell(news::virtual_ip(Event::Synced)).await;
-    bench.wanted.changed().await.unwrap();
-    let want = Want {
-        interfaces: InterfaceChoice::Named(["eth0".to_owned()].into()),
-        role: Role::Own,
-    };
-    assert_eq!(
-        bench.wanted.borrow().addresses,
-        [(ADDRESS.parse().unwrap(), want)].into()
-    );
-    assert_eq!(bench.announced.borrow().len(), 1);
+    bench.duties.changed().await.unwrap();
+    let address: IpAddr = ADDRESS.parse().unwrap();
+    let duty = bench.duties.borrow().addresses[&address].clone();
+    let named = ferrolb_liveness::InterfaceChoice::Named(["eth0".to_owned()].into());
+    assert_eq!((&*duty.placement.owner, duty.interfaces), ("node-a", named));
+    assert_eq!(bench.memory.borrow().duties.len(), 1);
 
     // What the engine does about it is written, and told to the Service.
     bench.report(&["eth0"]).await;
@@ -209,8 +221,8 @@ async fn nothing_is_wanted_before_every_stream_has_been_heard() {
     // A stop withdraws nothing: the snapshot is left for the next start.
     bench.stop.cancel();
     bench.owner.await.unwrap().unwrap();
-    assert_eq!(bench.announced.borrow().len(), 1);
-    assert_eq!(bench.wanted.borrow().addresses.len(), 1);
+    assert_eq!(bench.memory.borrow().duties.len(), 1);
+    assert_eq!(bench.duties.borrow().addresses.len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -219,7 +231,7 @@ async fn a_write_that_is_refused_is_said_and_tried_again() {
     bench.status.store(403, Ordering::SeqCst);
     bench.tell_all_but_one_end().await;
     bench.tell(news::virtual_ip(Event::Synced)).await;
-    bench.wanted.changed().await.unwrap();
+    bench.duties.changed().await.unwrap();
     bench.report(&["eth0"]).await;
     let start = Instant::now();
     for _ in 0..3 {
@@ -250,7 +262,7 @@ async fn what_is_refused_and_not_wanted_any_more_is_forgotten() {
     bench.status.store(403, Ordering::SeqCst);
     bench.tell_all_but_one_end().await;
     bench.tell(news::virtual_ip(Event::Synced)).await;
-    bench.wanted.changed().await.unwrap();
+    bench.duties.changed().await.unwrap();
     bench.report(&["eth0"]).await;
     for _ in 0..2 {
         bench.asked("/status").await;
@@ -281,6 +293,47 @@ async fn an_engine_that_runs_is_ready() {
     while !bench.readiness.missing().is_empty() {
         tokio::task::yield_now().await;
     }
+    bench.stop.cancel();
+    bench.owner.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_takeover_is_written() {
+    let mut bench = Bench::new();
+    bench.tell_all_but_one_end().await;
+    bench
+        .tell(news::virtual_ip(Event::Applied(read(placed("node-c", "2")))))
+        .await;
+    bench.tell(news::virtual_ip(Event::Synced)).await;
+    let peer = json!({
+        "metadata": {"name": "node-c"},
+        "status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.203"}]},
+    });
+    bench.tell(news::node(Event::Applied(read(peer)))).await;
+    let address: IpAddr = ADDRESS.parse().unwrap();
+    let ready = |duties: &Arc<Duties>| duties.addresses.contains_key(&address) && duties.peers.len() == 1;
+    bench.duties.wait_for(ready).await.unwrap();
+    assert_eq!(bench.memory.borrow().peers["node-c"].len(), 1);
+    let outcome = Outcome::TookOver {
+        address,
+        placement: ferrolb_liveness::Placement {
+            owner: "node-a".into(),
+            standbys: vec!["node-b".into(), "node-c".into()],
+            epoch: 2,
+        },
+        from: "node-c".into(),
+        reason: ferrolb_liveness::Takeover::NodeGone,
+        after: Duration::from_millis(130),
+    };
+    bench.outcomes.send(outcome).await.unwrap();
+    let write = bench.asked("/virtualips/192.0.2.7/status").await;
+    assert_eq!(
+        write.body,
+        json!({
+            "metadata": {"resourceVersion": "2"},
+            "status": {"placement": {"owner": "node-a", "standbys": ["node-b", "node-c"], "epoch": 2}},
+        })
+    );
     bench.stop.cancel();
     bench.owner.await.unwrap().unwrap();
 }

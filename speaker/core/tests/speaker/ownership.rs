@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use ferrolb_model::{Placement, VirtualIp};
+use ferrolb_model::{Announcer, Placement, VirtualIp};
 use ferrolb_speaker_core::{Duty, Effect, Input, Ownership};
 
 use crate::make::*;
@@ -175,6 +175,26 @@ fn an_address_is_kept_until_the_new_owner_is_heard() {
     let effects = ownership.handle(Input::VirtualIp(placed(Some(on.clone()), "3")));
     assert_eq!(duties(&effects), Some(Some(on)));
     assert_eq!(duties(&ownership.handle(Input::HandedOver(ip(ADDRESS)))), Some(None));
+
+    ownership.handle(Input::VirtualIp(placed(Some(placement(ME, &[], 4)), "4")));
+    let moved = placed(Some(placement(OTHER, &[], 5)), "5");
+    assert!(
+        duties(&ownership.handle(Input::VirtualIp(moved.clone())))
+            .flatten()
+            .is_some()
+    );
+    let heard = VirtualIp {
+        announcer: Some(Announcer {
+            node: OTHER.to_owned(),
+            interfaces: set(&["eth0"]),
+        }),
+        ..moved
+    };
+    assert_eq!(
+        duties(&ownership.handle(Input::VirtualIp(heard))),
+        Some(None),
+        "heard through the API server"
+    );
 
     let withdrawn = [None, Some(placement(OTHER, &[], 9))];
     for (version, then) in withdrawn.into_iter().enumerate() {

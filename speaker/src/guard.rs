@@ -1,0 +1,216 @@
+//! The guard in the speaker: everything between `ferrolb_speaker_core::Ownership`, which knows what the API server says,
+//! `ferrolb_liveness`, which watches the other speakers and decides who answers, and `ferrolb_l2`, which does.
+//!
+//! The guard and layer 2 run on threads of their own and talk to each other without the rest of the program: a takeover
+//! waits for nobody who parses JSON.
+//!
+//! | channel | direction | when it is full |
+//! | --- | --- | --- |
+//! | duties, ground, memory | owner task to guard and snapshot | the latest only |
+//! | what layer 2 has to do | guard to layer 2 | the latest only |
+//! | questions | guard to layer 2 | the guard hears that it was not asked, and asks again |
+//! | notes | layer 2 to guard | layer 2 drops and counts them; the guard asks again |
+//! | outcomes | guard to owner task | wait in the guard, in order |
+
+mod convert;
+mod keeper;
+mod keys;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ferrolb_l2::{InterfaceState, NamePattern};
+use ferrolb_liveness::{Duties, Ground, Keyring, Outcome, PeerState};
+use ferrolb_model::LivenessKeys;
+use ferrolb_speaker_core::{Duty, Input};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::snapshot::Memory;
+
+pub(crate) use keeper::Keeper;
+pub(crate) use keys::KeyFile;
+
+/// The owner task's side: gathers what the guard has to know.
+pub(crate) struct Briefing {
+    node: Arc<str>,
+    boot: u64,
+    duties: BTreeMap<IpAddr, Duty>,
+    peers: BTreeMap<String, BTreeSet<IpAddr>>,
+    keys: Option<LivenessKeys>,
+    duties_out: watch::Sender<Arc<Duties>>,
+    ground_out: watch::Sender<Arc<Ground>>,
+    keys_out: watch::Sender<Option<LivenessKeys>>,
+    memory_out: watch::Sender<Arc<Memory>>,
+}
+
+impl Briefing {
+    /// For the speaker of `node`, in its run named `boot`, which starts with these keys and this memory.
+    pub(crate) fn new(
+        (node, boot): (&str, u64),
+        keys_out: watch::Sender<Option<LivenessKeys>>,
+        memory_out: watch::Sender<Arc<Memory>>,
+    ) -> Self {
+        let keys = keys_out.borrow().clone();
+        let memory = memory_out.borrow().as_ref().clone();
+        let briefing = Briefing {
+            node: node.into(),
+            boot,
+            duties: memory.duties,
+            peers: memory.peers,
+            keys,
+            memory_out,
+            duties_out: watch::Sender::new(Arc::default()),
+            ground_out: watch::Sender::new(Arc::default()),
+            keys_out,
+        };
+        briefing.tell();
+        briefing
+    }
+
+    /// What the guard is told.
+    pub(crate) fn subscribe(&self) -> (watch::Receiver<Arc<Duties>>, watch::Receiver<Arc<Ground>>) {
+        (self.duties_out.subscribe(), self.ground_out.subscribe())
+    }
+
+    /// This node's part in addresses is another.
+    pub(crate) fn duties(&mut self, duties: BTreeMap<IpAddr, Duty>) {
+        self.duties = duties;
+        self.tell();
+    }
+
+    /// The addresses of another node, or that it is gone.
+    pub(crate) fn peer(&mut self, node: String, addresses: Option<BTreeSet<IpAddr>>) {
+        let changed = match addresses {
+            Some(addresses) => self.peers.insert(node, addresses.clone()) != Some(addresses),
+            None => self.peers.remove(&node).is_some(),
+        };
+        if changed {
+            self.tell();
+        }
+    }
+
+    /// The keys are others.
+    pub(crate) fn keys(&mut self, keys: LivenessKeys) {
+        if self.keys.as_ref() != Some(&keys) {
+            self.keys = Some(keys.clone());
+            self.keys_out.send_replace(Some(keys));
+            self.tell();
+        }
+    }
+
+    /// The interfaces are others, or layer 2 does not work.
+    pub(crate) fn ground(
+        &self,
+        answering: bool,
+        states: &[InterfaceState],
+        named: &BTreeSet<&str>,
+        exclude: &[NamePattern],
+    ) {
+        let ground = Arc::new(Ground {
+            answering,
+            links: convert::links(states, named, exclude),
+        });
+        self.ground_out.send_if_modified(|old| {
+            let changed = *old != ground;
+            *old = ground;
+            changed
+        });
+    }
+
+    /// Nodes that have no part in an address of this one are left out, so that a node that comes or goes somewhere is no
+    /// news.
+    fn tell(&self) {
+        let members = self.duties.values().flat_map(|duty| {
+            let placement = &duty.placement;
+            placement.standbys.iter().chain([&placement.owner])
+        });
+        let members: BTreeSet<&String> = members.collect();
+        let peers = members.into_iter().filter(|name| ***name != *self.node);
+        let peers = peers.filter_map(|name| Some((name.clone(), self.peers.get(name)?.clone())));
+        let memory = Memory {
+            duties: self.duties.clone(),
+            peers: peers.collect(),
+        };
+        let keys = self.keys.as_ref();
+        self.duties_out.send_replace(Arc::new(Duties {
+            node: Arc::clone(&self.node),
+            boot: self.boot,
+            keys: keys.map_or_else(Keyring::default, |keys| {
+                Keyring::new(
+                    keys.signing,
+                    keys.keys.iter().map(|(number, key)| (*number, key.as_slice())),
+                )
+            }),
+            peers: memory
+                .peers
+                .iter()
+                .map(|(name, of)| (name.as_str().into(), of.clone()))
+                .collect(),
+            addresses: convert::duties(&self.duties),
+        }));
+        self.memory_out.send_if_modified(|old| {
+            let changed = **old != memory;
+            *old = Arc::new(memory);
+            changed
+        });
+    }
+}
+
+/// What the core has to know of it.
+pub(crate) fn input(outcome: Outcome) -> Option<Input> {
+    match outcome {
+        Outcome::TookOver { address, placement, .. } | Outcome::Yielded { address, placement } => {
+            Some(Input::TookOver {
+                address,
+                placement: convert::placement_back(&placement),
+            })
+        }
+        Outcome::HandedOver { address, .. } => Some(Input::HandedOver(address)),
+        Outcome::StandingIn { .. } | Outcome::StoodDown { .. } | Outcome::Peer { .. } => None,
+    }
+}
+
+/// For the log.
+pub(crate) fn log(outcome: &Outcome) {
+    match outcome {
+        Outcome::TookOver {
+            address,
+            placement,
+            from,
+            reason,
+            after,
+        } => warn!(
+            %address,
+            from = &**from,
+            reason = reason.as_str(),
+            epoch = placement.epoch,
+            silence_ms = after.as_millis(),
+            "took the address over"
+        ),
+        Outcome::StandingIn { owner, addresses } => warn!(
+            owner = &**owner,
+            addresses = addresses.len(),
+            "answering in the name of a node whose speaker is silent"
+        ),
+        Outcome::StoodDown { owner } => info!(owner = &**owner, "no longer answering in its name"),
+        Outcome::Yielded { address, placement } => warn!(
+            %address,
+            to = &*placement.owner,
+            epoch = placement.epoch,
+            "another node has taken the address over"
+        ),
+        Outcome::HandedOver {
+            address,
+            to,
+            unconfirmed,
+        } => info!(%address, to = &**to, unconfirmed, "handed the address over"),
+        Outcome::Peer { node, state } => match state {
+            PeerState::Unheard | PeerState::Alive | PeerState::Suspect => {
+                info!(node = &**node, state = state.as_str(), "another speaker");
+            }
+            _ => warn!(node = &**node, state = state.as_str(), "another speaker"),
+        },
+    }
+}

@@ -1,0 +1,144 @@
+//! The words of the core, of the guard and of layer 2 for the same things. None of the three knows another.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ferrolb_l2::interfaces::{NamePattern, suitable};
+use ferrolb_l2::{InterfaceChoice, InterfaceState, Want, Wanted};
+use ferrolb_liveness as liveness;
+use ferrolb_model::Placement;
+use ferrolb_speaker_core::Duty;
+
+/// What layer 2 does while there is no guard: everything that this node owns is announced.
+pub(crate) fn owned(duties: &liveness::Duties) -> Arc<Wanted> {
+    let owned = duties
+        .addresses
+        .iter()
+        .filter(|(_, duty)| duty.placement.owner == duties.node);
+    let want = |duty: &liveness::Duty| Want {
+        interfaces: interfaces(&duty.interfaces),
+        ..Want::default()
+    };
+    Arc::new(Wanted {
+        addresses: owned.map(|(address, duty)| (*address, want(duty))).collect(),
+        ..Wanted::default()
+    })
+}
+
+/// Duties as the guard takes them.
+pub(super) fn duties(all: &BTreeMap<IpAddr, Duty>) -> BTreeMap<IpAddr, liveness::Duty> {
+    let duty = |duty: &Duty| liveness::Duty {
+        object: duty.uid.as_str().into(),
+        placement: placement(&duty.placement),
+        previous_owner: None,
+        interfaces: match &duty.interfaces {
+            None => liveness::InterfaceChoice::All,
+            Some(names) => liveness::InterfaceChoice::Named(names.clone()),
+        },
+        may_announce: true,
+        timing: liveness::Timing::default(),
+    };
+    all.iter().map(|(address, of)| (*address, duty(of))).collect()
+}
+
+fn placement(placement: &Placement) -> liveness::Placement {
+    liveness::Placement {
+        owner: placement.owner.as_str().into(),
+        standbys: placement.standbys.iter().map(|name| name.as_str().into()).collect(),
+        epoch: placement.epoch,
+    }
+}
+
+/// A placement as the core takes it.
+pub(super) fn placement_back(placement: &liveness::Placement) -> Placement {
+    Placement {
+        owner: placement.owner.to_string(),
+        standbys: placement.standbys.iter().map(ToString::to_string).collect(),
+        epoch: placement.epoch,
+    }
+}
+
+/// The interfaces that may be announced on now.
+pub(super) fn links(states: &[InterfaceState], named: &BTreeSet<&str>, exclude: &[NamePattern]) -> Vec<liveness::Link> {
+    let fits = |state: &&InterfaceState| {
+        let exclude = if named.contains(state.name.as_str()) {
+            &[]
+        } else {
+            exclude
+        };
+        let any = [IpAddr::from([0; 4]), IpAddr::from([0; 16])];
+        any.iter()
+            .any(|family| suitable(state, *family, &InterfaceChoice::All, exclude).is_ok())
+    };
+    let link = |state: &InterfaceState| {
+        Some(liveness::Link {
+            interface: state.name.clone(),
+            mac: state.mac?,
+            addresses: state.addresses.iter().copied().collect(),
+        })
+    };
+    states.iter().filter(fits).filter_map(link).collect()
+}
+
+/// What layer 2 has to do, as the guard says it.
+pub(super) fn wanted(wanted: &liveness::Wanted) -> Arc<Wanted> {
+    let want = |want: &liveness::Want| Want {
+        interfaces: interfaces(&want.interfaces),
+        role: match &want.role {
+            liveness::Role::Own => ferrolb_l2::Role::Own,
+            liveness::Role::StandIn(macs) => ferrolb_l2::Role::StandIn(macs.clone()),
+            liveness::Role::Listen => ferrolb_l2::Role::Listen,
+        },
+    };
+    Arc::new(Wanted {
+        addresses: wanted.addresses.iter().map(|(ip, of)| (*ip, want(of))).collect(),
+        peers: wanted.peers.clone(),
+        members: wanted.members.clone(),
+    })
+}
+
+fn interfaces(choice: &liveness::InterfaceChoice) -> InterfaceChoice {
+    match choice {
+        liveness::InterfaceChoice::All => InterfaceChoice::All,
+        liveness::InterfaceChoice::Named(names) => InterfaceChoice::Named(names.clone()),
+    }
+}
+
+/// A question to the wire.
+pub(super) fn question(question: liveness::Question) -> ferrolb_l2::Question {
+    ferrolb_l2::Question {
+        id: question.id,
+        addresses: question.addresses,
+        interfaces: interfaces(&question.interfaces),
+        tries: question.tries,
+        gap: question.gap,
+        probe: false,
+    }
+}
+
+/// What layer 2 has heard.
+pub(super) fn note(note: ferrolb_l2::Note) -> Option<liveness::Note> {
+    Some(match note {
+        ferrolb_l2::Note::Answer(answer) => liveness::Note::Answer {
+            question: answer.question,
+            address: answer.address,
+            interface: answer.interface,
+            mac: answer.mac,
+            in_its_name: matches!(answer.is, ferrolb_l2::AnswerKind::InItsName { .. }),
+        },
+        ferrolb_l2::Note::Over { question, unasked } => liveness::Note::Unasked {
+            question,
+            addresses: unasked,
+        },
+        ferrolb_l2::Note::Claimed {
+            address,
+            interface,
+            mac,
+        } => liveness::Note::Claimed {
+            address,
+            interface,
+            mac,
+        },
+    })
+}

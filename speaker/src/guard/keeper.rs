@@ -1,0 +1,134 @@
+//! Keeps the guard running on its thread.
+//!
+//! A guard that cannot run, because its port is taken, is an operator's problem: it is said once in the log and on
+//! `/readyz`, and tried again. Meanwhile this node announces what the API server gives it. One that panics ends the
+//! process, like every task.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ferrolb_l2::{Note, Question, Wanted};
+use ferrolb_liveness::{Channels, Counters, Duties, Ground, Outcome, Settings, ShellError, spawn_thread};
+use ferrolb_runtime::apply::chain;
+use ferrolb_runtime::readiness::Check;
+use thiserror::Error;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::error;
+
+use super::convert;
+
+/// Time until the next attempt to run it.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// What the guard is given.
+pub(crate) struct Keeper {
+    /// What stays fixed.
+    pub(crate) settings: Settings,
+    /// What it is told.
+    pub(crate) told: (watch::Receiver<Arc<Duties>>, watch::Receiver<Arc<Ground>>),
+    /// To layer 2: what to do.
+    pub(crate) wanted: watch::Sender<Arc<Wanted>>,
+    /// To layer 2: what to ask.
+    pub(crate) questions: mpsc::Sender<Question>,
+    /// To layer 2: what to announce once more.
+    pub(crate) announce: mpsc::Sender<BTreeSet<IpAddr>>,
+    /// From layer 2.
+    pub(crate) notes: mpsc::Receiver<Note>,
+    /// To the owner task.
+    pub(crate) outcomes: mpsc::Sender<Outcome>,
+    /// What it counts.
+    pub(crate) counters: Arc<Counters>,
+    /// For `/readyz`.
+    pub(crate) check: Check,
+}
+
+/// The guard is lost in a way that a restart of the process is to heal.
+#[derive(Debug, Error)]
+pub(crate) enum LivenessLost {
+    /// The system gives no thread.
+    #[error("cannot start the liveness thread: {0}")]
+    Thread(#[source] io::Error),
+    /// It returned although nobody asked it to.
+    #[error("the liveness thread ended unasked")]
+    Ended,
+    /// It panicked; the message stands above in the log.
+    #[error("the liveness thread panicked")]
+    Panicked,
+}
+
+impl Keeper {
+    /// Runs until `stop` is cancelled, and then until the standbys of this node answer in its name, or will not. Then layer
+    /// 2 may fall silent as well.
+    pub(crate) async fn run(self, stop: CancellationToken, silence: CancellationToken) -> Result<(), LivenessLost> {
+        let _silence = silence.drop_guard();
+        let Keeper {
+            settings,
+            told: (duties, ground),
+            wanted,
+            questions,
+            announce,
+            notes,
+            outcomes,
+            counters,
+            check,
+        } = self;
+        let alone = wanted.clone();
+        let mut channels = Channels {
+            duties,
+            ground,
+            notes,
+            note: convert::note,
+            roles: Box::new(move |roles| {
+                wanted.send_replace(convert::wanted(roles));
+            }),
+            ask: Box::new(move |question| questions.try_send(convert::question(question)).is_ok()),
+            announce: Box::new(move |addresses| {
+                // One that is lost is made up for by the refresh.
+                let _ = announce.try_send(addresses);
+            }),
+            outcomes,
+            goodbye: stop.clone(),
+            stop: CancellationToken::new(),
+        };
+        let mut said = None;
+        loop {
+            check.ready();
+            let thread = spawn_thread(settings, channels, Arc::clone(&counters)).map_err(LivenessLost::Thread)?;
+            let ended = tokio::task::spawn_blocking(move || thread.join()).await;
+            let Ok(Ok((back, result))) = ended else {
+                return Err(LivenessLost::Panicked);
+            };
+            match result {
+                Ok(()) if stop.is_cancelled() => return Ok(()),
+                Ok(()) => return Err(LivenessLost::Ended),
+                Err(error) => tell(&check, &error, &mut said),
+            }
+            channels = back;
+            let again = tokio::time::sleep(AGAIN);
+            tokio::pin!(again);
+            loop {
+                alone.send_replace(convert::owned(&channels.duties.borrow_and_update()));
+                tokio::select! {
+                    () = stop.cancelled() => return Ok(()),
+                    () = &mut again => break,
+                    Ok(()) = channels.duties.changed() => {}
+                }
+            }
+            // It has to hear of them as well.
+            channels.duties.mark_changed();
+        }
+    }
+}
+
+fn tell(check: &Check, error: &ShellError, said: &mut Option<String>) {
+    let why = chain(error);
+    check.not_ready(why.clone());
+    if said.as_ref() != Some(&why) {
+        error!("nobody watches over the addresses of this node: {why}");
+        *said = Some(why);
+    }
+}

@@ -1,0 +1,117 @@
+//! The keys of the heartbeats on disk, so that a speaker that restarts without the API server still takes part.
+//!
+//! The file can be read by its owner alone, and holds nothing that the Secret does not. A file that cannot be read is
+//! none.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use ferrolb_model::{LIVENESS_KEY, LivenessKeys};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Content {
+    signing: u32,
+    keys: BTreeMap<u32, [u8; LIVENESS_KEY]>,
+}
+
+/// Where the keys of one node's speaker are.
+#[derive(Clone, Debug)]
+pub(crate) struct KeyFile(PathBuf);
+
+impl KeyFile {
+    /// Beside the snapshot `named` so.
+    pub(crate) fn beside(snapshot: &Path) -> Self {
+        KeyFile(snapshot.with_extension("keys"))
+    }
+
+    /// The keys, if there are any.
+    pub(crate) fn read(&self) -> Option<LivenessKeys> {
+        let text = fs::read(&self.0).ok()?;
+        match serde_json::from_slice(&text) {
+            Ok(Content { signing, keys }) => Some(LivenessKeys { signing, keys }),
+            Err(error) => {
+                warn!(file = %self.0.display(), %error, "the keys of the heartbeats cannot be read");
+                None
+            }
+        }
+    }
+
+    fn write(&self, keys: &LivenessKeys) -> io::Result<()> {
+        let LivenessKeys { signing, keys } = keys.clone();
+        let text = serde_json::to_vec(&Content { signing, keys })?;
+        if let Some(dir) = self.0.parent() {
+            fs::create_dir_all(dir)?;
+        }
+        let temporary = self.0.with_extension("keys.tmp");
+        // What a crash left behind may have other rights.
+        match fs::remove_file(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&temporary)?;
+        file.write_all(&text)?;
+        file.sync_all()?;
+        fs::rename(&temporary, &self.0)
+    }
+
+    /// Writes the keys whenever they change, until `stop` is cancelled. A disk that takes nothing is told once for each
+    /// change: all works without, but for a restart without the API server.
+    pub(crate) async fn keep(
+        self,
+        mut keys: watch::Receiver<Option<LivenessKeys>>,
+        stop: CancellationToken,
+    ) -> Result<(), Infallible> {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                changed = keys.changed() => if changed.is_err() { return Ok(()) },
+            }
+            let Some(latest) = keys.borrow_and_update().clone() else {
+                continue;
+            };
+            let file = self.clone();
+            let written = tokio::task::spawn_blocking(move || file.write(&latest)).await;
+            if let Err(error) = written.unwrap_or_else(|died| Err(io::Error::other(died))) {
+                warn!(file = %self.0.display(), %error, "the keys of the heartbeats cannot be written");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn only_the_owner_reads_them() {
+        let dir = std::env::temp_dir().join(format!("ferrolb-keys-{}", std::process::id()));
+        let file = KeyFile::beside(&dir.join("made/speaker-node-a.snapshot"));
+        assert_eq!(file.read(), None);
+        let keys = LivenessKeys {
+            signing: 2,
+            keys: BTreeMap::from([(1, [7; LIVENESS_KEY]), (2, [9; LIVENESS_KEY])]),
+        };
+        for _ in 0..2 {
+            file.write(&keys).unwrap();
+            assert_eq!(file.read(), Some(keys.clone()));
+        }
+        assert_eq!(fs::metadata(&file.0).unwrap().permissions().mode() & 0o777, 0o600);
+        fs::write(&file.0, "{\"signing\": 1}").unwrap();
+        assert_eq!(file.read(), None);
+        fs::remove_dir_all(&dir).unwrap();
+    }
+}
