@@ -9,8 +9,8 @@
 //! | answers | silent | [`Finding::SpeakerSilent`] | answers in the owner's name, after r x 60 ms; takes over when the grace time ends |
 //! | silent | silent | [`Finding::Gone`] | takes over, after r x 60 ms |
 //!
-//! Ranks above 0 ask again before they act. Whoever answers in the owner's name asks only the kernel, every 100 ms, and
-//! takes over as soon as it is silent, whatever its rank. When nobody answers at all, not even the third node, the fault
+//! Ranks above 0 ask again before they act. Whoever answers in the owner's name asks every 100 ms: it takes over as
+//! soon as the kernel is silent, whatever its rank, and rests when the owner answers itself. When nobody answers at all, not even the third node, the fault
 //! may be this node's: it asks once more before it believes it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,6 +25,8 @@ const TRIES: u32 = 3;
 const GAP: Duration = Duration::from_millis(10);
 /// Answers to the last one may take this long.
 const LATE: Duration = Duration::from_millis(10);
+/// An owner that has said goodbye answers for a moment longer; after that the wire is asked.
+const LEFT: Duration = Duration::from_millis(160);
 /// Rounds in a row that may be repeated because this process was late; it may be so busy that it always is.
 const LATE_ROUNDS: u32 = 2;
 /// What a standby waits for each one before it.
@@ -83,6 +85,8 @@ pub enum Act {
     Take(Takeover),
     /// Answer in the owner's name, with the MAC its kernel has on each of these interfaces.
     StandIn(BTreeMap<String, Mac>),
+    /// Do not: somebody answers for them himself.
+    Rest,
 }
 
 /// What is being asked.
@@ -139,14 +143,13 @@ impl Case {
         }
     }
 
-    /// An owner that has said goodbye: its groups count as found without a speaker. Ranks above 0 look for themselves
-    /// when it is their turn.
+    /// An owner that has said goodbye: its groups count as found without a speaker.
     pub fn goodbye<'a>(groups: impl Iterator<Item = &'a Group>, now: Duration) -> Case {
         let found = groups.map(|group| (group.key(), (Finding::SpeakerSilent, now)));
         Case {
             left: true,
             findings: found.collect(),
-            ..Case::new(now, now + RANK)
+            ..Case::new(now, now + LEFT)
         }
     }
 
@@ -178,7 +181,7 @@ impl Case {
         self.round.as_ref().is_some_and(|round| round.id == question)
     }
 
-    /// Begins a round. `samples` has an address of each group that is not stood in for; `control` is a third node.
+    /// Begins a round. `samples` has an address of each group; `control` is a third node.
     pub fn ask(
         &mut self,
         id: u64,
@@ -190,11 +193,7 @@ impl Case {
         let choices = samples.keys().map(|group| &group.interfaces);
         let none = InterfaceChoice::Named(BTreeSet::new());
         let interfaces = choices.fold(none, InterfaceChoice::or);
-        let asked = samples
-            .iter()
-            .filter(|(group, _)| !group.standing_in)
-            .map(|(_, address)| address);
-        let addresses = kernel.iter().chain(&control).chain(asked).copied().collect();
+        let addresses = kernel.iter().chain(&control).chain(samples.values()).copied().collect();
         self.next = None;
         self.round = Some(Round {
             id,
@@ -306,7 +305,7 @@ impl Case {
         match finding {
             Finding::Gone if group.standing_in || turn <= now => (Some(Act::Take(Takeover::NodeGone)), None),
             Finding::Gone => (None, Some(turn)),
-            Finding::Answered => (None, Some(now + AGAIN)),
+            Finding::Answered => (group.standing_in.then_some(Act::Rest), Some(now + AGAIN)),
             Finding::SpeakerSilent if answered => (None, Some(now + AGAIN)),
             Finding::SpeakerSilent if grace + group.delay() <= now => (Some(Act::Take(Takeover::GraceOver)), None),
             Finding::SpeakerSilent if group.standing_in => (None, Some((now + WATCH).min(grace + group.delay()))),

@@ -82,6 +82,7 @@ impl Guard {
                     }
                 }
                 Act::StandIn(macs) => self.stand_in(owner, &addresses, &macs, now),
+                Act::Rest => self.rest(&addresses),
             }
         }
     }
@@ -261,15 +262,20 @@ impl Guard {
         }
     }
 
-    fn close(&mut self, owner: &Arc<str>) {
-        let case = self.cases.remove(owner);
-        for address in self.stood_in(owner) {
-            if let Some(Address { stage, .. }) = self.addresses.get_mut(&address) {
+    /// Answers for these no more.
+    fn rest(&mut self, addresses: &BTreeSet<IpAddr>) {
+        for address in addresses {
+            if let Some(Address { stage, .. }) = self.addresses.get_mut(address) {
                 *stage = Stage::Idle;
             }
         }
+        self.moved = true;
+    }
+
+    fn close(&mut self, owner: &Arc<str>) {
+        let case = self.cases.remove(owner);
+        self.rest(&self.stood_in(owner));
         if case.is_some_and(|case| case.stood_in) {
-            self.moved = true;
             self.tell(Outcome::StoodDown {
                 owner: Arc::clone(owner),
             });

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ferrolb_liveness::{Outcome, Role, Timing};
 
+use crate::judge::Judge;
 use crate::world::{World, ms};
 
 /// How bad a history is.
@@ -45,8 +46,7 @@ pub(crate) fn play(seed: u64) {
         world.place(*address, order[0], &order[1..order.len().min(4)]);
     }
     world.run_until(ms(1_000));
-    world.judge.forget();
-    world.judge.gaps.clear();
+    world.judge = Judge::default();
     world.outcomes.clear();
     match kind {
         Kind::Planned => planned(&mut world, &mut rng, &addresses),
