@@ -62,8 +62,6 @@ pub enum PolicyLimit {
     MaxAddresses {
         /// The limit.
         limit: u32,
-        /// How many its Services hold.
-        held: usize,
     },
     /// `spec.requestableAddresses`: the address may not be asked for by name.
     Requestable {
@@ -85,8 +83,8 @@ impl fmt::Display for PolicyLimit {
             PolicyLimit::Pools { wanted } => {
                 write!(f, "spec.pools does not contain {}", wanted.join(", "))
             }
-            PolicyLimit::MaxAddresses { limit, held } => {
-                write!(f, "spec.maxAddresses is {limit} and the namespace holds {held}")
+            PolicyLimit::MaxAddresses { limit } => {
+                write!(f, "spec.maxAddresses is {limit}, and the namespace has as many")
             }
             PolicyLimit::Requestable { address } => {
                 write!(f, "spec.requestableAddresses does not contain {address}")

@@ -70,17 +70,21 @@ pub(crate) struct Record {
 impl Record {
     /// Whether the object carries a claim that is good for this Service.
     pub(crate) fn claims(&self, id: &ServiceId, uid: &str) -> bool {
-        self.object
-            .iter()
-            .flat_map(|o| &o.claims)
-            .any(|c| c.service == *id && c.uid.as_deref().is_none_or(|u| u == uid))
+        let mut claims = self.object.iter().flat_map(|o| &o.claims);
+        claims.any(|c| is_good(c, id, uid))
     }
 
-    /// Whether the write under way takes the Service's claim off the object.
-    pub(crate) fn is_losing(&self, id: &ServiceId) -> bool {
+    /// Whether the write under way takes the Service's claim off the object. One that is based on an older version than
+    /// the watch has shown will not go through.
+    pub(crate) fn is_losing(&self, id: &ServiceId, uid: &str) -> bool {
+        let stands = |version: &String| self.object.as_ref().is_some_and(|o| o.resource_version == *version);
         match &self.flight {
-            Some(Write::DeleteVirtualIp { .. }) => true,
-            Some(Write::UpdateVirtualIp { claims, .. }) => claims.iter().all(|c| c.service != *id),
+            Some(Write::DeleteVirtualIp { resource_version, .. }) => stands(resource_version),
+            Some(Write::UpdateVirtualIp {
+                claims,
+                resource_version,
+                ..
+            }) => stands(resource_version) && !claims.iter().any(|c| is_good(c, id, uid)),
             _ => false,
         }
     }
@@ -108,6 +112,21 @@ impl Record {
     /// The sharing key of the holders.
     pub(crate) fn sharing_key(&self) -> Option<String> {
         self.holders.values().find_map(|h| h.key.clone())
+    }
+
+    /// The Services that hold the address, and those whose status still shows it, or the name of its pool, by their claim:
+    /// two claims that may not share never stand in one object.
+    pub(crate) fn users<'a>(&'a self, world: &'a World) -> impl Iterator<Item = &'a ServiceView> {
+        let holders = self.holders.keys().filter_map(|id| world.service(id));
+        let shows = |o: &VirtualIp, v: &ServiceView| {
+            v.ingress.contains(&o.address) || v.pool_annotation.is_some() && !world.is_ours(v)
+        };
+        let claims = self.object.iter().flat_map(|o| o.claims.iter().map(move |c| (o, c)));
+        let others = claims.filter(|(_, c)| !self.holders.contains_key(&c.service));
+        holders.chain(others.filter_map(move |(object, claim)| {
+            let view = world.service(&claim.service)?;
+            (claim.uid.as_ref() == Some(&view.uid) && shows(object, view)).then_some(view)
+        }))
     }
 
     fn is_void(&self) -> bool {
@@ -368,12 +387,9 @@ impl Allocator {
         let Some(record) = self.records.get(&address) else {
             return Ok(());
         };
-        let mut shared = false;
-        for other in record.holders.keys().filter(|id| **id != view.id) {
-            shared = true;
-            if let Some(other) = world.service(other) {
-                may_share(address, view, other)?;
-            }
+        let shared = record.holders.keys().any(|id| *id != view.id);
+        for other in record.users(world).filter(|other| other.id != view.id) {
+            may_share(address, view, other)?;
         }
         let Some(object) = &record.object else {
             return Ok(());
@@ -398,6 +414,11 @@ impl Allocator {
             Err(Reason::AddressInUse { address, by })
         }
     }
+}
+
+/// Whether the claim is good for this Service.
+fn is_good(claim: &Claim, id: &ServiceId, uid: &str) -> bool {
+    claim.service == *id && claim.uid.as_deref().is_none_or(|u| u == uid)
 }
 
 type Counts = BTreeMap<String, BTreeMap<IpAddr, usize>>;

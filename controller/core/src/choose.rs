@@ -289,11 +289,11 @@ impl Chooser<'_> {
     }
 
     fn is_named(&self, address: IpAddr) -> bool {
-        let claims = self
+        let record = self
             .allocator
             .record(address)
-            .and_then(|r| r.object.as_ref())
-            .map(|o| &o.claims);
+            .filter(|r| !r.is_losing(&self.view.id, &self.view.uid));
+        let claims = record.and_then(|r| r.object.as_ref()).map(|o| &o.claims);
         claims.into_iter().flatten().any(|c| c.service == self.view.id)
     }
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ferrolb_model::{
-    AddressUse, Config, NetworkView, NodeView, Port, ServiceId, ServiceView, TrafficPolicy, VirtualIp,
+    AddressUse, Claim, Config, NetworkView, NodeView, Port, ServiceId, ServiceView, TrafficPolicy, VirtualIp,
 };
 
 use crate::allocator::{Allocator, Echo};
@@ -306,8 +306,18 @@ impl Controller {
         }
     }
 
-    /// Puts the object into its record. By the pool that it names its holders may have to leave, or to stay.
+    /// Puts the object into its record, and marks whom it concerns: whose claim went may look elsewhere, others may join.
+    /// By the pool that it names its holders may have to leave, or to stay.
     pub(crate) fn set_object(&mut self, address: IpAddr, object: Option<VirtualIp>) {
+        let known = self.allocator.record(address).and_then(|r| r.object.as_ref());
+        let stays = |c: &&Claim| object.as_ref().is_some_and(|o| o.claims.contains(c));
+        let lost = known.into_iter().flat_map(|o| &o.claims).filter(|c| !stays(c));
+        for claim in lost {
+            self.dirty.freed.insert(address);
+            self.dirty
+                .services
+                .extend(self.world.service(&claim.service).map(Turn::of));
+        }
         if self.allocator.set_object(address, object) {
             let holders = self.allocator.holders_of(address);
             let views = holders.filter_map(|id| self.world.service(id));

@@ -229,7 +229,7 @@ impl Controller {
         }
         let claimed = |a: &IpAddr| {
             let record = self.allocator.record(*a);
-            record.is_some_and(|r| r.claims(&view.id, &view.uid) && !r.is_losing(&view.id))
+            record.is_some_and(|r| r.claims(&view.id, &view.uid) && !r.is_losing(&view.id, &view.uid))
         };
         // A claim that is on its way, or that somebody removed and that comes back, is worth waiting for; one that
         // cannot be written does not keep the other family from being shown.

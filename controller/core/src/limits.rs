@@ -42,8 +42,11 @@ impl<'a> Limits<'a> {
     /// Whether both sides let the Service share the address with whoever holds it.
     pub(crate) fn sharing(self, address: IpAddr, id: &ServiceId) -> Result<(), Reason> {
         let record = self.allocator.record(address);
-        let holders = record.into_iter().flat_map(|r| r.holders.keys());
-        for other in holders.filter(|o| *o != id && o.namespace != self.namespace) {
+        let users = record
+            .into_iter()
+            .flat_map(|r| r.users(self.world))
+            .map(|view| &view.id);
+        for other in users.filter(|o| *o != id && o.namespace != self.namespace) {
             self.shares_with(address, &other.namespace)?;
             let theirs = Limits::of(self.world, self.allocator, &other.namespace);
             theirs.shares_with(address, self.namespace)?;
@@ -70,10 +73,9 @@ impl<'a> Limits<'a> {
 
     /// The refusal when there is no room.
     pub(crate) fn full(self) -> Option<Reason> {
-        let held = self.allocator.held_in(self.namespace);
         self.lowest().map(|(limit, policy)| Reason::PolicyRefuses {
             policy: policy.name.clone(),
-            limit: PolicyLimit::MaxAddresses { limit, held },
+            limit: PolicyLimit::MaxAddresses { limit },
         })
     }
 
@@ -107,22 +109,11 @@ impl<'a> Limits<'a> {
 
 /// Whether only the number of addresses stands in the way.
 pub(crate) fn is_full(reason: &Reason) -> bool {
-    full_of(reason).is_some()
-}
-
-/// Whether the two are the same refusal: how many addresses a namespace holds while it is full is not news.
-pub(crate) fn is_same(a: Option<&Reason>, b: Option<&Reason>) -> bool {
-    a == b
-        || a.and_then(full_of)
-            .is_some_and(|full| b.and_then(full_of) == Some(full))
-}
-
-fn full_of(reason: &Reason) -> Option<(&str, u32)> {
-    match reason {
+    matches!(
+        reason,
         Reason::PolicyRefuses {
-            policy,
-            limit: PolicyLimit::MaxAddresses { limit, .. },
-        } => Some((policy, *limit)),
-        _ => None,
-    }
+            limit: PolicyLimit::MaxAddresses { .. },
+            ..
+        }
+    )
 }

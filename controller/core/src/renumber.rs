@@ -15,7 +15,7 @@ use ferrolb_model::{Family, OnShrink, Reason, ServiceId, ServiceView};
 
 use crate::choose::Chooser;
 use crate::controller::Controller;
-use crate::effect::{Effect, EventKind};
+use crate::effect::{Effect, EventKind, Write};
 use crate::line::{Turn, asked};
 use crate::timers::Timer;
 
@@ -56,6 +56,17 @@ impl Controller {
             && self.why_outside(address, view).is_some()
     }
 
+    /// Whether the status shows the address, or is about to.
+    pub(crate) fn is_shown(&self, id: &ServiceId, address: IpAddr) -> bool {
+        let flight = self.states.get(id).and_then(|s| s.flight.as_ref());
+        let written = matches!(flight, Some(Write::SetServiceStatus { ingress, .. }) if ingress.contains(&address));
+        written
+            || self
+                .world
+                .service(id)
+                .is_some_and(|view| view.ingress.contains(&address))
+    }
+
     /// Gives the Service a new address beside one that it has to leave, if there is any.
     pub(crate) fn renumber(&mut self, id: &ServiceId) {
         let Some(view) = self.world.service(id) else { return };
@@ -89,27 +100,25 @@ impl Controller {
 
     /// Goes on with what another controller began: where a status shows two addresses of a family that both carry the
     /// Service's claim, the second one is being left, whatever its pool says by now.
-    pub(crate) fn resume_overlaps(&mut self) {
-        let ours = self.world.services().filter(|v| self.world.is_ours(v));
-        let pairs = ours.flat_map(|view| {
-            let pair =
-                |(n, new): (usize, &IpAddr)| Some((view.id.clone(), *new, replacement(*new, &view.ingress[n..])?));
-            view.ingress.iter().enumerate().filter_map(pair)
-        });
-        for (id, new, old) in pairs.collect::<Vec<_>>() {
-            let Some(view) = self.world.service(&id) else { continue };
-            let stands = |address: IpAddr| {
-                let record = self.allocator.record(address);
-                record.is_some_and(|r| r.claims(&id, &view.uid))
-                    && view.families.contains(Family::of(address))
-                    && self.allocator.may_keep(&self.world, address, view).is_ok()
-            };
-            if stands(new) && stands(old) {
-                self.allocator.hold(new, view);
-                self.allocator.hold(old, view);
-                self.set_leaving(&id, Some(old));
-            }
-        }
+    pub(crate) fn resume_overlap(&mut self, id: &ServiceId) {
+        let Some(view) = self.world.service(id).filter(|v| self.world.is_ours(v)) else {
+            return;
+        };
+        let holds = |address: IpAddr| self.allocator.holders_of(address).any(|other| other == id);
+        let stands = |address: IpAddr| {
+            let record = self.allocator.record(address);
+            record.is_some_and(|r| r.claims(id, &view.uid) && !r.is_losing(id, &view.uid))
+                && view.families.contains(Family::of(address))
+                && self.allocator.may_keep(&self.world, address, view).is_ok()
+        };
+        let pairs = view.ingress.iter().enumerate();
+        let mut pairs = pairs.filter_map(|(n, new)| Some((*new, replacement(*new, &view.ingress[n..])?)));
+        let Some((new, old)) = pairs.find(|(new, old)| holds(*old) && !holds(*new) && stands(*new)) else {
+            return;
+        };
+        self.allocator.hold(new, view);
+        self.mark_address(new);
+        self.set_leaving(id, Some(old));
     }
 
     /// Notes which address is being left; its time begins when the status shows it and the new one.

@@ -8,7 +8,6 @@ use ferrolb_model::{ConditionType, Family, Reason, ServiceId};
 
 use crate::controller::Controller;
 use crate::effect::{Effect, EventKind, ServiceEvent, Write, WriteKey};
-use crate::limits::is_same;
 use crate::renumber::Leaving;
 
 /// What a Service's status says: addresses and pool annotation.
@@ -151,7 +150,7 @@ impl Controller {
         let deprecated = view.deprecated_annotations.clone();
         let state = self.states.entry(id.clone()).or_default();
         let mut events = Vec::new();
-        if !is_same(state.unmet.as_ref(), unmet.as_ref()) {
+        if state.unmet != unmet {
             if let Some(reason) = unmet.as_ref().filter(|r| **r != Reason::NoClusterIp) {
                 let kind = refusal_kind(reason, held.is_empty());
                 events.push((kind, format!("{}: {reason}", reason.as_str())));

@@ -1,5 +1,6 @@
 //! What each Service holds: the first pass over an existing cluster, and every later decision.
 
+use std::cmp::Reverse;
 use std::net::IpAddr;
 
 use ferrolb_model::{Claim, Family, Reason, ServiceId, ServiceView};
@@ -39,7 +40,9 @@ impl Controller {
                 }
             }
         }
-        self.resume_overlaps();
+        for id in self.world.services().map(|v| v.id.clone()).collect::<Vec<_>>() {
+            self.resume_overlap(&id);
+        }
         self.adopt_shown(effects);
         self.look_at_everything();
         let everybody = self.world.services().map(|v| v.id.clone());
@@ -87,10 +90,11 @@ impl Controller {
             return false;
         }
         let asked = asked(view);
-        // Of two that may both be had, the one to leave counts: the other is chosen beside it again.
+        // Of two that may both be had, the one to leave counts, in a status the second: the other comes beside it again.
         let rank = |a: &IpAddr| {
             let leaving = self.must_leave(*a, view);
-            (!view.ingress.contains(a), !asked.contains(a), !leaving, *a)
+            let place = view.ingress.iter().rposition(|shown| shown == a);
+            (Reverse(place), !asked.contains(a), !leaving, *a)
         };
         let claims = |a: &IpAddr| {
             self.allocator
@@ -132,7 +136,7 @@ impl Controller {
         let held = self.allocator.held(id);
         let stands = |a: &IpAddr| {
             let record = self.allocator.record(*a);
-            record.is_some_and(|r| r.claims(id, &view.uid) && !r.is_losing(id))
+            record.is_some_and(|r| r.claims(id, &view.uid) && !r.is_losing(id, &view.uid))
                 && self.allocator.may_keep(&self.world, *a, view).is_ok()
         };
         for shown in view.ingress.iter().filter(|a| !held.contains(a) && stands(a)) {
@@ -204,11 +208,12 @@ impl Controller {
         self.adopt_unknown(id);
         if self.leaving(id).is_none() {
             self.stay_with_shown(id);
+            self.resume_overlap(id);
         }
         let Some((mut held, mut decision)) = self.decide(id) else {
             return;
         };
-        if decision.unmet.is_some()
+        if (decision.unmet.is_some() || decision.missing.is_some())
             && self.take_back(id)
             && let Some(again) = self.decide(id)
         {
@@ -233,7 +238,7 @@ impl Controller {
     }
 
     /// What the Service may keep, and what it should hold. An address that it is leaving is not counted, unless there
-    /// is no other any more, or it is asked for: then it stays.
+    /// is no other any more, or it is asked for, or it need not be left after all: then it stays.
     fn decide(&mut self, id: &ServiceId) -> Option<(Vec<IpAddr>, Decision)> {
         loop {
             let (view, held) = (self.world.service(id)?, self.staying(id));
@@ -251,7 +256,8 @@ impl Controller {
             let holds = self.allocator.holders_of(old).any(|other| other == id);
             let fellow = |addresses: &[IpAddr]| replacement(old, addresses);
             let replaced = fellow(&decision.addresses);
-            let stays = asked(view).contains(&old);
+            let begun = fellow(&held).is_some_and(|new| self.is_shown(id, new));
+            let stays = asked(view).contains(&old) || !begun && !self.must_leave(old, view);
             if holds && replaced.is_some() && !stays {
                 if replaced != fellow(&held) {
                     self.set_leaving(id, Some(old));

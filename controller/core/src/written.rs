@@ -14,6 +14,7 @@ use crate::controller::Controller;
 use crate::converge::TRUCE;
 use crate::effect::{Effect, EventKind, Write, WriteKey};
 use crate::input::WriteError;
+use crate::line::Turn;
 use crate::timers::{Failure, Timer};
 
 /// From this many refusals in a row on, missing permission is no matter of a starting API server any more.
@@ -76,6 +77,10 @@ impl Controller {
                 self.set_object(address, None);
             }
             Err(error) => {
+                // Whose claim was to go may stay with it.
+                let claims = seen.into_iter().flat_map(|o| &o.claims);
+                let named = claims.filter_map(|c| self.world.service(&c.service));
+                self.dirty.services.extend(named.map(Turn::of));
                 let reason = self.failed(key, error, unchanged, now);
                 // Without its claim the Service has no address; a placement that cannot be written takes nothing away.
                 if let Some(reason) = reason.filter(|_| matches!(key, WriteKey::Claim(_))) {

@@ -1,27 +1,36 @@
 //! What must hold at every write: checked when a core asks for it, by what that core was told, and when the store does
 //! it, by what is true.
 //!
-//! The ledger keeps who was given which address, and what happened since that excuses taking it away.
+//! The ledger keeps who was given which address, and what excuses taking it away: something a person did not long ago,
+//! or what the controller that took it away had been told. That two controllers lead at a time is no excuse.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
 use ferrolb_controller_core::Write;
-use ferrolb_model::{Claim, ServiceId, ServiceView, VirtualIp};
+use ferrolb_model::{Claim, Config, Family, OnShrink, ServiceId, ServiceView, VirtualIp};
 
 use crate::law;
 use crate::replica::Replica;
 use crate::store::{Store, claims};
 
-/// A hand's deed excuses what a controller that has not heard of it does for this long.
-const LATE: Duration = Duration::from_secs(180);
+/// A person's deed excuses what a controller does about it, or without having heard of it, for this long: a pause of 40 s,
+/// a stalled stream of 20 s, and a write that waits for a minute after it was refused.
+const LATE: Duration = Duration::from_secs(130);
+
+/// What excuses that an address is taken away, and since when.
+type Excuse = Option<(Duration, &'static str)>;
 
 /// The books.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     /// Addresses that a controller wrote into the status of a Service, and why they may be taken away again.
-    given: BTreeMap<ServiceId, BTreeMap<IpAddr, Option<&'static str>>>,
+    given: BTreeMap<ServiceId, BTreeMap<IpAddr, Excuse>>,
+    /// Addresses that have to go: by the rules of their pool, because others were asked for, or by their family.
+    leaving: BTreeSet<(ServiceId, IpAddr)>,
+    /// Addresses that a controller took away that had never been told of a claim on them.
+    unheard: BTreeSet<(ServiceId, IpAddr)>,
     /// When a person last touched the VirtualIP.
     touched: BTreeMap<IpAddr, Duration>,
     /// When a user last edited the Service.
@@ -36,7 +45,7 @@ impl Ledger {
     /// A user edited or deleted the Service; those that share with it are concerned too.
     pub(crate) fn edited(&mut self, store: &Store, id: &ServiceId, now: Duration) {
         self.edited.insert(id.clone(), now);
-        self.excuse(id, "the Service was edited");
+        self.excuse(id, now, "the Service was edited");
         for object in store
             .virtual_ips
             .values()
@@ -48,7 +57,7 @@ impl Ledger {
                     .get_mut(&claim.service)
                     .and_then(|g| g.get_mut(&object.address))
                 {
-                    *why = Some("a Service that shares was edited");
+                    *why = Some((now, "a Service that shares was edited"));
                 }
             }
         }
@@ -57,13 +66,15 @@ impl Ledger {
     /// The Service is gone, and all that was given to it.
     pub(crate) fn gone(&mut self, id: &ServiceId) {
         self.given.remove(id);
+        self.leaving.retain(|(service, _)| service != id);
+        self.unheard.retain(|(service, _)| service != id);
         self.by_hand.remove(id);
     }
 
     /// A person wrote the status.
-    pub(crate) fn status_by_hand(&mut self, id: &ServiceId) {
+    pub(crate) fn status_by_hand(&mut self, id: &ServiceId, now: Duration) {
         self.by_hand.insert(id.clone());
-        self.excuse(id, "its status was written by hand");
+        self.excuse(id, now, "its status was written by hand");
     }
 
     /// A person touched the VirtualIP.
@@ -71,39 +82,19 @@ impl Ledger {
         self.touched.insert(address, now);
         for given in self.given.values_mut() {
             if let Some(why) = given.get_mut(&address) {
-                *why = Some("its VirtualIP was changed by hand");
+                *why = Some((now, "its VirtualIP was changed by hand"));
             }
         }
     }
 
-    /// The configuration changed: who asked for a pool by name may move, and who sits in a pool that is to be left.
-    pub(crate) fn configured(&mut self, store: &Store) {
-        let reassigns = store
-            .config
-            .pools
-            .values()
-            .any(|p| p.on_shrink == ferrolb_model::OnShrink::Reassign);
-        for (id, given) in &mut self.given {
-            let view = store.services.get(id);
-            let wish = view.is_some_and(|v| v.request.as_ref().is_ok_and(|r| r.pool.is_some()));
-            for why in given.values_mut().filter(|_| wish || reassigns) {
-                *why = Some("the pools changed");
-            }
-        }
-    }
-
-    /// Two controllers believe to lead: each may undo the other's work, and show what the other has just freed. Claims
-    /// stay unique all the same.
+    /// Two controllers believe to lead: each may take a claim away that the other relies on.
     pub(crate) fn divided(&mut self, now: Duration) {
         self.divided = Some(now);
-        for given in self.given.values_mut() {
-            given.values_mut().for_each(|why| *why = Some("two controllers led"));
-        }
     }
 
-    fn excuse(&mut self, id: &ServiceId, why: &'static str) {
+    fn excuse(&mut self, id: &ServiceId, now: Duration, why: &'static str) {
         for reason in self.given.get_mut(id).into_iter().flat_map(BTreeMap::values_mut) {
-            *reason = Some(why);
+            *reason = Some((now, why));
         }
     }
 
@@ -111,13 +102,21 @@ impl Ledger {
         at.is_some_and(|at| now < *at + LATE)
     }
 
-    /// A core asks for a write: every claim in it must be right by what the core was told.
-    pub(crate) fn asked(&self, replica: &mut Replica, write: &Write) -> Result<(), String> {
-        let (Write::CreateVirtualIp { address, claims, .. } | Write::UpdateVirtualIp { address, claims, .. }) = write
-        else {
-            return Ok(());
+    /// A core asks for a write: by what the core was told, every claim in it must be right, and every address.
+    pub(crate) fn asked(&mut self, replica: &mut Replica, write: &Write) -> Result<(), String> {
+        let (address, claims) = match write {
+            Write::CreateVirtualIp { address, claims, .. } | Write::UpdateVirtualIp { address, claims, .. } => {
+                (address, claims)
+            }
+            Write::SetServiceStatus { service, ingress, .. } => return self.asked_status(replica, service, ingress),
+            Write::DeleteVirtualIp { address, .. } => {
+                replica.asked(*address, &[]);
+                return Ok(());
+            }
+            Write::SetVirtualIpStatus { .. } => return Ok(()),
         };
         let told = replica.told.virtual_ips.get(address).cloned();
+        replica.asked(*address, claims);
         let old = match write {
             Write::UpdateVirtualIp { .. } => told.as_ref(),
             _ => None,
@@ -126,8 +125,52 @@ impl Ledger {
             if !carries(old, &claim.service) {
                 self.check_claim(replica, told.as_ref(), *address, claim, claims)?;
             }
-            let uid = claim.uid.iter().map(|uid| (uid.clone(), *address));
-            replica.claimed.extend(uid);
+            let known = || replica.told.views(&claim.service).next().map(|v| v.uid.clone());
+            let uid = claim.uid.clone().or_else(known);
+            replica.claimed.extend(uid.map(|uid| (uid, *address)));
+        }
+        Ok(())
+    }
+
+    /// An address comes into a status by a claim that the core knows of, a second one of its family beside one that has
+    /// to go; and what goes out of it without a cause was never told to be claimed.
+    fn asked_status(&mut self, replica: &Replica, id: &ServiceId, ingress: &[IpAddr]) -> Result<(), String> {
+        let Some(view) = replica.told.views(id).next() else {
+            return Err(format!("shows {ingress:?} in {id}, which does not exist"));
+        };
+        for address in ingress.iter().filter(|a| !view.ingress.contains(a)) {
+            if !replica.knows_claim(*address, view) {
+                return Err(format!("{id} is to show {address} without a claim"));
+            }
+        }
+        for (n, old) in ingress.iter().enumerate() {
+            let same = |a: &IpAddr| Family::of(*a) == Family::of(*old);
+            let entry = (id.clone(), *old);
+            let mut told = replica.told.views(id);
+            let stood = told.any(|v| ingress.iter().all(|a| v.ingress.contains(a))) || self.leaving.contains(&entry);
+            if ingress[..n].iter().any(same) {
+                if !stood && !is_left(replica, view, *old) {
+                    return Err(format!("{id} is to show {ingress:?}, and need not leave {old}"));
+                }
+                self.leaving.insert(entry);
+            }
+        }
+        for address in view.ingress.iter().filter(|a| !ingress.contains(a)) {
+            let entry = (id.clone(), *address);
+            let staying = |a: &&IpAddr| !self.leaving.contains(&(id.clone(), **a));
+            let staying = ingress.iter().filter(staying).copied().collect::<Vec<_>>();
+            let instead = if staying.is_empty() { ingress } else { &staying };
+            let mut configs = replica.told.configs.iter();
+            if !replica.knows_claim(*address, view) || replica.drops_claim(*address, view) {
+                self.unheard.insert(entry);
+            } else if !view.families.contains(Family::of(*address))
+                || configs.any(|(_, config)| fulfils_wish(replica, config, view, instead, *address))
+            {
+                self.unheard.remove(&entry);
+                self.leaving.insert(entry);
+            } else {
+                self.unheard.remove(&entry);
+            }
         }
         Ok(())
     }
@@ -154,7 +197,12 @@ impl Ledger {
         let configs = || replica.told.configs.iter().rev().map(|(_, c)| &**c);
         for other in all.iter().filter(|c| c.service != *id) {
             let others = replica.told.views(&other.service).collect::<Vec<_>>();
-            let shares = |a: &ServiceView, b: &ServiceView| configs().any(|c| law::may_share(a, b, c));
+            // What two statuses show already is taken over whatever the policies say.
+            let found = |v: &ServiceView| v.ingress.contains(&address);
+            let shares = |a: &ServiceView, b: &ServiceView| {
+                configs().any(|c| law::may_share(a, b, c))
+                    || found(a) && found(b) && law::may_share(a, b, &Config::default())
+            };
             if !others.is_empty() && !views.iter().any(|a| others.iter().any(|b| shares(a, b))) {
                 return Err(format!(
                     "{address} is claimed for {id} and {}, which may not share",
@@ -210,12 +258,20 @@ impl Ledger {
                 }
                 self.by_hand.remove(service);
                 let given = self.given.entry(service.clone()).or_default();
-                for (address, why) in given.iter().filter(|(a, _)| !ingress.contains(a)) {
-                    if why.is_none() && !fulfils_wish(store, view, *address) && !is_left(store, view, *address) {
+                let lost = |a: &IpAddr| old.ingress.contains(a) && !ingress.contains(a);
+                for (address, why) in given.iter().filter(|(a, _)| lost(a)) {
+                    let entry = (service.clone(), *address);
+                    let excused = Self::is_recent(why.as_ref().map(|(at, _)| at), now)
+                        || self.leaving.contains(&entry)
+                        || self.unheard.contains(&entry);
+                    if !excused {
                         return Err(format!("{service} loses {address} without a cause"));
                     }
                 }
                 given.retain(|a, _| ingress.contains(a));
+                let gone = |(id, a): &(ServiceId, IpAddr)| id == service && !ingress.contains(a);
+                self.leaving.retain(|entry| !gone(entry));
+                self.unheard.retain(|entry| !gone(entry));
                 for address in ingress {
                     given.entry(*address).or_insert(None);
                 }
@@ -259,7 +315,8 @@ impl Ledger {
             let edited = [&view.id, id]
                 .iter()
                 .any(|id| Self::is_recent(self.edited.get(*id), now));
-            let lawful = law::may_share(view, other, &store.config) || !store.config.allocation_policies.is_empty();
+            // Policies decide about what is handed out anew; that was judged with the claim.
+            let lawful = law::may_share(view, other, &Config::default());
             if other.ingress.contains(&address) && !edited && !touched && !lawful {
                 return Err(format!("{} and {id} show {address}, which they may not share", view.id));
             }
@@ -268,26 +325,30 @@ impl Ledger {
     }
 }
 
-/// Whether the address goes because another one is there now that the Service had asked for all along.
-fn fulfils_wish(store: &Store, view: &ServiceView, lost: IpAddr) -> bool {
+/// Whether the address goes because others come that the Service had asked for all along.
+fn fulfils_wish(replica: &Replica, config: &Config, view: &ServiceView, instead: &[IpAddr], lost: IpAddr) -> bool {
     let Ok(request) = &view.request else { return false };
-    let in_pool = |a: &IpAddr| store.config.pool_of(*a).map(|p| &p.name) == request.pool.as_ref();
     let fits = |a: &IpAddr| match request.addresses.is_empty() {
-        true => request.pool.is_some() && in_pool(a),
+        true => request.pool.is_some() && pool_name(replica, config, *a) == request.pool.as_ref(),
         false => request.addresses.contains(a),
     };
-    !fits(&lost) && !view.ingress.is_empty() && view.ingress.iter().all(fits)
+    !fits(&lost) && !instead.is_empty() && instead.iter().all(fits)
 }
 
-/// Whether the address is one that its pool moves its holder away from.
-fn is_left(store: &Store, view: &ServiceView, lost: IpAddr) -> bool {
-    let recorded = store
-        .virtual_ips
-        .get(&lost)
-        .and_then(|o| store.config.pools.get(o.pool.as_ref()?));
-    let reassigns = |p: &ferrolb_model::Pool| p.on_shrink == ferrolb_model::OnShrink::Reassign;
-    store.config.pool_of(lost).or(recorded).is_some_and(reassigns)
-        && law::may_give(&store.config, &store.nodes, view, &[], lost).is_err()
+/// Whether the address is one that its pool moves its holder away from, by what was told not long ago.
+fn is_left(replica: &Replica, view: &ServiceView, lost: IpAddr) -> bool {
+    replica.told.configs.iter().any(|(_, config)| {
+        let pool = pool_name(replica, config, lost).and_then(|name| config.pools.get(name));
+        pool.is_some_and(|p| p.on_shrink == OnShrink::Reassign)
+            && law::may_give(config, &replica.told.nodes, view, &[], lost).is_err()
+    })
+}
+
+/// The pool that the address lies in, else the one that its object names.
+fn pool_name<'a>(replica: &'a Replica, config: &'a Config, address: IpAddr) -> Option<&'a String> {
+    let told = || replica.told.virtual_ips.get(&address)?.pool.as_ref();
+    let lies_in = config.pool_of(address).map(|p| &p.name);
+    lies_in.or_else(told).or_else(|| replica.written_pool(address))
 }
 
 fn carries(object: Option<&VirtualIp>, id: &ServiceId) -> bool {

@@ -176,8 +176,7 @@ fn to_the_end(sim: &mut Sim<'_>) -> Result<(), String> {
     while !sim.is_over() {
         sim.step(Duration::MAX)?;
     }
-    sim.calm_down();
-    let (over, before) = (sim.now, sim.writes);
+    let (over, before) = (sim.calm_down(), sim.writes);
     let rest = if sim.scenario.faults { REST_AFTER_FAULTS } else { REST };
     loop {
         let end = sim.last_write.max(over) + rest;

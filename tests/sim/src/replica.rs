@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
-use ferrolb_controller_core::{Controller, Input, Settings, WriteKey};
-use ferrolb_model::{Config, NodeView, ServiceId, ServiceView, VirtualIp};
+use ferrolb_controller_core::{Controller, Input, Settings, Write, WriteKey};
+use ferrolb_model::{Claim, Config, NodeView, ServiceId, ServiceView, VirtualIp};
 
-use crate::store::{KINDS, Key, Store};
+use crate::store::{KINDS, Key, Store, claims, is_good};
 
 /// How long an old word of a watch counts as an excuse: a decision may wait that long for its write.
 const RECENT: Duration = Duration::from_secs(40);
@@ -100,6 +100,10 @@ pub(crate) struct Replica {
     pub(crate) synced: bool,
     pub(crate) writing: BTreeSet<WriteKey>,
     pub(crate) tick_at: Option<Duration>,
+    /// Claims that it wrote and that the watch has not shown yet.
+    written: BTreeMap<IpAddr, Write>,
+    /// Claims that it asked for since the watch told of the object last.
+    asked: BTreeMap<IpAddr, Vec<Claim>>,
     /// The Services (by uid) that it claimed an address for: doing so again needs no new reason.
     pub(crate) claimed: BTreeSet<(String, IpAddr)>,
 }
@@ -120,8 +124,51 @@ impl Replica {
             synced: false,
             writing: BTreeSet::new(),
             tick_at: None,
+            written: BTreeMap::new(),
+            asked: BTreeMap::new(),
             claimed: BTreeSet::new(),
         }
+    }
+
+    /// Asks for these claims on an address.
+    pub(crate) fn asked(&mut self, address: IpAddr, claims: &[Claim]) {
+        self.asked.insert(address, claims.to_vec());
+    }
+
+    /// Learns that a write went through.
+    pub(crate) fn wrote(&mut self, write: &Write) {
+        match write {
+            Write::CreateVirtualIp { address, .. } | Write::UpdateVirtualIp { address, .. } => {
+                self.written.insert(*address, write.clone());
+            }
+            Write::DeleteVirtualIp { address, .. } => {
+                self.written.remove(address);
+            }
+            Write::SetVirtualIpStatus { .. } | Write::SetServiceStatus { .. } => {}
+        }
+    }
+
+    /// The pool that it wrote into an object.
+    pub(crate) fn written_pool(&self, address: IpAddr) -> Option<&String> {
+        match self.written.get(&address)? {
+            Write::CreateVirtualIp { pool, .. } | Write::UpdateVirtualIp { pool, .. } => pool.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// Whether it has been told of a claim of the Service on the address, or has made one.
+    pub(crate) fn knows_claim(&self, address: IpAddr, view: &ServiceView) -> bool {
+        let written = match self.written.get(&address) {
+            Some(Write::CreateVirtualIp { claims, .. } | Write::UpdateVirtualIp { claims, .. }) => &claims[..],
+            _ => &[],
+        };
+        written.iter().any(|c| is_good(c, view)) || claims(self.told.virtual_ips.get(&address), view)
+    }
+
+    /// Whether it has asked since to take the claim off.
+    pub(crate) fn drops_claim(&self, address: IpAddr, view: &ServiceView) -> bool {
+        let asked = self.asked.get(&address);
+        asked.is_some_and(|all| all.iter().all(|c| !is_good(c, view)))
     }
 
     /// Puts the first lists into the queues; gives how many entries each has.
@@ -179,6 +226,17 @@ impl Replica {
         }
         let (key, input) = queue.remove(index)?;
         self.told.note(&key, &input, now);
+        if let Key::VirtualIp(address) = key {
+            self.asked.remove(&address);
+            // The word on which the write was based may be repeated.
+            let base = match self.written.get(&address) {
+                Some(Write::UpdateVirtualIp { resource_version, .. }) => Some(resource_version),
+                _ => None,
+            };
+            if !matches!(&input, Input::VirtualIp(object) if Some(&object.resource_version) == base) {
+                self.written.remove(&address);
+            }
+        }
         Some(input)
     }
 }

@@ -75,17 +75,25 @@ fn apart(store: &Store) -> Result<(), String> {
     Ok(())
 }
 
-/// Who plainly can be served is served. Sharing, reservations and limits on numbers are left out: a Service that needs
-/// them may wait.
+/// How many addresses the Services of a namespace show.
+fn held_in(store: &Store, namespace: &str) -> usize {
+    let ours = store.services.values().filter(|v| law::is_ours(v));
+    let theirs = ours.filter(|v| v.id.namespace == namespace);
+    theirs.flat_map(|v| &v.ingress).collect::<BTreeSet<_>>().len()
+}
+
+/// Who plainly can be served is served. Sharing and reservations are left out: a Service that needs them may wait.
 fn served(store: &Store, view: &ServiceView) -> Result<(), String> {
     let (config, wanted) = (&*store.config, law::wanted(view));
     let Ok(request) = &view.request else {
         return Ok(());
     };
-    let limited = law::policies(config, &view.id.namespace).any(|p| p.max_addresses.is_some());
-    if limited || wanted.is_empty() {
+    if wanted.is_empty() {
         return Ok(());
     }
+    let limits = law::policies(config, &view.id.namespace).filter_map(|p| p.max_addresses);
+    let room = limits.min().map(|limit| limit as usize);
+    let full = |more: usize| room.is_some_and(|room| held_in(store, &view.id.namespace) + more > room);
     let has = |f: Family| view.ingress.iter().any(|a| Family::of(*a) == f);
     if !request.addresses.is_empty() {
         let asked = request.addresses.iter().map(|a| Family::of(*a)).collect::<FamilySet>();
@@ -98,7 +106,7 @@ fn served(store: &Store, view: &ServiceView) -> Result<(), String> {
         let mut right = request.addresses.clone();
         shown.sort_unstable();
         right.sort_unstable();
-        if asked == wanted && request.addresses.iter().all(given) && shown != right {
+        if asked == wanted && request.addresses.iter().all(given) && shown != right && !full(wanted.len()) {
             return Err(format!("could have {right:?} and has {shown:?}"));
         }
         return Ok(());
@@ -115,7 +123,7 @@ fn served(store: &Store, view: &ServiceView) -> Result<(), String> {
         FamilyPolicy::RequireDualStack => possible.len() == missing.len(),
         _ => !possible.is_empty(),
     };
-    if unserved && !missing.is_empty() && !elsewhere {
+    if unserved && !missing.is_empty() && !elsewhere && !full(missing.len()) {
         return Err(format!("could have {possible:?} and has {:?}", view.ingress));
     }
     Ok(())

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use ferrolb_controller_core::{Input, Write, WriteError};
 use ferrolb_model::{
-    Config, EndpointsView, NodeView, Placement, ReclaimPolicy, ServiceId, ServiceType, ServiceView, VirtualIp,
+    Claim, Config, EndpointsView, NodeView, Placement, ReclaimPolicy, ServiceId, ServiceType, ServiceView, VirtualIp,
 };
 
 /// One object of the world, or the configuration as a whole.
@@ -321,6 +321,10 @@ pub(crate) fn empty(address: IpAddr) -> VirtualIp {
 
 /// Whether the object carries a claim that is good for the Service.
 pub(crate) fn claims(object: Option<&VirtualIp>, view: &ServiceView) -> bool {
-    let good = |c: &ferrolb_model::Claim| c.service == view.id && c.uid.as_ref().is_none_or(|uid| *uid == view.uid);
-    object.is_some_and(|o| o.claims.iter().any(good))
+    object.is_some_and(|o| o.claims.iter().any(|c| is_good(c, view)))
+}
+
+/// Whether the claim is good for the Service.
+pub(crate) fn is_good(claim: &Claim, view: &ServiceView) -> bool {
+    claim.service == view.id && claim.uid.as_ref().is_none_or(|uid| *uid == view.uid)
 }

@@ -1,10 +1,10 @@
-//! The first few hundred seeds.
+//! The first thousand seeds.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread;
 
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 1_000;
 
 #[test]
 fn every_seed_ends_well() {

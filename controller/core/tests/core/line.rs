@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use ferrolb_controller_core::EventKind;
-use ferrolb_model::FamilyPolicy;
+use ferrolb_controller_core::{EventKind, Write};
+use ferrolb_model::{FamilyPolicy, Pool};
 
 use crate::fixtures::*;
 use crate::lab::*;
@@ -194,5 +194,30 @@ fn whoever_waits_is_told_who_joined_the_address() {
     lab.apply(sharing(service("dns", 3), "key", 53));
     lab.settle();
     assert!(lab.last_message("fixed").ends_with("in use by default/dns"));
+    lab.assert_quiet();
+}
+
+#[test]
+fn who_may_not_share_waits_until_the_other_has_left_the_status() {
+    let manual = Pool {
+        auto_assign: false,
+        ..pool("b", &["198.51.100.1/32"])
+    };
+    let mut lab = Lab::started([pool("a", &["192.0.2.1/32"]), manual]);
+    lab.apply(sharing(service("one", 1), "k", 80));
+    lab.apply(sharing(service("two", 2), "k", 81));
+    lab.apply(sharing(service("three", 3), "k", 80));
+    lab.settle();
+    assert!(lab.shown("three").is_empty());
+    lab.apply(asking(sharing(service("one", 1), "k", 80), Some("b"), &[]));
+    lab.settle();
+    assert_eq!(lab.shown("one"), ["198.51.100.1"]);
+    assert_eq!(lab.shown("three"), ["192.0.2.1"]);
+    for write in &lab.writes {
+        if let Write::UpdateVirtualIp { claims, .. } = write {
+            let names = |name| claims.iter().any(|c| c.service == id(name));
+            assert!(!(names("one") && names("three")), "{claims:?}");
+        }
+    }
     lab.assert_quiet();
 }

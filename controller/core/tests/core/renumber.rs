@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ferrolb_controller_core::{EventKind, WriteError};
+use ferrolb_controller_core::{EventKind, Write, WriteError};
 use ferrolb_model::{
     AllocationPolicy, ConditionType, Config, FamilyPolicy, OnShrink, Pool, ServiceAllocation, ServiceView,
 };
@@ -357,5 +357,21 @@ fn an_overlap_outlives_a_restart_although_its_cause_is_gone() {
     assert_eq!(lab.shown("web"), ["192.0.2.2", "192.0.2.1"]);
     lab.pass(OVERLAP);
     assert_eq!(lab.shown("web"), ["192.0.2.2"], "the new one stays");
+    lab.assert_quiet();
+}
+
+#[test]
+fn a_move_that_is_not_shown_yet_ends_with_its_cause() {
+    let mut lab = moving(service("web", 1));
+    lab.step_watch();
+    assert!(
+        matches!(lab.writes.last(), Some(Write::SetVirtualIpStatus { .. })),
+        "it has begun"
+    );
+    lab.set_config(config([pool("a", &["192.0.2.1-192.0.2.9"])]));
+    lab.step_watch();
+    lab.pass(OVERLAP + COOL_DOWN);
+    assert_eq!(lab.shown("web"), ["192.0.2.1"]);
+    assert_eq!(lab.virtual_ips.len(), 1);
     lab.assert_quiet();
 }

@@ -111,7 +111,7 @@ fn each_limit_refuses_and_says_so() {
             at_most(0),
             None,
             &[],
-            Err("spec.maxAddresses is 0 and the namespace holds 0"),
+            Err("spec.maxAddresses is 0, and the namespace has as many"),
         ),
         (at_most(1), None, &[], Ok("192.0.2.1")),
     ];
@@ -168,7 +168,7 @@ fn of_several_policies_each_must_allow() {
     lab.settle();
     assert_eq!(
         message(&lab, "t", "two"),
-        "PolicyRefuses: AllocationPolicy \"lower\" does not allow it: spec.maxAddresses is 1 and the namespace holds 1"
+        "PolicyRefuses: AllocationPolicy \"lower\" does not allow it: spec.maxAddresses is 1, and the namespace has as many"
     );
 }
 

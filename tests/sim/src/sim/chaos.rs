@@ -57,15 +57,18 @@ impl Sim<'_> {
         }
     }
 
-    /// From now on nothing goes wrong, and one replica leads.
-    pub(crate) fn calm_down(&mut self) {
+    /// From now on nothing goes wrong, and one replica leads. Gives when the last pause and the last stall end.
+    pub(crate) fn calm_down(&mut self) -> Duration {
         self.log(|| "            nothing happens and nothing fails from here on".to_owned());
         self.peace = true;
+        let mut awake = self.now;
         for replica in 0..self.replicas.len() {
-            match &mut self.replicas[replica] {
+            match &self.replicas[replica] {
                 Some(process) => {
-                    process.paused = self.now;
-                    process.stalled = [self.now; KINDS];
+                    awake = process
+                        .stalled
+                        .into_iter()
+                        .fold(awake.max(process.paused), Duration::max)
                 }
                 None => self.start(replica),
             }
@@ -80,5 +83,6 @@ impl Sim<'_> {
         if leaders.is_empty() {
             self.elect(Some(0), Duration::from_millis(1));
         }
+        awake
     }
 }

@@ -17,7 +17,6 @@ impl Sim<'_> {
         match action.clone() {
             Action::Config(config, _) => {
                 self.store.set_config(config);
-                self.ledger.configured(&self.store);
             }
             Action::Apply(view) => {
                 self.ledger.edited(&self.store, &view.id, now);
@@ -67,7 +66,7 @@ impl Sim<'_> {
                 // The API server lets no other type have such a status.
                 let view = self.store.services.get(&service).cloned();
                 if let Some(view) = view.filter(|v| v.kind == ServiceType::LoadBalancer) {
-                    self.ledger.status_by_hand(&service);
+                    self.ledger.status_by_hand(&service, now);
                     self.store.put_service(ServiceView {
                         ingress,
                         ingress_foreign: foreign,
