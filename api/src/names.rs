@@ -121,6 +121,10 @@ pub mod reasons {
     pub const ANNOUNCE_FAILED: &str = "announceFailed";
     /// Warning, on a Service: another machine claims its address.
     pub const ADDRESS_CONFLICT: &str = "addressConflict";
+    /// Normal, on a BGPPeer: a node has a session with the router.
+    pub const SESSION_UP: &str = "bgpSessionUp";
+    /// Warning, on a BGPPeer: a node has no session with the router.
+    pub const SESSION_DOWN: &str = "bgpSessionDown";
     /// Warning, on an object of the configuration: it is left out.
     pub const CONFIGURATION_ERROR: &str = "ConfigurationError";
     /// Warning, on an object of the configuration: it is in force, and something about it is likely to be a mistake.

@@ -18,7 +18,10 @@ mod convert;
 mod engine;
 mod keeper;
 mod marker;
+mod metrics;
 pub(crate) mod news;
+mod notices;
+mod picture;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -34,8 +37,10 @@ use tokio::time::Instant;
 use tracing::info;
 
 pub(crate) use engine::BfdBoard;
-pub(crate) use keeper::Keeper;
+pub(crate) use keeper::{Ends, Fixed, Keeper};
 pub(crate) use marker::Marker;
+pub(crate) use metrics::register;
+pub(crate) use picture::BgpPicture;
 
 /// A plan, and what is needed to talk about it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,6 +56,8 @@ pub(crate) struct Planned {
 pub(crate) struct View {
     /// `None` until there is a plan.
     pub(crate) planned: Option<Planned>,
+    /// What was made of it for BGP.
+    pub(crate) wanted: Arc<ferrolb_bgp::Wanted>,
     /// Settings of peers that cannot be used, with the reason.
     pub(crate) faults: BTreeMap<String, String>,
     /// The paths that BFD watches, by the name of the peer.

@@ -27,7 +27,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use ferrolb_api::names::liveness_secret;
-use ferrolb_api::{IpAddressPool, L2Advertisement, ServiceL2Status, SpeakerState, VirtualIp};
+use ferrolb_api::{IpAddressPool, L2Advertisement, ServiceBgpStatus, ServiceL2Status, SpeakerState, VirtualIp};
 use ferrolb_l2::{Counters, Settings};
 use ferrolb_runtime::admin::{self, Admin, Version};
 use ferrolb_runtime::readiness::{Heartbeat, Readiness};
@@ -50,7 +50,7 @@ use crate::metrics::Board;
 use crate::news::News;
 use crate::owner::{Ends, Owner};
 use crate::picture::Picture;
-use crate::reporter::{Health, Reporter, Seen, of_node, service_seen, state_seen};
+use crate::reporter::{Health, Pictures, Reporter, Seen, bgp_seen, layer2_seen, of_node, state_seen};
 use crate::store::Store;
 
 /// News that may wait for the owner task.
@@ -164,7 +164,10 @@ async fn speak(args: Args) -> anyhow::Result<()> {
     tasks.spawn("snapshot", store.keep(memory_out, tasks.stop()));
     tasks.spawn("keys", key_file.keep(keys_out, tasks.stop()));
 
+    let (planned_in, planned) = latest::channel(None);
+    let (view_in, view) = latest::channel(Arc::default());
     let mut registry = Registry::default();
+    bgp::register(&mut registry, view);
     let board = Board::default();
     metrics::register(&mut registry, node, board.clone(), (counters, guard_counters));
     let watches = watch::Metrics::register(&mut registry);
@@ -185,17 +188,32 @@ async fn speak(args: Args) -> anyhow::Result<()> {
     tasks.spawn("events", poster.run(tasks.stop()));
     let (picture_in, picture) = latest::channel(Picture::default());
     let (seen_in, seen) = mpsc::channel(NEWS);
+    let (bgp_picture_in, bgp_picture) = latest::channel(bgp::BgpPicture::default());
     let health = Health {
         states: WriteHealth::new(&readiness, "create and patch speakerstates"),
-        services: WriteHealth::new(&readiness, "create, patch and delete servicel2statuses"),
+        layer2: WriteHealth::new(&readiness, "create, patch and delete servicel2statuses"),
+        bgp: WriteHealth::new(&readiness, "create, patch and delete servicebgpstatuses"),
     };
     let namespace = args.common.namespace();
-    let reporter = Reporter::new(client.clone(), &namespace, node, picture, seen, health);
+    let pictures = Pictures {
+        owner: picture,
+        bgp: bgp_picture,
+    };
+    let fixed = bgp::Fixed {
+        node: node.to_owned(),
+        namespace: namespace.clone(),
+        marker: bgp::Marker::new(&args.state_dir, node),
+        seed: seed(node),
+    };
+    let bgp_ends = bgp::Ends {
+        planned,
+        view: view_in,
+        picture: bgp_picture_in,
+        events: recorder.clone(),
+    };
+    tasks.spawn("bgp", bgp::Keeper::new(fixed, bgp_ends).run(tasks.stop()));
+    let reporter = Reporter::new(client.clone(), &namespace, node, pictures, seen, health);
     tasks.spawn("reporter", reporter.run(tasks.stop()));
-    let (planned, planned_out) = latest::channel(None);
-    let (view, _) = latest::channel(Arc::default());
-    let keeper = bgp::Keeper::new(planned_out, view, bgp::Marker::new(&args.state_dir, node), seed(node));
-    tasks.spawn("bgp", keeper.run(tasks.stop()));
     let ends = Ends {
         news,
         reports,
@@ -203,7 +221,7 @@ async fn speak(args: Args) -> anyhow::Result<()> {
         briefing,
         board,
         picture: picture_in,
-        bgp: bgp::Decider::new(node, settings, planned),
+        bgp: bgp::Decider::new(node, settings, planned_in),
         engine,
         writes,
         heartbeat,
@@ -235,7 +253,8 @@ fn spawn_watches(
         Source::<Secret>::namespaced(client, &namespace).fields(format!("metadata.name={}", liveness_secret::NAME));
     let ips = Source::<VirtualIp>::all(client);
     let state = Source::<SpeakerState>::all(client).fields(format!("metadata.name={}", args.node_name));
-    let statuses = Source::<ServiceL2Status>::namespaced(client, &namespace).labels(of_node(&args.node_name));
+    let layer2 = Source::<ServiceL2Status>::namespaced(client, &namespace).labels(of_node(&args.node_name));
+    let told = Source::<ServiceBgpStatus>::namespaced(client, &namespace).labels(of_node(&args.node_name));
     macro_rules! spawn {
         ($name:literal, $source:expr, $to:expr, $to_news:path) => {
             tasks.spawn(
@@ -259,7 +278,8 @@ fn spawn_watches(
     spawn!("watch liveness key", keys, news, news::liveness_keys);
     spawn!("watch virtualips", ips, news, news::virtual_ip);
     spawn!("watch speakerstate", state, seen, state_seen);
-    spawn!("watch servicel2statuses", statuses, seen, service_seen);
+    spawn!("watch servicel2statuses", layer2, seen, layer2_seen);
+    spawn!("watch servicebgpstatuses", told, seen, bgp_seen);
 }
 
 /// Names this run of the program: greater than that of every run before it, unless the clock was put back. Then the other

@@ -1,35 +1,42 @@
-//! The task that writes down what this speaker says about itself: `SpeakerState` and `ServiceL2Status`. It follows the
-//! owner task's [`Picture`] and watches the objects of its own node; announcing never waits for it.
+//! The task that writes down what this speaker says about itself: `SpeakerState`, `ServiceL2Status` and
+//! `ServiceBGPStatus`. It follows the owner task's [`Picture`] and that of BGP, and watches the objects of its own node;
+//! announcing never waits for it.
 //!
 //! | channel | when it is full or slow |
 //! | --- | --- |
-//! | the picture (watch) | the latest only |
+//! | the pictures (watch) | the latest only |
 //! | what stands (from the watches) | the watches wait |
-//! | writes | [`WRITES`] at once, the rest stays marked in the [`Mirror`]s |
+//! | writes | [`WRITES`] at once, the rest stays marked in the desks |
 //!
-//! Both kinds are written by forced server-side apply, because they are this speaker's alone, and are owned by the Node,
-//! so that they go with it. What another node left behind about a Service goes when this node begins to announce it.
+//! All are written by forced server-side apply, because they are this speaker's alone, and are owned by the Node, so that
+//! they go with it. What another node left behind about a Service at layer 2 goes when this node begins to announce it.
+
+mod desk;
+mod target;
 
 use std::convert::Infallible;
-use std::fmt::Debug;
-use std::sync::Arc;
 use std::time::Instant;
 
-use ferrolb_api::names::{SPEAKER_MANAGER, labels};
-use ferrolb_api::{ServiceL2Status, ServiceL2StatusStatus, SpeakerState, SpeakerStateStatus};
-use ferrolb_runtime::apply::{self, Failure};
+use ferrolb_api::names::labels;
+use ferrolb_api::{
+    ServiceBgpStatus, ServiceBgpStatusStatus, ServiceL2Status, ServiceL2StatusStatus, SpeakerState, SpeakerStateStatus,
+};
+use ferrolb_runtime::apply::Failure;
 use ferrolb_runtime::watch::Event;
 use ferrolb_runtime::write_health::WriteHealth;
 use ferrolb_runtime::writer::{Turn, Writer};
-use kube::api::{DeleteParams, ListParams, PartialObjectMeta, Patch, PatchParams};
-use kube::{Api, Client};
-use serde_json::{Value, json};
+use kube::Client;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::mirror::{Mirror, Write};
+use crate::bgp::BgpPicture;
+use crate::mirror::Write;
 use crate::picture::Picture;
 use crate::snapshot;
+
+use desk::Desk;
+pub(crate) use desk::Told;
+use target::Target;
 
 /// Writes under way at once.
 const WRITES: usize = 4;
@@ -37,45 +44,48 @@ const WRITES: usize = 4;
 /// The value of a label ends at 63 characters.
 const LONGEST_LABEL: usize = 63;
 
-/// What stands in the API server.
+/// What stands in the API server, of the objects of this node.
 pub(crate) enum Seen {
-    /// A SpeakerState, or that there is none of this name.
-    State(String, Option<Box<SpeakerStateStatus>>),
-    /// All SpeakerStates are told.
-    StatesSynced,
-    /// A ServiceL2Status of this node, or that there is none of this name.
-    Service(String, Option<ServiceL2StatusStatus>),
-    /// All ServiceL2Statuses are told.
-    ServicesSynced,
+    /// The SpeakerState.
+    State(Told<Box<SpeakerStateStatus>>),
+    /// A ServiceL2Status.
+    Layer2(Told<ServiceL2StatusStatus>),
+    /// A ServiceBGPStatus.
+    Bgp(Told<ServiceBgpStatusStatus>),
 }
 
-/// From the watch of the node's SpeakerState. One that cannot be read is written over.
+/// From a watch; `read` takes name and status out of an object. One that cannot be read is written over.
+fn told<K, S: Default>(event: Event<K>, read: impl Fn(K) -> (Option<String>, Option<S>)) -> Told<S> {
+    match event {
+        Event::Applied(object) => {
+            let (name, status) = read(object);
+            Told::Object(name.unwrap_or_default(), Some(status.unwrap_or_default()))
+        }
+        Event::Invalid { key, .. } => Told::Object(key.name.into(), Some(S::default())),
+        Event::Gone(key) => Told::Object(key.name.into(), None),
+        Event::Synced => Told::Synced,
+    }
+}
+
+/// From the watch of the node's SpeakerState.
 pub(crate) fn state_seen(event: Event<SpeakerState>) -> Option<Seen> {
-    Some(match event {
-        Event::Applied(object) => Seen::State(
-            object.metadata.name.unwrap_or_default(),
-            Some(Box::new(object.status.unwrap_or_default())),
-        ),
-        Event::Invalid { key, .. } => Seen::State(key.name.into(), Some(Box::default())),
-        Event::Gone(key) => Seen::State(key.name.into(), None),
-        Event::Synced => Seen::StatesSynced,
-    })
+    let read = |object: SpeakerState| (object.metadata.name, object.status.map(Box::new));
+    Some(Seen::State(told(event, read)))
 }
 
 /// From the watch of the node's ServiceL2Statuses.
-pub(crate) fn service_seen(event: Event<ServiceL2Status>) -> Option<Seen> {
-    Some(match event {
-        Event::Applied(object) => Seen::Service(
-            object.metadata.name.unwrap_or_default(),
-            Some(object.status.unwrap_or_default()),
-        ),
-        Event::Invalid { key, .. } => Seen::Service(key.name.into(), Some(ServiceL2StatusStatus::default())),
-        Event::Gone(key) => Seen::Service(key.name.into(), None),
-        Event::Synced => Seen::ServicesSynced,
-    })
+pub(crate) fn layer2_seen(event: Event<ServiceL2Status>) -> Option<Seen> {
+    let read = |object: ServiceL2Status| (object.metadata.name, object.status);
+    Some(Seen::Layer2(told(event, read)))
 }
 
-/// What admits the ServiceL2Statuses of `node`.
+/// From the watch of the node's ServiceBGPStatuses.
+pub(crate) fn bgp_seen(event: Event<ServiceBgpStatus>) -> Option<Seen> {
+    let read = |object: ServiceBgpStatus| (object.metadata.name, object.status);
+    Some(Seen::Bgp(told(event, read)))
+}
+
+/// What admits the objects about Services that `node` writes.
 pub(crate) fn of_node(node: &str) -> String {
     format!("{}={}", labels::NODE, node_label(node))
 }
@@ -93,29 +103,37 @@ pub(crate) struct Health {
     /// Of SpeakerStates.
     pub(crate) states: WriteHealth,
     /// Of ServiceL2Statuses.
-    pub(crate) services: WriteHealth,
+    pub(crate) layer2: WriteHealth,
+    /// Of ServiceBGPStatuses.
+    pub(crate) bgp: WriteHealth,
+}
+
+/// What is to stand in the API server.
+pub(crate) struct Pictures {
+    /// As the owner task sees it.
+    pub(crate) owner: watch::Receiver<Picture>,
+    /// As BGP sees it.
+    pub(crate) bgp: watch::Receiver<BgpPicture>,
 }
 
 /// The task.
 pub(crate) struct Reporter {
     target: Target,
-    picture: watch::Receiver<Picture>,
+    pictures: Pictures,
     seen: mpsc::Receiver<Seen>,
-    health: Health,
-    states: Mirror<SpeakerStateStatus>,
-    services: Mirror<ServiceL2StatusStatus>,
-    /// Of the pictures looked at so far: the uid of the Node, and whether one knew the Services.
+    states: Desk<SpeakerStateStatus>,
+    layer2: Desk<ServiceL2StatusStatus>,
+    bgp: Desk<ServiceBgpStatusStatus>,
+    /// The uid of the Node, once it is known.
     node_uid: Option<String>,
-    services_known: bool,
-    /// Whether all SpeakerStates, and all ServiceL2Statuses, are told.
-    synced: (bool, bool),
     writer: Writer<String, (Done, Result<(), Failure>)>,
 }
 
 /// What a write was.
 enum Done {
     State(Write<SpeakerStateStatus>),
-    Service(Write<ServiceL2StatusStatus>),
+    Layer2(Write<ServiceL2StatusStatus>),
+    Bgp(Write<ServiceBgpStatusStatus>),
 }
 
 impl Reporter {
@@ -124,24 +142,18 @@ impl Reporter {
         client: Client,
         namespace: &str,
         node: &str,
-        picture: watch::Receiver<Picture>,
+        pictures: Pictures,
         seen: mpsc::Receiver<Seen>,
         health: Health,
     ) -> Self {
         Reporter {
-            target: Target {
-                node: node.into(),
-                states: Api::all(client.clone()),
-                services: Api::namespaced(client, namespace),
-            },
-            picture,
+            target: Target::new(client, namespace, node),
+            pictures,
             seen,
-            health,
-            states: Mirror::new(),
-            services: Mirror::new(),
+            states: Desk::new(health.states),
+            layer2: Desk::new(health.layer2),
+            bgp: Desk::new(health.bgp),
             node_uid: None,
-            services_known: false,
-            synced: (false, false),
             writer: Writer::new(WRITES),
         }
     }
@@ -152,7 +164,8 @@ impl Reporter {
             let deadline = self.deadline();
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                Ok(()) = self.picture.changed() => self.want(),
+                Ok(()) = self.pictures.owner.changed() => self.want(),
+                Ok(()) = self.pictures.bgp.changed() => self.want(),
                 Some(seen) = self.seen.recv() => self.saw(seen),
                 (name, (done, result)) = self.writer.next() => self.written(&name, done, &result),
                 () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now).into()), if deadline.is_some() => {}
@@ -165,162 +178,67 @@ impl Reporter {
         if self.writer.len() >= WRITES || self.node_uid.is_none() {
             return None;
         }
-        let states = self.states.deadline().filter(|_| self.synced.0);
-        let services = self
-            .services
-            .deadline()
-            .filter(|_| self.synced.1 && self.services_known);
-        states.into_iter().chain(services).min()
+        let deadlines = [self.states.deadline(), self.layer2.deadline(), self.bgp.deadline()];
+        deadlines.into_iter().flatten().min()
     }
 
     fn want(&mut self) {
-        let picture = self.picture.borrow_and_update();
+        let picture = self.pictures.owner.borrow_and_update();
+        let bgp = self.pictures.bgp.borrow_and_update();
         self.node_uid.clone_from(&picture.node_uid);
-        self.states
-            .want([(self.target.node.to_string(), picture.state.clone())].into());
-        if let Some(services) = &picture.services {
-            self.services_known = true;
-            self.services.want(services.clone());
-        }
+        let mut state = picture.state.clone();
+        state.bgp.clone_from(&bgp.state);
+        self.states.want(Some(&[(self.target.node.to_string(), state)].into()));
+        self.layer2.want(picture.services.as_ref());
+        self.bgp.want(bgp.services.as_ref());
     }
 
     fn saw(&mut self, seen: Seen) {
         match seen {
-            Seen::State(name, status) => self.states.seen(name, status.map(|status| *status)),
-            Seen::Service(name, status) => self.services.seen(name, status),
-            Seen::StatesSynced => self.synced.0 = true,
-            Seen::ServicesSynced => self.synced.1 = true,
+            Seen::State(Told::Object(name, status)) => {
+                self.states.saw(Told::Object(name, status.map(|status| *status)));
+            }
+            Seen::State(Told::Synced) => self.states.saw(Told::Synced),
+            Seen::Layer2(told) => self.layer2.saw(told),
+            Seen::Bgp(told) => self.bgp.saw(told),
         }
     }
 
-    /// Starts what is due, once it is known what stands and what is wanted.
+    /// Starts what is due.
     fn write(&mut self) {
-        let Some(uid) = self.node_uid.as_deref() else { return };
+        let Some(uid) = self.node_uid.clone() else { return };
         let now = Instant::now();
-        if self.synced.0 {
-            for (name, write) in self.states.due(now, WRITES.saturating_sub(self.writer.len())) {
-                let target = self.target.clone();
-                let (uid, what) = (uid.to_owned(), write.clone());
-                self.writer.submit(name, Turn::InOrder, async move {
-                    let result = target.state(&uid, &what).await;
-                    (Done::State(what), result)
-                });
-            }
+        for (name, write) in self.states.due(now, WRITES.saturating_sub(self.writer.len())) {
+            let (target, uid) = (self.target.clone(), uid.clone());
+            self.writer.submit(name, Turn::InOrder, async move {
+                let result = target.state(&uid, &write).await;
+                (Done::State(write), result)
+            });
         }
-        if self.synced.1 && self.services_known {
-            for (name, write) in self.services.due(now, WRITES.saturating_sub(self.writer.len())) {
-                let target = self.target.clone();
-                let (uid, object, what) = (uid.to_owned(), name.clone(), write.clone());
-                self.writer.submit(name, Turn::InOrder, async move {
-                    let result = target.service(&object, &uid, &what).await;
-                    (Done::Service(what), result)
-                });
-            }
+        for (name, write) in self.layer2.due(now, WRITES.saturating_sub(self.writer.len())) {
+            let (target, uid, object) = (self.target.clone(), uid.clone(), name.clone());
+            self.writer.submit(name, Turn::InOrder, async move {
+                let result = target.layer2(&object, &uid, &write).await;
+                (Done::Layer2(write), result)
+            });
         }
-        if self.states.settled() {
-            self.health.states.settled();
-        }
-        if self.services.settled() {
-            self.health.services.settled();
+        for (name, write) in self.bgp.due(now, WRITES.saturating_sub(self.writer.len())) {
+            let (target, uid, object) = (self.target.clone(), uid.clone(), name.clone());
+            self.writer.submit(name, Turn::InOrder, async move {
+                let result = target.bgp(&object, &uid, &write).await;
+                (Done::Bgp(write), result)
+            });
         }
     }
 
     fn written(&mut self, name: &str, done: Done, result: &Result<(), Failure>) {
         let now = Instant::now();
         match done {
-            Done::State(write) => {
-                self.health.states.outcome(result, name, now);
-                self.states.written(name, write, result, now);
-            }
-            Done::Service(write) => {
-                self.health.services.outcome(result, name, now);
-                self.services.written(name, write, result, now);
-            }
+            Done::State(write) => self.states.written(name, write, result, now),
+            Done::Layer2(write) => self.layer2.written(name, write, result, now),
+            Done::Bgp(write) => self.bgp.written(name, write, result, now),
         }
     }
-}
-
-/// Where to write.
-#[derive(Clone)]
-struct Target {
-    node: Arc<str>,
-    states: Api<PartialObjectMeta<SpeakerState>>,
-    services: Api<PartialObjectMeta<ServiceL2Status>>,
-}
-
-impl Target {
-    async fn state(&self, uid: &str, write: &Write<SpeakerStateStatus>) -> Result<(), Failure> {
-        let Write::Put { status, make, .. } = write else {
-            return Ok(());
-        };
-        if *make {
-            let object = json!({
-                "apiVersion": "ferrolb.io/v1alpha1",
-                "kind": "SpeakerState",
-                "metadata": {"name": &*self.node, "ownerReferences": [self.owner(uid)]},
-            });
-            make_object(&self.states, &self.node, object).await?;
-        }
-        let body = json!({"apiVersion": "ferrolb.io/v1alpha1", "kind": "SpeakerState", "status": status});
-        apply::apply_status(&self.states, &self.node, SPEAKER_MANAGER, body)
-            .await
-            .map(drop)
-    }
-
-    async fn service(&self, name: &str, uid: &str, write: &Write<ServiceL2StatusStatus>) -> Result<(), Failure> {
-        let Write::Put { status, make, first } = write else {
-            return apply::within(self.services.delete(name, &DeleteParams::default()))
-                .await
-                .map(drop);
-        };
-        let (service, namespace) = (&status.service_name, &status.service_namespace);
-        let node = node_label(&self.node);
-        if *first {
-            // Of nodes that announced the Service before and did not live to take this back.
-            let theirs = format!(
-                "{}={service},{}={namespace},{}!={node}",
-                labels::SERVICE,
-                labels::SERVICE_NAMESPACE,
-                labels::NODE
-            );
-            let list = ListParams::default().labels(&theirs);
-            apply::within(self.services.delete_collection(&DeleteParams::default(), &list)).await?;
-        }
-        if *make {
-            let object = json!({
-                "apiVersion": "metallb.io/v1beta1",
-                "kind": "ServiceL2Status",
-                "metadata": {
-                    "name": name,
-                    "labels": {
-                        labels::NODE: node,
-                        labels::SERVICE: service,
-                        labels::SERVICE_NAMESPACE: namespace,
-                    },
-                    "ownerReferences": [self.owner(uid)],
-                },
-            });
-            make_object(&self.services, name, object).await?;
-        }
-        let body = json!({"apiVersion": "metallb.io/v1beta1", "kind": "ServiceL2Status", "status": status});
-        apply::apply_status(&self.services, name, SPEAKER_MANAGER, body)
-            .await
-            .map(drop)
-    }
-
-    fn owner(&self, uid: &str) -> Value {
-        json!({"apiVersion": "v1", "kind": "Node", "name": &*self.node, "uid": uid})
-    }
-}
-
-async fn make_object<K>(api: &Api<PartialObjectMeta<K>>, name: &str, object: Value) -> Result<(), Failure>
-where
-    K: Clone + Debug,
-{
-    let params = PatchParams::apply(SPEAKER_MANAGER).force();
-    apply::within(api.patch(name, &params, &Patch::Apply(object)))
-        .await
-        .map(drop)
 }
 
 #[cfg(test)]
@@ -330,6 +248,7 @@ mod tests {
     use axum::body::Body;
     use axum::http::{Request, Response};
     use ferrolb_runtime::readiness::Readiness;
+    use serde_json::json;
 
     use super::*;
 
@@ -364,19 +283,18 @@ mod tests {
         let (picture, picture_out) = watch::channel(Picture::default());
         let (seen, seen_out) = mpsc::channel(8);
         let readiness = Readiness::default();
+        let (bgp, bgp_out) = watch::channel(BgpPicture::default());
         let health = Health {
             states: WriteHealth::new(&readiness, "patch speakerstates"),
-            services: WriteHealth::new(&readiness, "patch servicel2statuses"),
+            layer2: WriteHealth::new(&readiness, "patch servicel2statuses"),
+            bgp: WriteHealth::new(&readiness, "patch servicebgpstatuses"),
+        };
+        let pictures = Pictures {
+            owner: picture_out,
+            bgp: bgp_out,
         };
         let stop = CancellationToken::new();
-        let reporter = Reporter::new(
-            client(asked_in),
-            "ferrolb-system",
-            "node-a",
-            picture_out,
-            seen_out,
-            health,
-        );
+        let reporter = Reporter::new(client(asked_in), "ferrolb-system", "node-a", pictures, seen_out, health);
         let task = tokio::spawn(reporter.run(stop.clone()));
 
         let web = ServiceL2StatusStatus {
@@ -389,16 +307,18 @@ mod tests {
             state: SpeakerStateStatus::default(),
             services: Some(services.iter().map(|name| ((*name).to_owned(), web.clone())).collect()),
         };
-        let stands = Seen::State("node-a".to_owned(), Some(Box::default()));
+        let old = || ServiceBgpStatusStatus::default();
         for news in [
-            stands,
-            Seen::StatesSynced,
-            Seen::Service("l2-old".to_owned(), Some(web.clone())),
+            Seen::State(Told::Object("node-a".to_owned(), Some(Box::default()))),
+            Seen::State(Told::Synced),
+            Seen::Layer2(Told::Object("l2-old".to_owned(), Some(web.clone()))),
+            Seen::Bgp(Told::Object("bgp-old".to_owned(), Some(old()))),
+            Seen::Bgp(Told::Synced),
         ] {
             assert!(seen.send(news).await.is_ok());
         }
         picture.send_replace(wanted(&["l2-web"]));
-        assert!(seen.send(Seen::ServicesSynced).await.is_ok());
+        assert!(seen.send(Seen::Layer2(Told::Synced)).await.is_ok());
         let mut said = BTreeMap::new();
         for order in 0..4 {
             said.insert(asked.recv().await.unwrap(), order);
@@ -417,6 +337,25 @@ mod tests {
         });
         picture.send_replace(wanted(&[]));
         assert_eq!(asked.recv().await.unwrap(), "DELETE servicel2statuses/l2-web");
+
+        // Nothing is known of BGP until now. Other nodes tell the same Service too, and keep their objects.
+        let told = ServiceBgpStatusStatus {
+            node: "node-a".to_owned(),
+            service_name: "web".to_owned(),
+            peers: vec!["router".to_owned()],
+            ..ServiceBgpStatusStatus::default()
+        };
+        bgp.send_replace(BgpPicture {
+            state: None,
+            services: Some([("bgp-web".to_owned(), told)].into()),
+        });
+        let mut said = BTreeMap::new();
+        for order in 0..3 {
+            said.insert(asked.recv().await.unwrap(), order);
+        }
+        let made = ["PATCH servicebgpstatuses/bgp-web", "PATCH bgp-web/status"];
+        assert!(made.map(|name| said[name]).is_sorted(), "{said:?}");
+        assert!(said.contains_key("DELETE servicebgpstatuses/bgp-old"), "{said:?}");
         assert!(asked.try_recv().is_err(), "a state that stands is not written");
         stop.cancel();
         task.await.unwrap().unwrap();

@@ -3,9 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ferrolb_api::names::reasons;
 use ferrolb_bgp::proto::Cease;
 use ferrolb_bgp::session::Leave;
+use ferrolb_config::Kind;
+use ferrolb_runtime::events::{Note, Recorder};
 use ipnet::IpNet;
+use k8s_openapi::api::core::v1::ObjectReference;
 use nix::ifaddrs::getifaddrs;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -15,34 +19,55 @@ use tracing::{info, warn};
 use super::convert::{Converted, Known, RESTART_TIME, convert};
 use super::engine::{BgpLost, Dependents, Threads};
 use super::marker::Marker;
-use super::{Planned, View};
+use super::notices::{Notice, Notices};
+use super::{BgpPicture, Planned, View};
+
+/// The ends of the channels that the keeper holds.
+pub(crate) struct Ends {
+    /// From the owner task.
+    pub(crate) planned: watch::Receiver<Option<Planned>>,
+    /// To `/metrics`.
+    pub(crate) view: watch::Sender<Arc<View>>,
+    /// To whoever writes down what this speaker says about itself.
+    pub(crate) picture: watch::Sender<BgpPicture>,
+    /// To users.
+    pub(crate) events: Recorder,
+}
+
+/// What stays fixed.
+pub(crate) struct Fixed {
+    /// The node.
+    pub(crate) node: String,
+    /// Where the BGPPeers are.
+    pub(crate) namespace: String,
+    /// Remembers that BGP ran.
+    pub(crate) marker: Marker,
+    /// Nodes have different ones.
+    pub(crate) seed: u64,
+}
 
 /// The task.
 pub(crate) struct Keeper {
-    planned: watch::Receiver<Option<Planned>>,
-    view: watch::Sender<Arc<View>>,
-    marker: Marker,
-    seed: u64,
+    ends: Ends,
+    fixed: Fixed,
     born: Instant,
+    notices: Notices,
+    /// When there may be something to tell although nothing has changed.
+    notice_at: Option<Instant>,
     threads: Option<Threads>,
     /// What the routes of the last plan became.
     routes: Known,
 }
 
 impl Keeper {
-    /// Follows plans and shows what comes of them. `marker` remembers that BGP ran; nodes have different seeds.
-    pub(crate) fn new(
-        planned: watch::Receiver<Option<Planned>>,
-        view: watch::Sender<Arc<View>>,
-        marker: Marker,
-        seed: u64,
-    ) -> Self {
+    /// Follows plans and shows what comes of them.
+    pub(crate) fn new(fixed: Fixed, ends: Ends) -> Self {
         Keeper {
-            planned,
-            view,
-            marker,
-            seed,
+            ends,
+            fixed,
             born: Instant::now(),
+            notices: Notices::default(),
+            notice_at: None,
             threads: None,
             routes: Known::new(),
         }
@@ -58,22 +83,69 @@ impl Keeper {
                     None => std::future::pending().await,
                 }
             };
+            let notice_at = self.notice_at;
             tokio::select! {
                 () = stop.cancelled() => return self.leave().await,
-                Ok(()) = self.planned.changed() => self.follow()?,
+                Ok(()) = self.ends.planned.changed() => self.follow()?,
                 boards = changed => {
                     let (sessions, bfd) = boards?;
-                    self.view.send_modify(|view| {
+                    self.ends.view.send_modify(|view| {
                         let view = Arc::make_mut(view);
                         (view.sessions, view.bfd) = (sessions, bfd);
                     });
                 }
+                () = tokio::time::sleep_until(notice_at.unwrap_or(self.born)), if notice_at.is_some() => {}
             }
+            self.tell();
+        }
+    }
+
+    fn tell(&mut self) {
+        let view = Arc::clone(&self.ends.view.borrow());
+        let picture = BgpPicture::of(&view, &self.fixed.node);
+        self.ends.picture.send_if_modified(|old| {
+            let changed = *old != picture;
+            *old = picture;
+            changed
+        });
+        let (notices, again) = self.notices.look(&view, self.born.elapsed());
+        self.notice_at = again.map(|after| self.born + after);
+        for notice in notices {
+            self.ends.events.record(self.note(notice));
+        }
+    }
+
+    fn note(&self, notice: Notice) -> Note {
+        let Notice { peer, uid, up, error } = notice;
+        let node = &self.fixed.node;
+        let (reason, message) = match up {
+            true => (
+                reasons::SESSION_UP,
+                format!("node {node:?} has a BGP session with the router"),
+            ),
+            false => (
+                reasons::SESSION_DOWN,
+                format!("node {node:?} has no BGP session with the router: {error}"),
+            ),
+        };
+        let about = ObjectReference {
+            api_version: Some(Kind::BgpPeer.api_version().to_owned()),
+            kind: Some(Kind::BgpPeer.name().to_owned()),
+            namespace: Some(self.fixed.namespace.clone()),
+            name: Some(peer),
+            uid: Some(uid),
+            ..ObjectReference::default()
+        };
+        Note {
+            about,
+            warning: !up,
+            reason,
+            message,
         }
     }
 
     fn follow(&mut self) -> Result<(), BgpLost> {
-        let Some(planned) = self.planned.borrow_and_update().clone() else {
+        let Some(planned) = self.ends.planned.borrow_and_update().clone() else {
             return Ok(());
         };
         let watched = planned.plan.peers.values().any(|planned| planned.peer.bfd.is_some());
@@ -86,28 +158,30 @@ impl Keeper {
             paths,
             faults,
         } = converted;
+        let bgp = Arc::new(bgp);
         let mut dependents = Dependents::new();
         for (peer, path) in &paths {
             dependents.entry(Arc::clone(path)).or_default().push(peer.clone());
         }
         match &self.threads {
-            Some(threads) => drop(threads.wanted.send_replace(Arc::new(bgp))),
+            Some(threads) => drop(threads.wanted.send_replace(Arc::clone(&bgp))),
             None if bgp.peers.is_empty() => {}
-            None => self.threads = Some(self.start(Arc::new(bgp))?),
+            None => self.threads = Some(self.start(Arc::clone(&bgp))?),
         }
         if let Some(threads) = &mut self.threads {
             threads.watch(bfd, dependents)?;
         }
         let start = self.threads.as_ref().map(|threads| threads.start);
-        self.view.send_modify(|view| {
+        self.ends.view.send_modify(|view| {
             let view = Arc::make_mut(view);
-            (view.planned, view.faults, view.paths, view.start) = (Some(planned), faults, paths, start);
+            (view.planned, view.wanted, view.start) = (Some(planned), bgp, start);
+            (view.faults, view.paths) = (faults, paths);
         });
         Ok(())
     }
 
     fn start(&self, wanted: Arc<ferrolb_bgp::Wanted>) -> Result<Threads, BgpLost> {
-        let restarted = self.marker.set();
+        let restarted = self.fixed.marker.set();
         let kept = Duration::from_secs(RESTART_TIME.into());
         let restarted_for = if restarted {
             kept.saturating_sub(self.born.elapsed())
@@ -115,12 +189,12 @@ impl Keeper {
             Duration::ZERO
         };
         info!(peers = wanted.peers.len(), restarted, "starting BGP");
-        Threads::start(wanted, restarted_for, self.seed)
+        Threads::start(wanted, restarted_for, self.fixed.seed)
     }
 
     async fn leave(self) -> Result<(), BgpLost> {
         let Some(threads) = self.threads else { return Ok(()) };
-        let draining = self.planned.borrow().as_ref().is_some_and(|p| p.plan.draining);
+        let draining = self.ends.planned.borrow().as_ref().is_some_and(|p| p.plan.draining);
         threads
             .leave(match draining {
                 true => Leave::Withdraw {

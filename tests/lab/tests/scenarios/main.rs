@@ -129,7 +129,13 @@ fn main() -> std::process::ExitCode {
         )
         .group(
             Group::new(Setup::named("bgp"))
-                .scenario("every_node_is_a_next_hop", without_pool(bgp::every_node_is_a_next_hop)),
+                .scenario("every_node_is_a_next_hop", without_pool(bgp::every_node_is_a_next_hop))
+                .scenario("local_traffic_policy", without_pool(bgp::local_traffic_policy))
+                .scenario("attributes", without_pool(bgp::attributes))
+                .scenario("password", without_pool(bgp::password))
+                .scenario("restart_keeps_routes", without_pool(bgp::restart_keeps_routes))
+                .scenario("bfd", without_pool(bgp::bfd))
+                .scenario("status", without_pool(bgp::status)),
         )
         .group(
             Group::new(Setup::named("outages"))

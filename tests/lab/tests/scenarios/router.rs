@@ -108,11 +108,6 @@ impl Router {
         Ok(serde_json::from_str(&self.vtysh("bgpd", &format!("{command} json"))?)?)
     }
 
-    /// What bfdd says about its sessions.
-    pub(crate) fn bfd(&self) -> Result<Vec<Value>> {
-        Ok(serde_json::from_str(&self.vtysh("bfdd", "show bfd peers json")?)?)
-    }
-
     /// Its paths to a prefix.
     pub(crate) fn paths(&self, prefix: &str) -> Result<Vec<Value>> {
         let family = if prefix.contains(':') { "ipv6" } else { "ipv4" };
@@ -182,12 +177,13 @@ impl Router {
         Ok(sum)
     }
 
-    /// Runs a command in the configuration of its BGP.
-    pub(crate) fn configure(&self, line: &str) -> Result<()> {
+    /// Shuts its session with a node down, with a text (RFC 9003).
+    pub(crate) fn shut_down(&self, s: &Scene, node: &str, text: &str) -> Result<()> {
         let folder = self.folder.to_str().context("the lab's directory is UTF-8")?;
         let router = format!("router bgp {ASN}");
+        let line = format!("neighbor {} shutdown message {text}", s.node(node)?.host().address());
         let mut args = vec!["--vty_socket", folder, "-d", "bgpd"];
-        for command in ["configure terminal", &router, line] {
+        for command in ["configure terminal", &router, &line] {
             args.extend(["-c", command]);
         }
         let said = self.host.namespace().output("vtysh", &args)?;
