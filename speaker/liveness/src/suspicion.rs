@@ -301,15 +301,16 @@ impl Case {
             *known = (finding, now);
         }
         let turn = known.1 + group.delay();
-        let grace = self.since + group.grace;
+        // Not since the heartbeats stopped: they may be lost for hours while the speaker lives.
+        let grace = known.1 + group.grace + group.delay();
         match finding {
             Finding::Gone if group.standing_in || turn <= now => (Some(Act::Take(Takeover::NodeGone)), None),
             Finding::Gone => (None, Some(turn)),
             Finding::Answered => (group.standing_in.then_some(Act::Rest), Some(now + AGAIN)),
             Finding::SpeakerSilent if answered => (None, Some(now + AGAIN)),
-            Finding::SpeakerSilent if grace + group.delay() <= now => (Some(Act::Take(Takeover::GraceOver)), None),
-            Finding::SpeakerSilent if group.standing_in => (None, Some((now + WATCH).min(grace + group.delay()))),
-            Finding::SpeakerSilent if !group.answer_for_owner => (None, Some((now + AGAIN).min(grace + group.delay()))),
+            Finding::SpeakerSilent if grace <= now => (Some(Act::Take(Takeover::GraceOver)), None),
+            Finding::SpeakerSilent if group.standing_in => (None, Some((now + WATCH).min(grace))),
+            Finding::SpeakerSilent if !group.answer_for_owner => (None, Some((now + AGAIN).min(grace))),
             Finding::SpeakerSilent if turn <= now => (Some(Act::StandIn(macs.clone())), Some(now + WATCH)),
             Finding::SpeakerSilent => (None, Some(turn)),
         }
