@@ -1,1 +1,187 @@
+use super::*;
 
+const KERNEL: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
+const THIRD: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 3));
+const VIP: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 1, 1));
+const MAC: Mac = [1; 6];
+
+const fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn group(rank: usize) -> Group {
+    Group {
+        rank,
+        interfaces: InterfaceChoice::All,
+        grace: ms(10_000),
+        answer_for_owner: true,
+        standing_in: false,
+    }
+}
+
+fn answer(address: IpAddr, in_its_name: bool) -> Note {
+    Note::Answer {
+        question: 1,
+        address,
+        interface: "eth0".to_owned(),
+        mac: MAC,
+        in_its_name,
+    }
+}
+
+/// What a round at `now` concludes from these answers, and when the next one is wanted.
+fn round(
+    case: &mut Case,
+    group: &Group,
+    control: bool,
+    answers: &[Note],
+    now: Duration,
+) -> (Option<Act>, PeerState, Duration) {
+    let third = control.then_some(THIRD).into_iter().collect();
+    let question = case.ask(
+        1,
+        BTreeSet::from([KERNEL]),
+        third,
+        BTreeMap::from([(group.clone(), VIP)]),
+        now,
+    );
+    assert!(question.addresses.contains(&VIP) && question.addresses.contains(&KERNEL));
+    answers.iter().for_each(|note| case.hear(note));
+    let ends = case.deadline().unwrap();
+    assert_eq!(ends, now + ms(40));
+    assert!(!case.ends(ends - ms(1)) && case.ends(ends));
+    let (mut acts, state) = case.conclude(ends);
+    assert!(acts.len() <= 1);
+    (acts.pop().map(|(_, act)| act), state, case.deadline().unwrap())
+}
+
+fn stand_in() -> Option<Act> {
+    Some(Act::StandIn(BTreeMap::from([("eth0".to_owned(), MAC)])))
+}
+
+/// The table of the module, for the first standby.
+#[test]
+fn what_follows_from_what_is_heard() {
+    let taken = Some(Act::Take(Takeover::NodeGone));
+    let (kernel, vip, named) = (answer(KERNEL, false), answer(VIP, false), answer(VIP, true));
+    let table = [
+        (vec![], taken.clone(), PeerState::Gone),
+        (vec![kernel.clone()], stand_in(), PeerState::SpeakerSilent),
+        (vec![kernel.clone(), vip.clone()], None, PeerState::StillAnswers),
+        (vec![kernel.clone(), named.clone()], None, PeerState::SpeakerSilent),
+        (vec![kernel, named.clone(), vip.clone()], None, PeerState::StillAnswers),
+        (vec![vip], None, PeerState::StillAnswers),
+        (vec![named], None, PeerState::StillAnswers),
+        // Somebody who speaks in the kernel's name proves nothing.
+        (vec![answer(KERNEL, true)], taken, PeerState::Gone),
+    ];
+    for (answers, act, state) in table {
+        let mut case = Case::new(ms(0), ms(100));
+        let (does, thinks, _) = round(&mut case, &group(0), false, &answers, ms(100));
+        assert_eq!((does, thinks), (act, state), "{answers:?}");
+    }
+}
+
+#[test]
+fn later_ranks_wait_and_look_again() {
+    let mut case = Case::new(ms(0), ms(100));
+    let (act, _, next) = round(&mut case, &group(2), false, &[], ms(100));
+    assert_eq!((act, next), (None, ms(140 + 120)));
+    let (act, ..) = round(&mut case, &group(2), false, &[], next);
+    assert_eq!(act, Some(Act::Take(Takeover::NodeGone)));
+    let mut case = Case::new(ms(0), ms(100));
+    round(&mut case, &group(1), false, &[], ms(100));
+    let (act, state, next) = round(&mut case, &group(1), false, &[answer(VIP, false)], ms(200));
+    assert_eq!(
+        (act, state, next),
+        (None, PeerState::StillAnswers, ms(240 + 240)),
+        "somebody was faster"
+    );
+}
+
+#[test]
+fn who_hears_nobody_looks_once_more() {
+    let mut case = Case::new(ms(0), ms(100));
+    let (act, state, next) = round(&mut case, &group(0), true, &[], ms(100));
+    assert_eq!((act, state, next), (None, PeerState::Suspect, ms(140)));
+    let (act, ..) = round(&mut case, &group(0), true, &[], next);
+    assert_eq!(act, Some(Act::Take(Takeover::NodeGone)));
+    let mut case = Case::new(ms(0), ms(100));
+    let (act, ..) = round(&mut case, &group(0), true, &[answer(THIRD, false)], ms(100));
+    assert_eq!(
+        act,
+        Some(Act::Take(Takeover::NodeGone)),
+        "the third node shows that questions are answered"
+    );
+}
+
+#[test]
+fn what_was_not_asked_is_not_silent() {
+    let unasked = |address| Note::Unasked {
+        question: 1,
+        addresses: BTreeSet::from([address]),
+    };
+    for note in [unasked(KERNEL), unasked(VIP)] {
+        let mut case = Case::new(ms(0), ms(100));
+        assert_eq!(round(&mut case, &group(0), false, &[note], ms(100)).0, None);
+    }
+}
+
+#[test]
+fn a_late_round_is_repeated_but_not_for_ever() {
+    let mut case = Case::new(ms(0), ms(100));
+    for expected in [None, None, Some(Act::Take(Takeover::NodeGone))] {
+        case.ask(
+            1,
+            BTreeSet::from([KERNEL]),
+            BTreeSet::new(),
+            BTreeMap::from([(group(0), VIP)]),
+            ms(100),
+        );
+        let (mut acts, _) = case.conclude(ms(151));
+        assert_eq!(acts.pop().map(|(_, act)| act), expected);
+    }
+}
+
+#[test]
+fn the_stand_in_watches_the_kernel_until_the_grace_time_ends() {
+    let standing = Group {
+        standing_in: true,
+        ..group(3)
+    };
+    let kernel = [answer(KERNEL, false)];
+    let mut case = Case::goodbye([group(3)].iter(), ms(1_000));
+    let (act, _, next) = round(&mut case, &standing, false, &kernel, ms(1_160));
+    assert_eq!((act, next), (None, ms(1_300)));
+    let gone = round(&mut case.clone(), &standing, false, &[], next).0;
+    assert_eq!(gone, Some(Act::Take(Takeover::NodeGone)), "at once, whatever the rank");
+    let back = round(
+        &mut case.clone(),
+        &standing,
+        false,
+        &[kernel[0].clone(), answer(VIP, false)],
+        next,
+    )
+    .0;
+    assert_eq!(back, Some(Act::Rest));
+    let (act, _, next) = round(&mut case, &standing, false, &kernel, ms(11_100));
+    assert_eq!((act, next), (None, ms(11_180)), "grace and rank");
+    let (act, ..) = round(&mut case, &standing, false, &kernel, next);
+    assert_eq!(act, Some(Act::Take(Takeover::GraceOver)));
+}
+
+#[test]
+fn without_stand_in_the_grace_time_is_waited_for() {
+    let alone = Group {
+        answer_for_owner: false,
+        ..group(0)
+    };
+    let kernel = [answer(KERNEL, false)];
+    let mut case = Case::new(ms(0), ms(100));
+    let (act, _, next) = round(&mut case, &alone, false, &kernel, ms(100));
+    assert_eq!((act, next), (None, ms(380)));
+    let (act, _, next) = round(&mut case, &alone, false, &kernel, ms(10_000));
+    assert_eq!((act, next), (None, ms(10_140)));
+    let (act, ..) = round(&mut case, &alone, false, &kernel, next);
+    assert_eq!(act, Some(Act::Take(Takeover::GraceOver)));
+}
