@@ -254,8 +254,15 @@ impl<N> Shell<'_, N> {
                 Wake::Sockets(ready) => ready.map_err(ShellError::Wait)?,
                 Wake::Note(Some(note)) => self.take_note(note, now),
                 Wake::Note(None) => notes = false,
-                Wake::Duties(there) => duties = there,
-                Wake::Ground(there) => ground = there,
+                // The look at them below has to see that they are new.
+                Wake::Duties(there) => {
+                    duties = there;
+                    self.channels.duties.mark_changed();
+                }
+                Wake::Ground(there) => {
+                    ground = there;
+                    self.channels.ground.mark_changed();
+                }
                 Wake::Told(Some(permit)) => {
                     if let Some(outcome) = self.pending.pop_front() {
                         permit.send(outcome);
