@@ -288,10 +288,8 @@ impl Controller {
         }
         let seen = object.placement.clone();
         self.replace_object(address, Some(object));
-        // A standby that took over recorded a higher epoch; after a restart any epoch is news.
-        let known = self.allocator.record(address).map_or(0, |r| r.epoch);
-        if seen.as_ref().is_some_and(|p| p.epoch > known) {
-            self.allocator.set_placed(address, seen);
+        if let Some(seen) = seen {
+            self.adopt_placement(address, seen);
         }
         if self.synced {
             self.evict_strangers(address);

@@ -108,6 +108,28 @@ impl Demand<'_> {
 }
 
 impl Controller {
+    /// Takes over a placement that counts more than the own decision: of a standby that took the address over, or of the
+    /// controller before. Who stood by goes on to, and the owner of before comes last; whether they may is decided later.
+    pub(crate) fn adopt_placement(&mut self, address: IpAddr, seen: Placement) {
+        let Some(record) = self.allocator.record(address) else {
+            return;
+        };
+        let own = record.placed.as_ref();
+        let newer = seen.epoch > record.epoch || own.is_some_and(|own| seen.order() > own.order());
+        if !newer {
+            return;
+        }
+        let mut standbys = seen.standbys;
+        let before = own.into_iter().flat_map(|p| p.standbys.iter().chain([&p.owner]));
+        for node in before {
+            if *node != seen.owner && !standbys.contains(node) {
+                standbys.push(node.clone());
+            }
+        }
+        let placed = Placement { standbys, ..seen };
+        self.allocator.set_placed(address, Some(placed));
+    }
+
     /// The placement an address should have, and why it has none.
     pub(crate) fn place(&self, address: IpAddr, coverage: &mut Coverage) -> (Option<Placement>, Option<Reason>) {
         let Some(record) = self.allocator.record(address) else {

@@ -96,7 +96,7 @@ pub(crate) enum Action {
     NodeGone(String),
     /// The endpoints of a Service change.
     Endpoints(EndpointsView),
-    /// The first standby takes an address over.
+    /// A standby takes an address over.
     TakeOver(IpAddr),
 }
 

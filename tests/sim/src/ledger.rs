@@ -294,7 +294,18 @@ impl Ledger {
                 }
                 Ok(())
             }
-            Write::CreateVirtualIp { .. } | Write::SetVirtualIpStatus { .. } => Ok(()),
+            Write::SetVirtualIpStatus { address, placement, .. } => {
+                let known = old_object.and_then(|o| o.placement.as_ref());
+                match known.zip(placement.as_ref()) {
+                    Some((old, new)) if new.order() < old.order() => Err(format!(
+                        "{address} goes back from {:?} to {:?}",
+                        old.order(),
+                        new.order()
+                    )),
+                    _ => Ok(()),
+                }
+            }
+            Write::CreateVirtualIp { .. } => Ok(()),
         }
     }
 

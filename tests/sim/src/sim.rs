@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use ferrolb_controller_core::{Effect, Input, Write, WriteError};
+use ferrolb_model::Placement;
 
 use crate::history::{History, Scenario};
 use crate::ledger::Ledger;
@@ -39,6 +40,7 @@ enum Event {
     Arrive(u64),
     Answer(u64),
     Announce(IpAddr),
+    TookOver(IpAddr, Placement),
     Lead { replica: usize, term: u64 },
     Start { replica: usize },
     Deposed { replica: usize, life: u64 },
@@ -176,6 +178,13 @@ impl<'a> Sim<'a> {
             Event::Announce(address) => {
                 if self.store.announce(address) {
                     self.log(|| format!("speaker     announces {address}"));
+                    self.spread();
+                }
+            }
+            Event::TookOver(address, placement) => {
+                let owner = placement.owner.clone();
+                if self.store.record_takeover(address, placement) {
+                    self.log(|| format!("speaker     {owner} took {address} over"));
                     self.spread();
                 }
             }

@@ -280,25 +280,19 @@ impl Store {
         true
     }
 
-    /// The first standby takes the address over and writes itself down.
-    pub(crate) fn take_over(&mut self, address: IpAddr) -> bool {
+    /// A speaker that took the address over writes itself down, unless somebody who counts more was faster.
+    pub(crate) fn record_takeover(&mut self, address: IpAddr, placement: Placement) -> bool {
         let Some(object) = self.virtual_ips.get(&address) else {
             return false;
         };
-        let Some(placed) = object.placement.clone().filter(|p| !p.standbys.is_empty()) else {
+        let known = object.placement.as_ref().map(Placement::order);
+        if known.is_none_or(|known| known >= placement.order()) {
             return false;
-        };
-        let mut standbys = placed.standbys;
-        let placement = Placement {
-            owner: standbys.remove(0),
-            standbys,
-            epoch: placed.epoch + 1,
-        };
-        let object = VirtualIp {
+        }
+        self.put_virtual_ip(VirtualIp {
             placement: Some(placement),
             ..object.clone()
-        };
-        self.put_virtual_ip(object);
+        });
         true
     }
 }

@@ -143,3 +143,19 @@ fn a_claim_for_nobody() {
         })
     });
 }
+
+#[test]
+fn a_takeover_that_is_undone() {
+    caught("goes back", || {
+        each(|write| {
+            if let Write::SetVirtualIpStatus {
+                placement: Some(placement),
+                ..
+            } = write
+            {
+                placement.epoch = 1;
+            }
+            true
+        })
+    });
+}

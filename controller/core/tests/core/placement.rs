@@ -287,6 +287,66 @@ fn a_takeover_recorded_by_a_standby_stands() {
     lab.assert_quiet();
 }
 
+/// The address of [`one`] is on the first of four nodes, and `change` is what a speaker makes of that.
+fn taken_over(lab: &mut Lab, change: impl FnOnce(&Placement) -> Placement) {
+    let mut object = lab.virtual_ips[&ip("192.0.2.1")].clone();
+    object.placement = object.placement.as_ref().map(change);
+    lab.put_virtual_ip(object);
+}
+
+#[test]
+fn the_owner_of_before_stands_by_last_and_the_epoch_stays() {
+    let mut lab = one(&["n1"]);
+    lab.set_node(node("n4"));
+    lab.settle();
+    let old = placement(&lab).unwrap();
+    let new = old.standbys[1].clone();
+    taken_over(&mut lab, |p| Placement {
+        owner: new.clone(),
+        standbys: Vec::new(),
+        epoch: p.epoch + 1,
+    });
+    lab.settle();
+    let expected = [&old.standbys[0], &old.standbys[2], &old.owner];
+    let now = placement(&lab).unwrap();
+    assert_eq!(now.standbys.iter().collect::<Vec<_>>(), expected);
+    assert_eq!((now.owner, now.epoch), (new.clone(), old.epoch + 1));
+    lab.assert_quiet();
+    // The next owner of the controller's choice counts more than the takeover.
+    let mut gone = node(&new);
+    gone.excluded = true;
+    lab.set_node(gone);
+    lab.settle();
+    let next = placement(&lab).unwrap();
+    assert_eq!((next.owner == new, next.epoch), (false, old.epoch + 2));
+}
+
+#[test]
+fn of_two_placements_of_one_epoch_the_greater_name_counts() {
+    for (owner, stays) in [("n1", false), ("n3", true)] {
+        let mut lab = one(&["n1"]);
+        // The controller is about to place it on n2, and a speaker is faster.
+        let mut old = placement(&lab).unwrap();
+        old.owner = "n2".to_owned();
+        old.standbys = vec!["n1".to_owned(), "n3".to_owned()];
+        old.epoch += 1;
+        taken_over(&mut lab, |_| old.clone());
+        lab.settle();
+        let own = placement(&lab).unwrap();
+        assert_eq!(own.order(), old.order());
+        taken_over(&mut lab, |p| Placement {
+            owner: owner.to_owned(),
+            ..p.clone()
+        });
+        lab.settle();
+        let now = placement(&lab).unwrap();
+        assert_eq!(now.owner, if stays { owner } else { "n2" });
+        assert_eq!(now.epoch, old.epoch);
+        assert!(!now.standbys.contains(&now.owner));
+        lab.assert_quiet();
+    }
+}
+
 #[test]
 fn announced_means_the_owner_says_so() {
     let mut lab = one(&["n1"]);

@@ -23,6 +23,12 @@ impl Sim<'_> {
                     self.log(|| format!("controller{replica} stream {kind} stalls"));
                 }
             }
+            5 | 6 if self.scenario.hands => {
+                let addresses = self.store.virtual_ips.keys().copied().collect::<Vec<_>>();
+                if let Some(address) = self.rng.choice(addresses) {
+                    self.take_over(address);
+                }
+            }
             _ => {}
         }
         let wait = if self.rng.bool() { 400 } else { 12_000 };

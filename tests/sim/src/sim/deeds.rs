@@ -1,5 +1,6 @@
 //! What people and machines do to the objects, and how every change reaches watches and speakers.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use ferrolb_controller_core::Input;
@@ -77,11 +78,32 @@ impl Sim<'_> {
             Action::Node(view) => self.store.set_node(view),
             Action::NodeGone(name) => self.store.remove_node(&name),
             Action::Endpoints(view) => self.store.set_slice(view),
-            Action::TakeOver(address) => {
-                self.store.take_over(address);
-            }
+            Action::TakeOver(address) => self.take_over(address),
         }
         self.spread();
+    }
+
+    /// A standby believes the owner to be gone, and announces the address at once; the API server learns of it later. In a
+    /// calm history it is the first standby, and nothing is late.
+    pub(super) fn take_over(&mut self, address: IpAddr) {
+        let object = self.store.virtual_ips.get(&address);
+        let Some(mut placed) = object.and_then(|o| o.placement.clone()) else {
+            return;
+        };
+        if placed.standbys.is_empty() {
+            return;
+        }
+        let calm = self.scenario.calm;
+        let rank = if calm {
+            0
+        } else {
+            self.rng.usize(..placed.standbys.len())
+        };
+        let late = if calm { 0 } else { self.rng.u64(..20_000) };
+        placed.owner = placed.standbys.remove(rank);
+        placed.epoch += 1;
+        let at = self.now + Duration::from_millis(late);
+        self.at(at, Event::TookOver(address, placed));
     }
 
     /// Takes what changed to every watch, and to the speakers.
