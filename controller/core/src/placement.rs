@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ferrolb_model::{
-    L2Advertisement, Labels, NodeRefusal, NodeView, Placement, PoolSelection, Reason, ServiceView, TrafficPolicy,
+    L2Advertisement, Labels, NodeRefusal, NodeView, Placement, Pool, PoolSelection, Reason, ServiceView, TrafficPolicy,
 };
 
 use crate::allocator::Record;
@@ -130,6 +130,11 @@ impl Controller {
         self.allocator.set_placed(address, Some(placed));
     }
 
+    fn is_told_to_routers(&self, pool: &Pool, view: &ServiceView) -> bool {
+        let mut ads = self.world.config().bgp_advertisements.values();
+        ads.any(|ad| ad.covers_pool(pool) && ad.covers_service(&view.labels))
+    }
+
     /// The placement an address should have, and why it has none.
     pub(crate) fn place(&self, address: IpAddr, coverage: &mut Coverage) -> (Option<Placement>, Option<Reason>) {
         let Some(record) = self.allocator.record(address) else {
@@ -146,7 +151,13 @@ impl Controller {
             if self.world.config().advertisements_unknown && record.placed.is_some() {
                 return (record.placed.clone(), None);
             }
-            let pool = self.world.pool_of(address).map(|p| p.name.as_str());
+            let lies_in = self.world.pool_of(address);
+            let by_bgp = |view: &&ServiceView| lies_in.is_some_and(|pool| self.is_told_to_routers(pool, view));
+            if views.iter().any(by_bgp) {
+                // Every speaker decides about that by itself.
+                return (None, None);
+            }
+            let pool = lies_in.map(|p| p.name.as_str());
             let pool = pool.or(record.recorded_pool()).unwrap_or_default().to_owned();
             return (None, Some(Reason::NoAdvertisement { pool }));
         }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use ferrolb_controller_core::EventKind;
 use ferrolb_model::{
-    Announcer, Condition, ConditionType, Config, FamilyPolicy, LabelSelector, NodeView, Operator, Placement,
-    PoolSelection, PreferredNode, Requirement, TrafficPolicy,
+    Announcer, BgpAdvertisement, Condition, ConditionType, Config, FamilyPolicy, LabelSelector, NodeView, Operator,
+    Placement, PoolSelection, PreferredNode, Requirement, TrafficPolicy,
 };
 
 use crate::fixtures::*;
@@ -228,6 +228,33 @@ fn advertisements_say_which_nodes_and_prefer_some() {
     });
     assert_eq!(announced(&lab).reason, "NoAdvertisement");
     lab.assert_quiet();
+}
+
+#[test]
+fn an_address_that_only_routers_are_told_of_is_placed_nowhere_and_lacks_nothing() {
+    let mut lab = one(&["n1"]);
+    edit(&mut lab, |c| {
+        let ad = BgpAdvertisement {
+            name: "wan".to_owned(),
+            pools: PoolSelection::All,
+            node_selectors: Vec::new(),
+            service_selectors: Vec::new(),
+            peers: None,
+            aggregation_v4: 32,
+            aggregation_v6: 128,
+            local_pref: None,
+            communities: BTreeSet::new(),
+        };
+        c.bgp_advertisements.insert(ad.name.clone(), ad);
+    });
+    assert!(placement(&lab).is_some(), "layer 2 does not mind");
+    edit(&mut lab, |c| c.l2_advertisements.clear());
+    assert_eq!(placement(&lab), None);
+    let conditions = &lab.virtual_ips[&ip(ADDRESS)].conditions;
+    assert!(!conditions.contains_key(&ConditionType::Announced), "{conditions:?}");
+    assert!(!lab.kinds("web").contains(&EventKind::AnnounceFailed));
+    edit(&mut lab, |c| c.bgp_advertisements.clear());
+    assert_eq!(announced(&lab).reason, "NoAdvertisement");
 }
 
 #[test]
