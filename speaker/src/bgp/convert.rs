@@ -175,3 +175,6 @@ fn extended(community: &model::ExtendedCommunity) -> ExtendedCommunity {
     };
     ExtendedCommunity(kind << 56 | subtype << 48 | value)
 }
+
+#[cfg(test)]
+mod tests;
