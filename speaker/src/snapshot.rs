@@ -8,9 +8,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ferrolb_model::Placement;
-use ferrolb_speaker_core::Duty;
+use ferrolb_speaker_core::{Duty, Liveness};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
@@ -68,6 +69,16 @@ struct Entry {
     epoch: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     interfaces: Option<BTreeSet<String>>,
+    /// Milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    interval: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    multiplier: Option<u32>,
+    /// Milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grace: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    answer_for_owner: Option<bool>,
 }
 
 /// Who writes or reads a snapshot.
@@ -96,6 +107,10 @@ pub(crate) fn encode(identity: &Identity, memory: &Memory) -> Vec<u8> {
         standbys: duty.placement.standbys.clone(),
         epoch: duty.placement.epoch,
         interfaces: duty.interfaces.clone(),
+        interval: duty.liveness.interval.map(millis),
+        multiplier: duty.liveness.multiplier,
+        grace: duty.liveness.grace.map(millis),
+        answer_for_owner: duty.liveness.answer_for_owner,
     };
     let content = Content {
         node: identity.node.clone(),
@@ -144,6 +159,12 @@ pub(crate) fn decode(identity: &Identity, bytes: &[u8]) -> Result<Memory, Snapsh
             standbys: entry.standbys,
             epoch: entry.epoch,
         },
+        liveness: Liveness {
+            interval: entry.interval.map(Duration::from_millis),
+            multiplier: entry.multiplier,
+            grace: entry.grace.map(Duration::from_millis),
+            answer_for_owner: entry.answer_for_owner,
+        },
     };
     Ok(Memory {
         duties: content
@@ -153,6 +174,10 @@ pub(crate) fn decode(identity: &Identity, bytes: &[u8]) -> Result<Memory, Snapsh
             .collect(),
         peers: content.peers,
     })
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// SHA-256 of `bytes` in lower-case hexadecimal.
@@ -185,6 +210,7 @@ mod tests {
                 standbys: vec!["node-b".to_owned()],
                 epoch,
             },
+            liveness: Liveness::default(),
         };
         Memory {
             duties: BTreeMap::from([
@@ -248,11 +274,20 @@ mod tests {
     fn any_memory() -> impl Strategy<Value = Memory> {
         let interfaces = proptest::option::of(proptest::collection::btree_set(".{0,15}", 0..4));
         let standbys = proptest::collection::vec(".{0,9}", 0..4);
-        let duty = (".{0,9}", interfaces, ".{0,9}", standbys, any::<u64>());
-        let duty = duty.prop_map(|(uid, interfaces, owner, standbys, epoch)| Duty {
+        let time = || proptest::option::of((0..1u64 << 40).prop_map(Duration::from_millis));
+        let liveness = (time(), any::<Option<u32>>(), time(), any::<Option<bool>>());
+        let liveness = liveness.prop_map(|(interval, multiplier, grace, answer_for_owner)| Liveness {
+            interval,
+            multiplier,
+            grace,
+            answer_for_owner,
+        });
+        let duty = (".{0,9}", interfaces, ".{0,9}", standbys, any::<u64>(), liveness);
+        let duty = duty.prop_map(|(uid, interfaces, owner, standbys, epoch, liveness)| Duty {
             uid,
             interfaces,
             placement: Placement { owner, standbys, epoch },
+            liveness,
         });
         let duties = proptest::collection::btree_map(any::<IpAddr>(), duty, 0..20);
         let addresses = proptest::collection::btree_set(any::<IpAddr>(), 0..3);

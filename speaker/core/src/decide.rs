@@ -8,7 +8,10 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use ferrolb_model::{Announcer, Claim, Config, L2Advertisement, Labels, NodeRefusal, OnShrink, Pool, ServiceId};
+use ferrolb_model::{
+    AnnouncementPolicy, Announcer, Claim, Config, L2Advertisement, Labels, NodeRefusal, OnShrink, Pool, ServiceId,
+    VirtualIp,
+};
 
 use crate::effect::Announcement;
 
@@ -75,6 +78,21 @@ impl<'a> Facts<'a> {
             .collect::<Option<Vec<_>>>()
             .map(|sets| sets.into_iter().flatten().cloned().collect::<BTreeSet<_>>());
         Ok(Announcement { interfaces, epoch })
+    }
+
+    /// The policies for the address on this node, by name.
+    pub(crate) fn policies(&self, ip: &VirtualIp) -> impl Iterator<Item = &'a AnnouncementPolicy> {
+        let pool = pool_of(self.config, ip.pool.as_deref(), ip.address);
+        self.config.announcement_policies.values().filter(move |policy| {
+            let held = |claim: &Claim| self.holders.get(&claim.service);
+            policy.covers_pool(&pool)
+                && policy.covers_node(self.node_labels)
+                && ip
+                    .claims
+                    .iter()
+                    .filter_map(held)
+                    .any(|holder| policy.covers_service(&holder.labels))
+        })
     }
 
     /// The advertisements that speak for the address on this node.

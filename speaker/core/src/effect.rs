@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ferrolb_model::{NodeRefusal, Placement, ServiceId};
 
@@ -81,6 +82,21 @@ pub struct Duty {
     /// Who owns the address and who stands by. A node that is neither has handed the address over, and answers until
     /// the owner is heard.
     pub placement: Placement,
+    /// How a failure of the owner is noticed and answered.
+    pub liveness: Liveness,
+}
+
+/// How a failure of an owner is noticed and answered, as far as a policy says it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Liveness {
+    /// Between two heartbeats.
+    pub interval: Option<Duration>,
+    /// Heartbeats missed before the wire is asked.
+    pub multiplier: Option<u32>,
+    /// How long the address stays with an owner whose node lives while its speaker does not.
+    pub grace: Option<Duration>,
+    /// Whether a standby may answer in the owner's name meanwhile.
+    pub answer_for_owner: Option<bool>,
 }
 
 impl Duty {

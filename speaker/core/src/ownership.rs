@@ -254,6 +254,7 @@ impl Ownership {
             uid: ip.uid.clone(),
             interfaces,
             placement: placement.clone(),
+            liveness: self.speaker.liveness(ip),
         })
     }
 

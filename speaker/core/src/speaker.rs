@@ -14,7 +14,7 @@ use ferrolb_model::{Config, Labels, NodeRefusal, ServiceId, ServiceType, Service
 
 use crate::announcer::{Writes, names};
 use crate::decide::{Facts, HeldIp, Holder, Holders, claimants};
-use crate::effect::{Announcement, Duty, Effect};
+use crate::effect::{Announcement, Duty, Effect, Liveness};
 use crate::input::Input;
 
 /// Strangers remembered per address and interface. More than a few are one attack, and not worth an event each.
@@ -227,6 +227,23 @@ impl Speaker {
             resource_version: String::new(),
         };
         self.facts()?.decide(ip.address, Some(&held), None).ok()
+    }
+
+    /// How a failure of the address's owner is noticed and answered. Each setting is from the first policy, by name,
+    /// that has it.
+    pub(crate) fn liveness(&self, ip: &VirtualIp) -> Liveness {
+        let Some(facts) = self.facts() else {
+            return Liveness::default();
+        };
+        let settings = facts.policies(ip).map(|policy| &policy.layer2);
+        let mut liveness = Liveness::default();
+        for of in settings {
+            liveness.interval = liveness.interval.or(of.liveness_interval);
+            liveness.multiplier = liveness.multiplier.or(of.liveness_multiplier);
+            liveness.grace = liveness.grace.or(of.grace);
+            liveness.answer_for_owner = liveness.answer_for_owner.or(of.answer_for_owner);
+        }
+        liveness
     }
 
     /// How many addresses the engine is asked to answer for.

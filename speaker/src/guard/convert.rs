@@ -8,7 +8,7 @@ use ferrolb_l2::interfaces::{NamePattern, suitable};
 use ferrolb_l2::{InterfaceChoice, InterfaceState, Want, Wanted};
 use ferrolb_liveness as liveness;
 use ferrolb_model::Placement;
-use ferrolb_speaker_core::Duty;
+use ferrolb_speaker_core::{Duty, Liveness};
 
 /// What layer 2 does while there is no guard: everything that this node owns is announced.
 pub(crate) fn owned(duties: &liveness::Duties) -> Arc<Wanted> {
@@ -37,9 +37,20 @@ pub(super) fn duties(all: &BTreeMap<IpAddr, Duty>) -> BTreeMap<IpAddr, liveness:
             Some(names) => liveness::InterfaceChoice::Named(names.clone()),
         },
         may_announce: true,
-        timing: liveness::Timing::default(),
+        timing: timing(&duty.liveness),
     };
     all.iter().map(|(address, of)| (*address, duty(of))).collect()
+}
+
+fn timing(of: &Liveness) -> liveness::Timing {
+    let usual = liveness::Timing::default();
+    let multiplier = of.multiplier.map(|n| u8::try_from(n).unwrap_or(u8::MAX));
+    liveness::Timing {
+        interval: of.interval.unwrap_or(usual.interval),
+        multiplier: multiplier.unwrap_or(usual.multiplier),
+        grace: of.grace.unwrap_or(usual.grace),
+        answer_for_owner: of.answer_for_owner.unwrap_or(usual.answer_for_owner),
+    }
 }
 
 fn placement(placement: &Placement) -> liveness::Placement {

@@ -9,7 +9,7 @@ use ferrolb_model::{
     NodeView, OnShrink, Operator, Placement, Pool, PoolSelection, ReclaimPolicy, Requirement, ServiceId, ServiceType,
     ServiceView, TrafficPolicy, VirtualIp,
 };
-use ferrolb_speaker_core::{Announcement, Duty, Effect, Input, Settings, Speaker};
+use ferrolb_speaker_core::{Announcement, Duty, Effect, Input, Liveness, Settings, Speaker};
 
 /// The node that is tested.
 pub(crate) const ME: &str = "node-a";
@@ -171,6 +171,7 @@ pub(crate) fn duty(address: IpAddr, owner: &str, how: &Announcement) -> Duty {
             standbys: Vec::new(),
             epoch: how.epoch,
         },
+        liveness: Liveness::default(),
     }
 }
 

@@ -2,9 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
-use ferrolb_model::{Announcer, Placement, VirtualIp};
-use ferrolb_speaker_core::{Duty, Effect, Input, Ownership};
+use ferrolb_model::{
+    AnnouncementPolicy, Announcer, BgpSettings, Config, DrainSettings, EndpointSettings, Layer2Settings, Placement,
+    PoolSelection, VirtualIp,
+};
+use ferrolb_speaker_core::{Duty, Effect, Input, Liveness, Ownership};
 
 use crate::make::*;
 
@@ -247,4 +252,49 @@ fn a_restart_goes_on_from_the_snapshot() {
     let effects = ownership.handle(Input::Synced);
     assert_eq!(duties(&effects), Some(Some(placement(OTHER, &[ME], 4))));
     assert_eq!((records(&effects).len(), ownership.speaker().wanted()), (0, 0));
+}
+
+#[test]
+fn a_policy_says_how_a_failure_is_noticed() {
+    let policy = |name: &str, layer2: Layer2Settings| {
+        let policy = AnnouncementPolicy {
+            name: name.to_owned(),
+            pools: PoolSelection::All,
+            service_selectors: Vec::new(),
+            node_selectors: Vec::new(),
+            layer2,
+            drain: DrainSettings::default(),
+            endpoints: EndpointSettings::default(),
+            bgp: BgpSettings::default(),
+        };
+        (name.to_owned(), policy)
+    };
+    let seconds = |n| Some(Duration::from_secs(n));
+    let first = Layer2Settings {
+        grace: seconds(3),
+        ..Layer2Settings::default()
+    };
+    let second = Layer2Settings {
+        grace: seconds(5),
+        liveness_multiplier: Some(4),
+        ..Layer2Settings::default()
+    };
+    let Input::Config(plain) = plain_config() else {
+        unreachable!("a configuration")
+    };
+    let config = Config {
+        announcement_policies: [policy("b", second), policy("a", first)].into(),
+        ..(*plain).clone()
+    };
+    let mut ownership = ownership(placement(ME, &[OTHER], 1));
+    let effects = ownership.handle(Input::Config(Arc::new(config)));
+    let [Effect::Duties(all)] = effects.as_slice() else {
+        panic!("{effects:?}")
+    };
+    let expected = Liveness {
+        grace: seconds(3),
+        multiplier: Some(4),
+        ..Liveness::default()
+    };
+    assert_eq!(all[&ip(ADDRESS)].liveness, expected);
 }
