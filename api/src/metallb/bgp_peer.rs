@@ -63,7 +63,12 @@ pub struct BgpPeerSpec {
     pub my_asn: u32,
 
     /// The AS number of the router. Either this or dynamicASN; 0 is none.
-    #[serde(default, rename = "peerASN", deserialize_with = "wire::or_default", skip_serializing_if = "wire::is_zero")]
+    #[serde(
+        default,
+        rename = "peerASN",
+        deserialize_with = "wire::or_default",
+        skip_serializing_if = "wire::is_zero"
+    )]
     #[schemars(schema_with = "schema::uint32")]
     pub peer_asn: u32,
 

@@ -145,7 +145,8 @@ pub(crate) async fn named_address_waits_in_line(s: Scene) -> Result<()> {
 pub(crate) async fn broadcast_address(s: Scene) -> Result<()> {
     let [last, broadcast] = ["172.30.255.254", "172.30.255.255"];
     let name = s.namespace().to_owned();
-    s.apply_config(&pool(&name, &name, &[&format!("{last}-{broadcast}")])).await?;
+    s.apply_config(&pool(&name, &name, &[&format!("{last}-{broadcast}")]))
+        .await?;
     s.apply_config(&advertisement(std::slice::from_ref(&name))).await?;
     let wish = format!("metallb.io/loadBalancerIPs: {broadcast}");
     s.apply(&annotated("named", "web", &wish, PLAIN)).await?;
