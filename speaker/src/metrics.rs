@@ -232,7 +232,7 @@ fn liveness(encoder: &mut DescriptorEncoder, now: &ferrolb_liveness::Counters) -
             &now.questions,
         ),
     ] {
-        counters(encoder, name, help, [([] as [(&str, &str); 0], count.get())])?;
+        ConstCounter::new(count.get()).encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
     }
     Ok(())
 }
@@ -294,6 +294,7 @@ mod tests {
             r#"ferrolb_conflicts_total{protocol="ARP"} 0"#,
             r#"ferrolb_l2_defences_total{protocol="NDP"} 0"#,
             r#"ferrolb_l2_drops_total{reason="truncated"} 0"#,
+            "ferrolb_liveness_sent_total 0",
             "metallb_k8s_client_config_loaded_bool 1",
             "metallb_k8s_client_config_stale_bool 1",
         ] {
