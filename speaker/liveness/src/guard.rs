@@ -100,7 +100,9 @@ impl Guard {
     pub fn next_deadline(&self) -> Option<Duration> {
         let suspects = self.peers.iter().filter(|(node, _)| !self.cases.contains_key(*node));
         let cases = self.cases.values().filter_map(Case::deadline);
+        // Who leaves says nothing more but goodbye.
         let peers = self.peers.values().filter_map(Peer::next);
+        let peers = peers.filter(|_| self.leaving.is_none());
         let handed = self.handing_over.iter().filter_map(|address| self.handed_at(address));
         let leaving = self.leaving.as_ref().map(talk::Leaving::deadline);
         suspects
@@ -363,3 +365,6 @@ impl Guard {
         self.addresses.get(&address).map(|entry| &entry.belief)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -114,7 +114,7 @@ impl Peer {
 
     /// Says that it answers, and is heard.
     pub fn alive(&self, now: Duration) -> bool {
-        self.healthy.is_some_and(|at| now <= at + self.detection())
+        self.healthy.is_some_and(|at| now < at + self.detection())
     }
 
     /// This process has stood still: one more interval before it is judged.

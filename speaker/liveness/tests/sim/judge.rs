@@ -15,13 +15,16 @@ pub(crate) const TWO: Duration = ms(500);
 /// heard is given 10 s, and then every rank has its turn.
 pub(crate) const NONE: Duration = ms(13_500);
 
+/// A node: its part of the segment, whether its process runs, its answer for each address.
+type View = (u8, bool, Vec<Option<(Mac, bool)>>);
+
 #[derive(Default)]
 pub(crate) struct Judge {
     /// Two MACs, or none, since then, by address and part of the segment.
     two: BTreeMap<(IpAddr, u8), Duration>,
     none: BTreeMap<(IpAddr, u8), Duration>,
     /// What is answered, to see changes.
-    picture: Vec<(u8, bool, Vec<Option<(Mac, bool)>>)>,
+    picture: Vec<View>,
     /// Longest times seen.
     pub(crate) longest_two: Duration,
     pub(crate) longest_none: Duration,

@@ -1,0 +1,361 @@
+use ipnet::IpNet;
+use proptest::prelude::*;
+
+use super::*;
+use crate::keyring::Keyring;
+use crate::seam::{Duty, InterfaceChoice, Link, Question};
+use crate::wire::{Header, Message, Place};
+
+const fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn ip(octet: u8) -> IpAddr {
+    [10, 0, 0, octet].into()
+}
+
+const VIP: u8 = 100;
+
+fn keys() -> Keyring {
+    Keyring::new(1, [(1, b"one".as_slice())])
+}
+
+/// What `me` is told: `a` owns the address, `b` and `c` stand by.
+fn duties(me: &str) -> Duties {
+    let placement = Placement {
+        owner: "a".into(),
+        standbys: vec!["b".into(), "c".into()],
+        epoch: 1,
+    };
+    let duty = Duty {
+        object: "uid".into(),
+        placement,
+        previous_owner: None,
+        interfaces: InterfaceChoice::All,
+        may_announce: true,
+        timing: Timing::default(),
+    };
+    let peers = [("a", 1), ("b", 2), ("c", 3)].map(|(name, octet)| (name.into(), BTreeSet::from([ip(octet)])));
+    Duties {
+        node: me.into(),
+        boot: 7,
+        keys: keys(),
+        peers: peers.into(),
+        addresses: BTreeMap::from([(ip(VIP), duty)]),
+    }
+}
+
+fn ground(octet: u8) -> Ground {
+    let link = Link {
+        interface: "eth0".to_owned(),
+        mac: [octet; 6],
+        addresses: BTreeSet::from([IpNet::new(ip(octet), 24).unwrap()]),
+    };
+    Ground {
+        answering: true,
+        links: vec![link],
+    }
+}
+
+/// A guard that has been told everything at time 0.
+fn guard(me: &str, octet: u8) -> (Guard, Arc<Counters>) {
+    let counters = Arc::new(Counters::default());
+    let mut guard = Guard::new(1, Arc::clone(&counters));
+    guard.handle(Input::Ground(Arc::new(ground(octet))), ms(0));
+    guard.handle(Input::Duties(Arc::new(duties(me))), ms(0));
+    (guard, counters)
+}
+
+fn datagram(keys: &Keyring, key: u32, sender: &str, boot: u64, sequence: u64, message: &Message) -> Vec<u8> {
+    let header = Header {
+        key,
+        boot,
+        sequence,
+        sender,
+    };
+    let mut bytes = header.emit(message);
+    bytes.extend(keys.sign(key, &bytes).unwrap());
+    bytes
+}
+
+fn hello(octet: u8, standing_in: bool) -> Message {
+    Message::Hello {
+        interval: ms(50),
+        multiplier: 2,
+        answering: true,
+        standing_in,
+        places: vec![Place {
+            address: ip(octet),
+            mac: [octet; 6],
+        }],
+    }
+}
+
+fn from(guard: &mut Guard, sender: &str, sequence: u64, message: &Message, now: Duration) -> Vec<Effect> {
+    let bytes = datagram(&keys(), 1, sender, 9, sequence, message);
+    let bytes = bytes.as_slice();
+    guard.handle(Input::Datagram { from: ip(1), bytes }, now)
+}
+
+/// Ticks when they are wanted, until then.
+fn run(guard: &mut Guard, until: Duration) -> Vec<Effect> {
+    let mut effects = Vec::new();
+    while let Some(at) = guard.next_deadline().filter(|at| *at <= until) {
+        effects.extend(guard.handle(Input::Tick, at));
+        assert!(
+            guard.next_deadline().is_none_or(|next| next > at),
+            "a tick moves every deadline"
+        );
+    }
+    effects
+}
+
+fn questions(effects: &[Effect]) -> Vec<&Question> {
+    let question = |effect| match effect {
+        &Effect::Ask(ref question) => Some(question),
+        _ => None,
+    };
+    effects.iter().filter_map(question).collect()
+}
+
+#[test]
+fn what_is_not_believed_is_counted() {
+    let (mut guard, counters) = guard("b", 2);
+    let other = Keyring::new(1, [(1, b"two".as_slice()), (2, b"two".as_slice())]);
+    let (good, hello) = (keys(), hello(1, false));
+    let table = [
+        (b"nonsense".to_vec(), "malformed"),
+        (datagram(&other, 2, "a", 9, 1, &hello), "unknown_key"),
+        (datagram(&other, 1, "a", 9, 1, &hello), "signature"),
+        (datagram(&good, 1, "z", 9, 1, &hello), "unknown_sender"),
+        (datagram(&good, 1, "b", 9, 1, &hello), "unknown_sender"),
+        (datagram(&good, 1, "a", 9, 5, &hello), ""),
+        (datagram(&good, 1, "a", 9, 5, &hello), "replay"),
+        (datagram(&good, 1, "a", 8, 6, &hello), "replay"),
+    ];
+    for (bytes, why) in table {
+        let read = || counters.drops().collect::<BTreeMap<_, _>>();
+        let before = read();
+        guard.handle(
+            Input::Datagram {
+                from: ip(1),
+                bytes: &bytes,
+            },
+            ms(1),
+        );
+        let counted: Vec<&str> = read()
+            .into_iter()
+            .filter(|(name, count)| before[name] != *count)
+            .map(|(name, _)| name)
+            .collect();
+        let expected: Vec<&str> = Some(why).filter(|why| !why.is_empty()).into_iter().collect();
+        assert_eq!(counted, expected);
+    }
+    assert_eq!(counters.received.get(), 1);
+}
+
+#[test]
+fn a_silent_owner_is_asked_for_and_taken_from() {
+    let (mut guard, counters) = guard("b", 2);
+    from(&mut guard, "a", 1, &hello(1, false), ms(10));
+    assert!(questions(&run(&mut guard, ms(109))).is_empty());
+    let effects = run(&mut guard, ms(110));
+    let asked = questions(&effects);
+    assert_eq!(
+        (asked.len(), &asked[0].addresses),
+        (1, &BTreeSet::from([ip(1), ip(VIP)]))
+    );
+    run(&mut guard, ms(149));
+    let effects = run(&mut guard, ms(150));
+    let Some(Effect::Wanted(wanted)) = effects.first() else {
+        panic!("layer 2 first: {effects:?}")
+    };
+    assert_eq!(wanted.addresses[&ip(VIP)].role, Role::Own);
+    let took = |effect: &Effect| matches!(effect, Effect::Outcome(Outcome::TookOver { reason: Takeover::NodeGone, after, .. }) if *after == ms(140));
+    assert!(effects.iter().any(took), "{effects:?}");
+    assert_eq!(guard.belief(ip(VIP)).unwrap().order(), (2, "b"));
+    assert_eq!(
+        (counters.missed.get(), counters.questions.get(), counters.stalls.get()),
+        (1, 1, 0)
+    );
+}
+
+#[test]
+fn a_guard_that_stood_still_judges_nobody_by_it() {
+    let (mut guard, counters) = guard("b", 2);
+    from(&mut guard, "a", 1, &hello(1, false), ms(10));
+    run(&mut guard, ms(60));
+    let effects = guard.handle(Input::Tick, ms(400));
+    assert!(questions(&effects).is_empty());
+    assert_eq!(counters.stalls.get(), 1);
+    assert!(
+        !questions(&run(&mut guard, ms(450))).is_empty(),
+        "but one interval later"
+    );
+}
+
+#[test]
+fn nobody_is_asked_for_where_nothing_could_be_done() {
+    let away = Ground {
+        answering: true,
+        links: Vec::new(),
+    };
+    let elsewhere = Ground {
+        links: vec![Link {
+            interface: "eth1".to_owned(),
+            ..ground(2).links.remove(0)
+        }],
+        answering: true,
+    };
+    let dead = Ground {
+        answering: false,
+        ..ground(2)
+    };
+    for ground in [away, elsewhere, dead] {
+        let (mut guard, _) = guard("b", 2);
+        from(&mut guard, "a", 1, &hello(1, false), ms(10));
+        guard.handle(Input::Ground(Arc::new(ground.clone())), ms(20));
+        assert!(questions(&run(&mut guard, ms(5_000))).is_empty(), "{ground:?}");
+    }
+    let (mut guard, _) = guard("b", 2);
+    let mut duties = duties("b");
+    duties.addresses.values_mut().for_each(|duty| duty.may_announce = false);
+    guard.handle(Input::Duties(Arc::new(duties)), ms(5));
+    from(&mut guard, "a", 1, &hello(1, false), ms(10));
+    assert!(questions(&run(&mut guard, ms(5_000))).is_empty(), "not eligible");
+}
+
+#[test]
+fn a_question_that_was_not_taken_is_asked_again() {
+    let (mut guard, _) = guard("b", 2);
+    from(&mut guard, "a", 1, &hello(1, false), ms(10));
+    let effects = run(&mut guard, ms(110));
+    let question = questions(&effects)[0].id;
+    guard.handle(Input::NotAsked { question }, ms(110));
+    assert!(questions(&run(&mut guard, ms(129))).is_empty());
+    assert_eq!(questions(&run(&mut guard, ms(130))).len(), 1);
+    assert_eq!(guard.belief(ip(VIP)).unwrap().epoch, 1);
+}
+
+#[test]
+fn a_goodbye_waits_for_the_first_standby() {
+    let left = |effects: &[Effect]| effects.contains(&Effect::Leave);
+    let (mut lonely, _) = guard("a", 1);
+    assert!(left(&lonely.handle(Input::Goodbye, ms(5))), "no standby is heard");
+    for answered in [true, false] {
+        let (mut owner, _) = guard("a", 1);
+        from(&mut owner, "b", 1, &hello(2, false), ms(10));
+        run(&mut owner, ms(15));
+        let effects = owner.handle(Input::Goodbye, ms(20));
+        let sent = effects
+            .iter()
+            .filter(|effect| matches!(effect, Effect::Send { .. }))
+            .count();
+        assert!(sent == 2 && !left(&effects), "both standbys are told: {effects:?}");
+        if answered {
+            assert!(left(&from(&mut owner, "b", 2, &hello(2, true), ms(25))));
+        } else {
+            assert!(!left(&run(&mut owner, ms(119))));
+            assert!(left(&run(&mut owner, ms(120))));
+        }
+        assert_eq!(
+            owner.roles().collect::<Vec<_>>(),
+            [(ip(VIP), Role::Own)],
+            "answers to the end"
+        );
+    }
+}
+
+#[test]
+fn the_first_standby_answers_at_once_after_a_goodbye() {
+    let (mut standby, _) = guard("b", 2);
+    from(&mut standby, "a", 1, &hello(1, false), ms(10));
+    let places = vec![Place {
+        address: ip(1),
+        mac: [1; 6],
+    }];
+    let effects = from(&mut standby, "a", 2, &Message::Goodbye { places }, ms(20));
+    let role = Role::StandIn(BTreeMap::from([("eth0".to_owned(), [1; 6])]));
+    assert_eq!(standby.roles().collect::<Vec<_>>(), [(ip(VIP), role)]);
+    assert!(
+        effects.iter().any(|effect| matches!(effect, Effect::Send { .. })),
+        "the owner is told at once"
+    );
+    // The owner is back, in a new run.
+    let back = datagram(&keys(), 1, "a", 10, 1, &hello(1, false));
+    standby.handle(
+        Input::Datagram {
+            from: ip(1),
+            bytes: &back,
+        },
+        ms(50),
+    );
+    let alive = datagram(&keys(), 1, "a", 10, 2, &hello(1, false));
+    let bytes = alive.as_slice();
+    standby.handle(Input::Datagram { from: ip(1), bytes }, ms(100));
+    run(&mut standby, ms(149));
+    assert!(
+        matches!(standby.roles().next(), Some((_, Role::StandIn(_)))),
+        "a little longer"
+    );
+    run(&mut standby, ms(150));
+    assert_eq!(standby.roles().collect::<Vec<_>>(), [(ip(VIP), Role::Listen)]);
+}
+
+#[test]
+fn a_worse_claim_is_answered_with_the_better() {
+    let (mut owner, _) = guard("a", 1);
+    from(&mut owner, "b", 1, &hello(2, false), ms(10));
+    let effects = from(
+        &mut owner,
+        "b",
+        2,
+        &Message::Claim(vec![(ip(VIP), 0), (ip(99), 5)]),
+        ms(20),
+    );
+    let announce = Effect::Announce(BTreeSet::from([ip(VIP)]));
+    assert!(effects.contains(&announce), "{effects:?}");
+    let again = from(&mut owner, "b", 3, &Message::Claim(vec![(ip(VIP), 0)]), ms(30));
+    assert!(!again.contains(&announce), "once a second");
+    from(&mut owner, "b", 4, &Message::Claim(vec![(ip(VIP), 2)]), ms(40));
+    assert_eq!(owner.roles().collect::<Vec<_>>(), [(ip(VIP), Role::Listen)]);
+}
+
+proptest! {
+    /// Whatever is said: there is an answer, and no deadline that a tick does not move.
+    #[test]
+    fn ticks_end(
+        words in proptest::collection::vec((0_u8..7, 0_u64..400, 0_u64..4, 0_usize..3), 1..60),
+        me in 0_usize..3,
+    ) {
+        let nodes = ["a", "b", "c"];
+        let (mut guard, _) = guard(nodes[me], me as u8 + 1);
+        let mut now = ms(0);
+        for (sequence, (word, pause, epoch, sender)) in (1..).zip(words) {
+            now += ms(pause);
+            let places = vec![Place { address: ip(sender as u8 + 1), mac: [sender as u8 + 1; 6] }];
+            let known = crate::wire::Known { address: ip(VIP), epoch, owner: nodes[(sender + 1) % 3].to_owned() };
+            let message = match word {
+                0 => hello(sender as u8 + 1, epoch == 0),
+                1 => Message::Goodbye { places },
+                2 => Message::Claim(vec![(ip(VIP), epoch)]),
+                3 => Message::Tell(vec![known]),
+                4 => Message::Yours(vec![(ip(VIP), epoch)]),
+                5 => {
+                    guard.handle(Input::Goodbye, now);
+                    continue;
+                }
+                _ => {
+                    let mut duties = duties(nodes[me]);
+                    let placement = Placement { owner: nodes[sender].into(), standbys: vec![nodes[(sender + 2) % 3].into()], epoch };
+                    duties.addresses.values_mut().for_each(|duty| duty.placement = placement.clone());
+                    guard.handle(Input::Duties(Arc::new(duties)), now);
+                    continue;
+                }
+            };
+            from(&mut guard, nodes[sender], sequence, &message, now);
+            guard.handle(Input::Tick, now);
+            prop_assert!(guard.next_deadline().is_none_or(|at| at > now), "{:?} at {:?}", guard.next_deadline(), now);
+        }
+    }
+}
