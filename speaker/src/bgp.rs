@@ -40,7 +40,7 @@ pub(crate) use engine::BfdBoard;
 pub(crate) use keeper::{Ends, Fixed, Keeper};
 pub(crate) use marker::Marker;
 pub(crate) use metrics::register;
-pub(crate) use picture::BgpPicture;
+pub(crate) use picture::{BgpPicture, Services};
 
 /// A plan, and what is needed to talk about it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

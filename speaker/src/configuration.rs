@@ -140,6 +140,47 @@ mod tests {
         Change::Pool(Event::Applied(serde_json::from_str(&text).unwrap()))
     }
 
+    fn peer(name: &str, rack: &str, rest: &str) -> Change {
+        let text = format!(
+            r#"{{"apiVersion":"metallb.io/v1beta2","kind":"BGPPeer",
+                 "metadata":{{"namespace":"ferrolb-system","name":"{name}","uid":"u-{name}"}},
+                 "spec":{{"myASN":64600,"peerASN":64512,"peerAddress":"10.0.0.1",
+                          "nodeSelectors":[{{"matchLabels":{{"rack":"{rack}"}}}}]{rest}}}}}"#
+        );
+        Change::BgpPeer(Event::Applied(serde_json::from_str(&text).unwrap()))
+    }
+
+    #[test]
+    fn what_waits_for_its_other_half_is_no_mistake_yet() {
+        let mut configuration = Configuration::default();
+        configuration.change(pool("192.0.2.0/24"));
+        configuration.change(peer("a", "a", r#","bfdProfile":"fast""#));
+        let (config, errors) = configuration.read(true);
+        assert_eq!((config.pools.len(), config.peers.len(), errors), (1, 0, 0));
+        let (config, errors) = configuration.read(false);
+        assert_eq!((config.pools.len(), config.peers.len(), errors), (1, 0, 1));
+        assert_eq!(configuration.uid(Kind::BgpPeer, "a").as_deref(), Some("u-a"));
+    }
+
+    #[test]
+    fn peers_are_held_against_each_other_on_this_node_alone() {
+        let mut configuration = Configuration::default();
+        let rack = |rack: &str| Labels::from([("rack".to_owned(), rack.to_owned())]);
+        assert!(configuration.on_node("node-a", &rack("a")));
+        assert!(!configuration.on_node("node-a", &rack("a")), "the same again");
+        configuration.change(peer("a", "a", ""));
+        configuration.change(peer("b", "b", ""));
+        let (config, errors) = configuration.read(false);
+        assert_eq!(
+            (config.peers.len(), errors),
+            (2, 0),
+            "the same router, from different nodes"
+        );
+        configuration.change(peer("c", "a", ""));
+        let (config, errors) = configuration.read(false);
+        assert_eq!((config.peers.len(), errors), (2, 1));
+    }
+
     #[test]
     fn only_what_matters_is_a_change_and_the_last_good_stays() {
         let mut configuration = Configuration::default();

@@ -15,6 +15,7 @@ mod desk;
 mod target;
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Instant;
 
 use ferrolb_api::names::labels;
@@ -29,7 +30,7 @@ use kube::Client;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::bgp::BgpPicture;
+use crate::bgp::{BgpPicture, Services};
 use crate::mirror::Write;
 use crate::picture::Picture;
 use crate::snapshot;
@@ -124,6 +125,8 @@ pub(crate) struct Reporter {
     states: Desk<SpeakerStateStatus>,
     layer2: Desk<ServiceL2StatusStatus>,
     bgp: Desk<ServiceBgpStatusStatus>,
+    /// What the last one was asked for.
+    services: Option<Services>,
     /// The uid of the Node, once it is known.
     node_uid: Option<String>,
     writer: Writer<String, (Done, Result<(), Failure>)>,
@@ -153,6 +156,7 @@ impl Reporter {
             states: Desk::new(health.states),
             layer2: Desk::new(health.layer2),
             bgp: Desk::new(health.bgp),
+            services: None,
             node_uid: None,
             writer: Writer::new(WRITES),
         }
@@ -164,8 +168,8 @@ impl Reporter {
             let deadline = self.deadline();
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                Ok(()) = self.pictures.owner.changed() => self.want(),
-                Ok(()) = self.pictures.bgp.changed() => self.want(),
+                Ok(()) = self.pictures.owner.changed() => self.want_layer2(),
+                Ok(()) = self.pictures.bgp.changed() => self.want_bgp(),
                 Some(seen) = self.seen.recv() => self.saw(seen),
                 (name, (done, result)) = self.writer.next() => self.written(&name, done, &result),
                 () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now).into()), if deadline.is_some() => {}
@@ -182,15 +186,32 @@ impl Reporter {
         deadlines.into_iter().flatten().min()
     }
 
-    fn want(&mut self) {
+    fn want_layer2(&mut self) {
         let picture = self.pictures.owner.borrow_and_update();
-        let bgp = self.pictures.bgp.borrow_and_update();
         self.node_uid.clone_from(&picture.node_uid);
-        let mut state = picture.state.clone();
-        state.bgp.clone_from(&bgp.state);
-        self.states.want(Some(&[(self.target.node.to_string(), state)].into()));
-        self.layer2.want(picture.services.as_ref());
-        self.bgp.want(bgp.services.as_ref());
+        self.layer2.want(picture.services.clone());
+        drop(picture);
+        self.want_state();
+    }
+
+    /// Sessions change much more often than what is said about Services.
+    fn want_bgp(&mut self) {
+        let services = self.pictures.bgp.borrow_and_update().services.clone();
+        let same = self.services.as_ref().zip(services.as_ref());
+        if !same.is_some_and(|(old, new)| Arc::ptr_eq(old, new)) {
+            self.bgp.want(services.as_deref().cloned());
+            self.services = services;
+        }
+        self.want_state();
+    }
+
+    /// Both pictures have a part in the SpeakerState, which is not written before the owner task has drawn its own.
+    fn want_state(&mut self) {
+        if self.node_uid.is_some() {
+            let mut state = self.pictures.owner.borrow().state.clone();
+            state.bgp.clone_from(&self.pictures.bgp.borrow().state);
+            self.states.want(Some([(self.target.node.to_string(), state)].into()));
+        }
     }
 
     fn saw(&mut self, seen: Seen) {
@@ -347,7 +368,7 @@ mod tests {
         };
         bgp.send_replace(BgpPicture {
             state: None,
-            services: Some([("bgp-web".to_owned(), told)].into()),
+            services: Some(Arc::new([("bgp-web".to_owned(), told)].into())),
         });
         let mut said = BTreeMap::new();
         for order in 0..3 {

@@ -174,8 +174,16 @@ impl Bgp {
 
     /// When the plan changes by itself.
     pub fn deadline(&self) -> Option<Duration> {
-        let standings = self.standings.values().flat_map(BTreeMap::values);
-        standings.filter_map(Standing::until).min()
+        self.leaving().map(|(_, until)| until).min()
+    }
+
+    /// The addresses that are about to go, and until when they are announced. There are none unless the node is drained.
+    fn leaving(&self) -> impl Iterator<Item = (IpAddr, Duration)> {
+        let standings = self.node.excluded.then_some(&self.standings).into_iter().flatten();
+        standings.flat_map(|(address, services)| {
+            let until = services.values().filter_map(Standing::until);
+            until.map(|until| (*address, until))
+        })
     }
 
     /// The plan, if it is another than the one given last.
@@ -204,12 +212,8 @@ impl Bgp {
             Stale::All => self.ips.keys().chain(self.standings.keys()).copied().collect(),
             Stale::These(these) => these,
         };
-        let over = |standing: &Standing| standing.until().is_some_and(|until| until <= now);
-        let leaving = self
-            .standings
-            .iter()
-            .filter(|(_, services)| services.values().any(over));
-        due.extend(leaving.map(|(address, _)| *address));
+        let over = self.leaving().filter(|(_, until)| *until <= now);
+        due.extend(over.map(|(address, _)| address));
         due
     }
 

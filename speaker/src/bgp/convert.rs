@@ -111,7 +111,6 @@ fn settings(address: IpAddr, planned: &PlannedPeer, router_id: std::net::Ipv4Add
         .as_ref()
         .map(|key| Password::new(key.reveal().as_bytes()));
     peer.password = key.transpose()?;
-    peer.check()?;
     Ok(peer)
 }
 

@@ -20,6 +20,7 @@ use super::convert::{Converted, Known, RESTART_TIME, convert};
 use super::engine::{BgpLost, Dependents, Threads};
 use super::marker::Marker;
 use super::notices::{Notice, Notices};
+use super::picture::{self, Services};
 use super::{BgpPicture, Planned, View};
 
 /// The ends of the channels that the keeper holds.
@@ -55,6 +56,8 @@ pub(crate) struct Keeper {
     /// When there may be something to tell although nothing has changed.
     notice_at: Option<Instant>,
     threads: Option<Threads>,
+    /// What is said about Services, of the last plan.
+    services: Option<Services>,
     /// What the routes of the last plan became.
     routes: Known,
 }
@@ -69,6 +72,7 @@ impl Keeper {
             notices: Notices::default(),
             notice_at: None,
             threads: None,
+            services: None,
             routes: Known::new(),
         }
     }
@@ -102,7 +106,10 @@ impl Keeper {
 
     fn tell(&mut self) {
         let view = Arc::clone(&self.ends.view.borrow());
-        let picture = BgpPicture::of(&view, &self.fixed.node);
+        let picture = BgpPicture {
+            state: picture::state(&view),
+            services: self.services.clone(),
+        };
         self.ends.picture.send_if_modified(|old| {
             let changed = *old != picture;
             *old = picture;
@@ -152,6 +159,7 @@ impl Keeper {
         let subnets = if watched { subnets() } else { Vec::new() };
         let (converted, routes) = convert(&planned.plan, &self.routes, &subnets);
         self.routes = routes;
+        self.services = Some(picture::services(&planned, &self.fixed.node));
         let Converted {
             bgp,
             bfd,

@@ -4,6 +4,7 @@
 //! Times are whole seconds, as the API server keeps them; otherwise nothing that was written would ever stand there.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ferrolb_api::{BfdSession, BfdState, BgpSession, BgpState, Negotiated, ServiceBgpStatusStatus, SessionState};
@@ -13,7 +14,7 @@ use ferrolb_runtime::text::shortened;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::View;
+use super::{Planned, View};
 use crate::snapshot;
 
 /// `lastError` of a session holds this much.
@@ -25,30 +26,24 @@ pub(crate) struct BgpPicture {
     /// About the speaker; `None` where the node has no peer.
     pub(crate) state: Option<BgpState>,
     /// About each Service that routers are told of, by the name of its object; `None` while that is not known.
-    pub(crate) services: Option<BTreeMap<String, ServiceBgpStatusStatus>>,
+    pub(crate) services: Option<Services>,
 }
 
-impl BgpPicture {
-    /// As seen from `node`.
-    pub(crate) fn of(view: &View, node: &str) -> Self {
-        let services = view.planned.as_ref().map(|planned| {
-            let services = planned.plan.services.iter();
-            let status = |(id, peers): (&ServiceId, &BTreeSet<String>)| {
-                let status = ServiceBgpStatusStatus {
-                    node: node.to_owned(),
-                    service_name: id.name.clone(),
-                    service_namespace: id.namespace.clone(),
-                    peers: peers.iter().cloned().collect(),
-                };
-                (object_name(node, id), status)
-            };
-            services.map(status).collect()
-        });
-        BgpPicture {
-            state: state(view),
-            services,
-        }
-    }
+/// Statuses by the names of their objects; the same object while nothing has changed.
+pub(crate) type Services = Arc<BTreeMap<String, ServiceBgpStatusStatus>>;
+
+/// The statuses of the Services that `planned` tells routers of, by the names of their objects.
+pub(super) fn services(planned: &Planned, node: &str) -> Services {
+    let status = |(id, peers): (&ServiceId, &BTreeSet<String>)| {
+        let status = ServiceBgpStatusStatus {
+            node: node.to_owned(),
+            service_name: id.name.clone(),
+            service_namespace: id.namespace.clone(),
+            peers: peers.iter().cloned().collect(),
+        };
+        (object_name(node, id), status)
+    };
+    Arc::new(planned.plan.services.iter().map(status).collect())
 }
 
 /// The same name each time, so that no Service ever has two objects of one node.
@@ -57,7 +52,8 @@ fn object_name(node: &str, service: &ServiceId) -> String {
     format!("bgp-{}", &sum[..20])
 }
 
-fn state(view: &View) -> Option<BgpState> {
+/// The part of the SpeakerState.
+pub(super) fn state(view: &View) -> Option<BgpState> {
     let plan = &view.planned.as_ref()?.plan;
     let mut names: Vec<&String> = plan.peers.keys().chain(plan.refused.keys()).collect();
     names.sort();
@@ -157,4 +153,175 @@ fn negotiated(agreed: &ferrolb_bgp::proto::Negotiated, keepalive: Option<u16>) -
 
 fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+    use std::num::NonZeroU32;
+    use std::time::Instant;
+
+    use ferrolb_bfd::{Diagnostic, Path, Report};
+    use ferrolb_bgp::proto::Notification;
+    use ferrolb_bgp::status::Fault;
+    use ferrolb_bgp::{Peer, RemoteAsn, Routes, WantedPeer};
+    use ferrolb_model::{FamilySet, PeerEndpoint};
+    use ferrolb_speaker_core::{BgpPlan, PeerRefusal, PlannedPeer};
+
+    use super::*;
+
+    const ROUTER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
+
+    /// A plan with a peer `one`, and `two` that has no key.
+    fn planned() -> Planned {
+        let peer = ferrolb_model::Peer {
+            name: "one".to_owned(),
+            my_asn: 64600,
+            local_asn: None,
+            remote_asn: ferrolb_model::RemoteAsn::Number(64512),
+            endpoint: PeerEndpoint::Address(ROUTER),
+            port: 179,
+            source_address: None,
+            timers: None,
+            connect_time: None,
+            router_id: None,
+            node_selectors: Vec::new(),
+            password: None,
+            bfd: None,
+            graceful_restart: false,
+            ebgp_multihop: false,
+            vrf: None,
+            dual_stack: false,
+        };
+        let planned = PlannedPeer {
+            peer,
+            password: None,
+            routes: Arc::default(),
+        };
+        let secret = "key".to_owned();
+        let plan = BgpPlan {
+            peers: [("one".to_owned(), planned)].into(),
+            refused: [("two".to_owned(), PeerRefusal::NoPassword { secret })].into(),
+            services: [(ServiceId::new("shop", "web"), ["one".to_owned()].into())].into(),
+            ..BgpPlan::default()
+        };
+        Planned {
+            plan: Arc::new(plan),
+            ..Planned::default()
+        }
+    }
+
+    /// One second and a half after the start the session was established; it has had an error before.
+    fn view() -> View {
+        let mut peer = Peer::new(ROUTER, 64600, RemoteAsn::Is(64512), Ipv4Addr::LOCALHOST);
+        peer.keepalive = Some(2);
+        let mut wanted = ferrolb_bgp::Wanted::default();
+        let (peer, routes) = (Arc::new(peer), Arc::<Routes>::default());
+        wanted.peers.insert("one".to_owned(), WantedPeer { peer, routes });
+        let agreed = ferrolb_bgp::proto::Negotiated {
+            asn: 64512,
+            router_id: Ipv4Addr::new(10, 0, 0, 9),
+            hold_time: 9,
+            families: FamilySet { v4: true, v6: false },
+            four_octet_asn: true,
+            extended_next_hop: false,
+            route_refresh: true,
+            graceful_restart: false,
+            notification_restart: false,
+            capabilities: Vec::new(),
+        };
+        let goodbye = Notification {
+            code: 6,
+            subcode: 2,
+            text: Some("maintenance tonight".to_owned()),
+        };
+        let status = Status {
+            state: State::Established,
+            since: Duration::from_millis(1500),
+            negotiated: Some(agreed),
+            told: 3,
+            last_error: Some((Duration::ZERO, Fault::Received(goodbye))),
+            ..Status::default()
+        };
+        View {
+            planned: Some(planned()),
+            wanted: Arc::new(wanted),
+            start: Some((Timestamp::from_millisecond(1_000_700).unwrap(), Instant::now())),
+            sessions: [("one".to_owned(), Arc::new(status))].into(),
+            ..View::default()
+        }
+    }
+
+    #[test]
+    fn a_session_tells_how_it_stands_in_whole_seconds() {
+        let mut view = view();
+        let told = state(&view).unwrap();
+        let [one, two] = &told.sessions[..] else {
+            panic!("{told:?}")
+        };
+        assert_eq!(
+            (told.established, one.state, one.prefixes_sent),
+            (1, SessionState::Established, 3)
+        );
+        assert_eq!(one.since, Some(Time(Timestamp::from_second(1001).unwrap())));
+        let agreed = one.negotiated.as_ref().unwrap();
+        assert_eq!((agreed.hold_seconds, agreed.keepalive_seconds), (9, 2));
+        assert_eq!(agreed.capabilities, ["ipv4-unicast", "four-octet-as", "route-refresh"]);
+        assert!(one.last_error.contains("maintenance tonight"), "{}", one.last_error);
+        assert_eq!((one.address.as_str(), &one.bfd), ("10.0.0.1", &None));
+        assert_eq!((two.peer.as_str(), two.state), ("two", SessionState::Idle));
+        assert!(two.last_error.contains("\"key\""), "{}", two.last_error);
+
+        let path = Arc::new(Path::new(ROUTER));
+        view.paths.insert("one".to_owned(), Arc::clone(&path));
+        let bfd = |view: &View| state(view).unwrap().sessions[0].bfd.clone().unwrap();
+        assert_eq!(
+            (bfd(&view).state, bfd(&view).since),
+            (BfdState::Down, None),
+            "not heard of yet"
+        );
+        let (_, start) = view.start.unwrap();
+        let status = ferrolb_bfd::Status {
+            state: ferrolb_bfd::State::Up,
+            since: start + Duration::from_secs(2),
+            last_change: None,
+            ups: 1,
+            downs: 0,
+            failures: 0,
+            diagnostic: Diagnostic::NONE,
+            remote_state: ferrolb_bfd::State::Up,
+            remote_diagnostic: Diagnostic::NONE,
+            discriminator: NonZeroU32::MIN,
+            remote_discriminator: None,
+            transmit_interval: Duration::ZERO,
+            detection_time: Duration::ZERO,
+            fault: None,
+        };
+        let counters = Arc::default();
+        view.bfd.insert(Arc::clone(&path), Report { path, status, counters });
+        assert_eq!(bfd(&view).since, Some(Time(Timestamp::from_second(1002).unwrap())));
+        assert_eq!(bfd(&view).state, BfdState::Up);
+    }
+
+    #[test]
+    fn a_node_without_peers_has_nothing_to_tell() {
+        let nothing = View {
+            planned: Some(Planned::default()),
+            ..View::default()
+        };
+        assert_eq!(state(&View::default()), None);
+        assert_eq!(state(&nothing), None);
+    }
+
+    #[test]
+    fn a_service_has_one_object_for_each_node() {
+        let of = |node| services(&planned(), node);
+        let (name, status) = of("node-a").iter().next().map(|(n, s)| (n.clone(), s.clone())).unwrap();
+        assert_eq!((name.len(), name.starts_with("bgp-")), (24, true));
+        assert_eq!(
+            (status.node.as_str(), &status.peers),
+            ("node-a", &vec!["one".to_owned()])
+        );
+        assert!(!of("node-b").contains_key(&name));
+    }
 }

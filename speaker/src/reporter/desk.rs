@@ -36,10 +36,10 @@ impl<S: Clone + PartialEq> Desk<S> {
     }
 
     /// These are wanted and no others; `None`: that is not known, and what was wanted stays.
-    pub(super) fn want(&mut self, wanted: Option<&BTreeMap<String, S>>) {
+    pub(super) fn want(&mut self, wanted: Option<BTreeMap<String, S>>) {
         if let Some(wanted) = wanted {
             self.known = true;
-            self.mirror.want(wanted.clone());
+            self.mirror.want(wanted);
         }
     }
 
