@@ -111,10 +111,12 @@ fn run(guard: &mut Guard, until: Duration) -> Vec<Effect> {
 }
 
 fn questions(effects: &[Effect]) -> Vec<&Question> {
-    let question = |effect| match effect {
-        &Effect::Ask(ref question) => Some(question),
-        _ => None,
-    };
+    fn question(effect: &Effect) -> Option<&Question> {
+        match effect {
+            Effect::Ask(question) => Some(question),
+            _ => None,
+        }
+    }
     effects.iter().filter_map(question).collect()
 }
 

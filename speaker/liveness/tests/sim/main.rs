@@ -4,6 +4,7 @@
 //! A seed draws a history. `FERROLB_SEEDS` says how many (200), `FERROLB_SEED` plays one. What must hold stands in
 //! `judge.rs`; `measure.rs` measures how long a failure is felt.
 
+mod api;
 mod history;
 mod judge;
 mod measure;

@@ -1,4 +1,4 @@
-//! The world: time, network, segment, API server.
+//! The world: time, network, segment, processes.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -7,8 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ferrolb_liveness::{
-    Duties, Duty, Effect, Ground, Guard, Input, InterfaceChoice, Keyring, Link, Note, Outcome, Placement, Question,
-    Role, Timing, Wanted,
+    Duties, Effect, Ground, Guard, Input, Link, Note, Outcome, Placement, Question, Role, Timing, Wanted,
 };
 
 use crate::judge::Judge;
@@ -19,7 +18,7 @@ pub(crate) const fn ms(ms: u64) -> Duration {
 }
 
 /// What happens at a time. A process is named by node and run: what was meant for an older run is lost.
-enum Event {
+pub(crate) enum Event {
     Tick(usize, u64),
     Datagram {
         to: usize,
@@ -57,6 +56,8 @@ pub(crate) struct World {
     pub(crate) cut: BTreeSet<(usize, usize)>,
     pub(crate) judge: Judge,
     pub(crate) outcomes: Vec<(Duration, usize, Outcome)>,
+    /// Faults so far.
+    pub(crate) faults: usize,
     pub(crate) trace: bool,
     events: BinaryHeap<Reverse<(Duration, u64)>>,
     what: BTreeMap<u64, Event>,
@@ -92,6 +93,7 @@ impl World {
             cut: BTreeSet::new(),
             judge: Judge::default(),
             outcomes: Vec::new(),
+            faults: 0,
             trace: std::env::var("FERROLB_SEED").is_ok(),
             events: BinaryHeap::new(),
             what: BTreeMap::new(),
@@ -99,7 +101,7 @@ impl World {
         }
     }
 
-    fn at(&mut self, at: Duration, event: Event) {
+    pub(crate) fn at(&mut self, at: Duration, event: Event) {
         self.count += 1;
         self.events.push(Reverse((at.max(self.now), self.count)));
         self.what.insert(self.count, event);
@@ -174,7 +176,7 @@ impl World {
     }
 
     /// What arrives at a process, or waits there while it stands still.
-    fn give(&mut self, node: usize, run: Option<u64>, what: Waiting) {
+    pub(crate) fn give(&mut self, node: usize, run: Option<u64>, what: Waiting) {
         let Some(process) = self.process(node, run) else { return };
         if process.stalled_until.is_some() {
             process.inbox.push(what);
@@ -520,91 +522,5 @@ impl World {
             }
             self.handle(node, Input::Goodbye);
         }
-    }
-
-    /// The controller writes a placement.
-    pub(crate) fn place(&mut self, address: IpAddr, owner: usize, standbys: &[usize]) {
-        if !self.api_up {
-            return;
-        }
-        let name = |node: &usize| Arc::clone(&self.nodes[*node].name);
-        let before = self.api.get(&address).map(|(placement, _)| placement.clone());
-        let placement = Placement {
-            owner: name(&owner),
-            standbys: standbys.iter().map(name).collect(),
-            epoch: before.as_ref().map_or(1, |before| before.epoch + 1),
-        };
-        self.say(|| format!("controller places {address} as {placement:?}"));
-        self.api.insert(address, (placement, before));
-        self.tell_all();
-    }
-
-    /// Every node that can be reached hears of the API's state.
-    pub(crate) fn tell_all(&mut self) {
-        for node in 0..self.nodes.len() {
-            let at = self.now + self.between(ms(2), ms(80));
-            self.at(at, Event::Watch(node));
-        }
-    }
-
-    fn watch(&mut self, node: usize) {
-        let entry = &self.nodes[node];
-        let Some(process) = entry.process.as_ref().filter(|_| self.api_up && entry.api) else {
-            return;
-        };
-        let duties = self.duties(node, process.run);
-        self.nodes[node].snapshot = Arc::clone(&duties);
-        self.give(node, None, Waiting::Duties(duties));
-    }
-
-    fn duties(&self, node: usize, boot: u64) -> Arc<Duties> {
-        let name = &self.nodes[node].name;
-        let has = |placement: &Placement| placement.members().any(|member| member == name);
-        let duty = |(address, (placement, before)): (&IpAddr, &(Placement, Option<Placement>))| {
-            let part = has(placement) || before.as_ref().is_some_and(has);
-            let duty = Duty {
-                object: "uid".into(),
-                placement: placement.clone(),
-                previous_owner: before.as_ref().map(|before| Arc::clone(&before.owner)),
-                interfaces: InterfaceChoice::All,
-                may_announce: true,
-                timing: self.timing,
-            };
-            part.then_some((*address, duty))
-        };
-        let peers = self
-            .nodes
-            .iter()
-            .map(|other| (Arc::clone(&other.name), BTreeSet::from([other.ip])));
-        Arc::new(Duties {
-            node: Arc::clone(name),
-            boot,
-            keys: Keyring::new(1, [(1, b"secret".as_slice())]),
-            peers: peers.collect(),
-            addresses: self.api.iter().filter_map(duty).collect(),
-        })
-    }
-
-    /// Every core that reaches the API server writes what it knows better.
-    pub(crate) fn record(&mut self) {
-        let mut news = false;
-        let reach = self.nodes.iter().filter(|node| self.api_up && node.api);
-        for process in reach.filter_map(Node::running) {
-            for (address, (placement, before)) in &mut self.api {
-                if let Some(belief) = process.guard.belief(*address)
-                    && belief.order() > placement.order()
-                {
-                    *before = Some(std::mem::replace(placement, belief.clone()));
-                    news = true;
-                }
-            }
-        }
-        if news {
-            self.tell_all();
-        }
-    }
-
-    pub(crate) fn address(number: usize) -> IpAddr {
-        Ipv4Addr::new(10, 0, 1, u8::try_from(number + 1).unwrap()).into()
     }
 }

@@ -1,0 +1,98 @@
+//! The API server and the controller, and what a speaker's core makes of them.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use ferrolb_liveness::{Duties, Duty, InterfaceChoice, Keyring, Placement};
+
+use crate::node::{Node, Waiting};
+use crate::world::{Event, World, ms};
+
+impl World {
+    /// The controller writes a placement.
+    pub(crate) fn place(&mut self, address: IpAddr, owner: usize, standbys: &[usize]) {
+        if !self.api_up {
+            return;
+        }
+        let name = |node: &usize| Arc::clone(&self.nodes[*node].name);
+        let before = self.api.get(&address).map(|(placement, _)| placement.clone());
+        let placement = Placement {
+            owner: name(&owner),
+            standbys: standbys.iter().map(name).collect(),
+            epoch: before.as_ref().map_or(1, |before| before.epoch + 1),
+        };
+        self.say(|| format!("controller places {address} as {placement:?}"));
+        self.api.insert(address, (placement, before));
+        self.tell_all();
+    }
+
+    /// Every node that can be reached hears of the API's state.
+    pub(crate) fn tell_all(&mut self) {
+        for node in 0..self.nodes.len() {
+            let at = self.now + self.between(ms(2), ms(80));
+            self.at(at, Event::Watch(node));
+        }
+    }
+
+    pub(crate) fn watch(&mut self, node: usize) {
+        let entry = &self.nodes[node];
+        let Some(process) = entry.process.as_ref().filter(|_| self.api_up && entry.api) else {
+            return;
+        };
+        let duties = self.duties(node, process.run);
+        self.nodes[node].snapshot = Arc::clone(&duties);
+        self.give(node, None, Waiting::Duties(duties));
+    }
+
+    fn duties(&self, node: usize, boot: u64) -> Arc<Duties> {
+        let name = &self.nodes[node].name;
+        let has = |placement: &Placement| placement.members().any(|member| member == name);
+        let duty = |(address, (placement, before)): (&IpAddr, &(Placement, Option<Placement>))| {
+            let part = has(placement) || before.as_ref().is_some_and(has);
+            let duty = Duty {
+                object: "uid".into(),
+                placement: placement.clone(),
+                previous_owner: before.as_ref().map(|before| Arc::clone(&before.owner)),
+                interfaces: InterfaceChoice::All,
+                may_announce: true,
+                timing: self.timing,
+            };
+            part.then_some((*address, duty))
+        };
+        let peers = self
+            .nodes
+            .iter()
+            .map(|other| (Arc::clone(&other.name), BTreeSet::from([other.ip])));
+        Arc::new(Duties {
+            node: Arc::clone(name),
+            boot,
+            keys: Keyring::new(1, [(1, b"secret".as_slice())]),
+            peers: peers.collect(),
+            addresses: self.api.iter().filter_map(duty).collect(),
+        })
+    }
+
+    /// Every core that reaches the API server writes what it knows better.
+    pub(crate) fn record(&mut self) {
+        let mut news = false;
+        let reach = self.nodes.iter().filter(|node| self.api_up && node.api);
+        for process in reach.filter_map(Node::running) {
+            for (address, (placement, before)) in &mut self.api {
+                if let Some(belief) = process.guard.belief(*address)
+                    && belief.order() > placement.order()
+                {
+                    *before = Some(std::mem::replace(placement, belief.clone()));
+                    news = true;
+                }
+            }
+        }
+        if news {
+            self.tell_all();
+        }
+    }
+
+    pub(crate) fn address(number: usize) -> IpAddr {
+        Ipv4Addr::new(10, 0, 1, u8::try_from(number + 1).unwrap()).into()
+    }
+}
