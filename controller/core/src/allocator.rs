@@ -354,8 +354,8 @@ impl Allocator {
     }
 
     /// The lowest free address of one family in the pool, ranges in the order they were written.
-    pub(crate) fn first_free(&self, pool: &Pool, family: Family) -> Option<IpAddr> {
-        pool.ranges_of(family).find_map(|range| {
+    pub(crate) fn first_free(&self, world: &World, pool: &Pool, family: Family) -> Option<IpAddr> {
+        world.runs(pool, family).find_map(|range| {
             let mut from = range.first();
             loop {
                 let free = self.taken.first_free(from, range.last())?;

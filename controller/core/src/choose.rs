@@ -219,7 +219,7 @@ impl Chooser<'_> {
             found.push(address);
             groups.splice(0..0, self.home(found));
         }
-        let take = |pool: &&Pool, family| self.allocator.first_free(pool, family);
+        let take = |pool: &&Pool, family| self.allocator.first_free(self.world, pool, family);
         for group in &groups {
             let missing = lacking(found);
             if let [a, b] = missing[..]

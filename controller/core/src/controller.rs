@@ -366,13 +366,13 @@ impl Controller {
     pub(crate) fn forget_failures(&mut self, key: &WriteKey) {
         self.backoff.succeed(key);
         self.until_news.remove(key);
-        self.timers.clear(&Timer::Retry(key.clone()));
+        self.timers.clear_retry(key);
     }
 
     /// News about an object lifts the wait after a conflict.
     fn news(&mut self, key: &WriteKey) {
         if self.until_news.remove(key) {
-            self.timers.clear(&Timer::Retry(key.clone()));
+            self.timers.clear_retry(key);
         }
     }
 

@@ -28,7 +28,7 @@ const ECHO: Duration = Duration::from_secs(30);
 impl Controller {
     /// Whether a write with this key has to wait after a failure.
     fn must_wait(&self, key: &WriteKey) -> bool {
-        self.timers.is_set(&Timer::Retry(key.clone()))
+        self.timers.is_retry_set(key)
     }
 
     /// Brings the VirtualIP's claims in line with the holders.

@@ -16,6 +16,7 @@ mod placement;
 mod renumber;
 mod report;
 mod serve;
+mod spread;
 mod taken;
 mod timers;
 mod world;

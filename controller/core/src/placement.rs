@@ -1,11 +1,9 @@
 //! Who announces an address at layer 2.
 //!
-//! The owner stays as long as it may announce; a choice is made only without one: highest preference of the
-//! advertisements, then fewest addresses, the Service's other one not counted, then the node of that other one, then a
-//! fixed hash. So the families of a Service share a node and Services are spread. Standbys stay in the same way, so that
-//! a node that comes or goes touches only the addresses it matters to.
+//! The owner stays as long as it may announce, and a choice (`spread.rs`) is made only without one, or where a policy asks
+//! for pre-emption and a node of a higher score is there. Standbys stay in the same way, so that a node that comes or goes
+//! touches only the addresses it matters to.
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -17,14 +15,13 @@ use ferrolb_model::{
 use crate::allocator::Record;
 use crate::controller::Controller;
 use crate::effect::{Effect, EventKind};
-
-/// A placement names at most this many standbys.
-const STANDBYS: usize = 4;
+use crate::spread::{Candidate, Rules, STANDBYS, seed, standbys};
 
 /// How one node stands to a set of advertisements, endpoints aside.
 #[derive(Clone, Copy, Debug)]
 struct Standing {
     score: u32,
+    seed: u64,
     /// A fault other than not being Ready.
     refusal: Option<NodeRefusal>,
     ready: bool,
@@ -36,12 +33,14 @@ struct Standings {
     nodes: BTreeMap<String, Standing>,
     /// How many have no fault, endpoints aside.
     fit: usize,
+    /// The highest score of those.
+    best: u32,
 }
 
-/// Standings by the names of the advertisements; valid until a node or the configuration changes.
+/// Standings by the names of advertisements and of policies with weights; valid until a node or the configuration changes.
 #[derive(Debug, Default)]
 pub(crate) struct Coverage {
-    cache: BTreeMap<Vec<String>, Arc<Standings>>,
+    cache: BTreeMap<[Vec<String>; 2], Arc<Standings>>,
 }
 
 impl Coverage {
@@ -50,19 +49,31 @@ impl Coverage {
         self.cache.clear();
     }
 
-    fn of(&mut self, ads: &[&L2Advertisement], nodes: &BTreeMap<String, NodeView>) -> Arc<Standings> {
-        let names = ads.iter().map(|ad| ad.name.clone()).collect::<Vec<_>>();
+    fn of(
+        &mut self,
+        ads: &[&L2Advertisement],
+        rules: &Rules<'_>,
+        nodes: &BTreeMap<String, NodeView>,
+    ) -> Arc<Standings> {
+        let names = ads.iter().map(|ad| ad.name.clone()).collect();
+        let policies = rules.weights.iter().map(|p| p.name.clone()).collect();
         let compute = || {
-            let nodes = nodes.iter().map(|(name, node)| (name.clone(), standing(ads, node)));
+            let nodes = nodes
+                .iter()
+                .map(|(name, node)| (name.clone(), standing(ads, rules, node)));
             let nodes = nodes.collect::<BTreeMap<_, _>>();
-            let fit = nodes.values().filter(|s| s.ready && s.refusal.is_none()).count();
-            Arc::new(Standings { nodes, fit })
+            let fit = nodes.values().filter(|s| s.ready && s.refusal.is_none());
+            Arc::new(Standings {
+                fit: fit.clone().count(),
+                best: fit.map(|s| s.score).max().unwrap_or(0),
+                nodes,
+            })
         };
-        self.cache.entry(names).or_insert_with(compute).clone()
+        self.cache.entry([names, policies]).or_insert_with(compute).clone()
     }
 }
 
-fn standing(ads: &[&L2Advertisement], node: &NodeView) -> Standing {
+fn standing(ads: &[&L2Advertisement], rules: &Rules<'_>, node: &NodeView) -> Standing {
     let covered = ads.iter().any(|ad| ad.covers_node(&node.labels));
     let refusal = if !covered {
         Some(NodeRefusal::NotSelected)
@@ -73,8 +84,11 @@ fn standing(ads: &[&L2Advertisement], node: &NodeView) -> Standing {
     } else {
         None
     };
+    let preferences = ads.iter().map(|ad| ad.score(&node.labels));
+    let score = preferences.fold(rules.weight(&node.labels), u32::saturating_add);
     Standing {
-        score: ads.iter().map(|ad| ad.score(&node.labels)).fold(0, u32::saturating_add),
+        score,
+        seed: seed(&node.name),
         refusal,
         ready: node.ready,
     }
@@ -161,7 +175,8 @@ impl Controller {
             let pool = pool.or(record.recorded_pool()).unwrap_or_default().to_owned();
             return (None, Some(Reason::NoAdvertisement { pool }));
         }
-        let standings = coverage.of(&ads, self.world.nodes());
+        let rules = self.rules(address, &views);
+        let standings = coverage.of(&ads, &rules, self.world.nodes());
         let demand = self.demand(&views);
         let refusal = |name: &str, s: &Standing| {
             let not_ready = (!s.ready).then_some(NodeRefusal::NotReady);
@@ -172,21 +187,27 @@ impl Controller {
             let may = |n: &String| standings.nodes.get(n).is_some_and(|s| refusal(n, s).is_none());
             let all = demand.nodes.is_none() && placed.standbys.len() + 1 == standings.fit;
             let complete = all || placed.standbys.len() == STANDBYS;
-            if complete && may(&placed.owner) && placed.standbys.iter().all(may) {
+            let owner = standings.nodes.get(&placed.owner);
+            let best = !rules.preemption || owner.is_some_and(|s| s.score >= standings.best);
+            if complete && best && may(&placed.owner) && placed.standbys.iter().all(may) {
                 return (Some(placed.clone()), None);
             }
         }
-        let eligible = standings
-            .nodes
-            .iter()
-            .filter(|(name, s)| refusal(name, s).is_none())
-            .map(|(name, s)| (name.as_str(), s.score))
-            .collect::<BTreeMap<_, _>>();
+        let eligible = standings.nodes.iter().filter(|(name, s)| refusal(name, s).is_none());
+        let eligible = eligible.map(|(name, s)| Candidate {
+            name,
+            score: s.score,
+            seed: s.seed,
+        });
+        let eligible = eligible.collect::<Vec<_>>();
+        let choice = || self.best_owner(address, record, rules.anti_affinity, &eligible);
         if let Some(placed) = &record.placed {
             let owner = placed.owner.as_str();
             let blind = |s: &Standing| s.refusal.is_none() && !s.ready && demand.may_serve(owner);
-            if eligible.contains_key(owner) {
-                let standbys = self.standbys(address, record, owner, &eligible);
+            let own = eligible.iter().find(|c| c.name == owner);
+            let better = |own: &Candidate<'_>| rules.preemption && choice().is_some_and(|c| c.score > own.score);
+            if own.is_some_and(|own| !better(own)) {
+                let standbys = standbys(address, record, owner, &eligible);
                 let placed = Placement {
                     standbys,
                     ..placed.clone()
@@ -198,11 +219,10 @@ impl Controller {
                 return (Some(placed.clone()), None);
             }
         }
-        let ranked = self.ranked(address, record, eligible.iter().map(|(n, s)| (*n, *s)));
-        if let Some(owner) = ranked.first() {
+        if let Some(owner) = choice() {
             let placed = Placement {
-                owner: (*owner).to_owned(),
-                standbys: self.standbys(address, record, owner, &eligible),
+                owner: owner.name.to_owned(),
+                standbys: standbys(address, record, owner.name, &eligible),
                 epoch: record.epoch + 1,
             };
             return (Some(placed), None);
@@ -237,6 +257,16 @@ impl Controller {
         ads.filter(covers_pool)
             .filter(|ad| views.iter().any(|v| ad.covers_service(&v.labels)))
             .collect()
+    }
+
+    /// What the policies say about the place of the address.
+    fn rules(&self, address: IpAddr, views: &[&ServiceView]) -> Rules<'_> {
+        let pool = self.world.pool_of(address);
+        let policies = self.world.config().announcement_policies.values();
+        Rules::of(policies.filter(|p| {
+            pool.map_or(p.pools == PoolSelection::All, |pool| p.covers_pool(pool))
+                && views.iter().any(|v| p.covers_service(&v.labels))
+        }))
     }
 
     fn demand(&self, views: &[&ServiceView]) -> Demand<'_> {
@@ -275,49 +305,6 @@ impl Controller {
         demand
     }
 
-    /// The standbys: those there are, as far as they may announce, then the best of the others.
-    fn standbys(&self, address: IpAddr, record: &Record, owner: &str, eligible: &BTreeMap<&str, u32>) -> Vec<String> {
-        let old = record.placed.iter().flat_map(|p| &p.standbys);
-        let mut standbys = old
-            .filter(|n| *n != owner && eligible.contains_key(n.as_str()))
-            .take(STANDBYS)
-            .cloned()
-            .collect::<Vec<_>>();
-        if standbys.len() < STANDBYS && standbys.len() + 1 < eligible.len() {
-            let others = eligible
-                .iter()
-                .filter(|(n, _)| **n != owner && !standbys.iter().any(|s| s == **n));
-            let ranked = self.ranked(address, record, others.map(|(n, s)| (*n, *s)));
-            let room = STANDBYS - standbys.len();
-            standbys.extend(ranked.into_iter().take(room).map(str::to_owned));
-        }
-        standbys
-    }
-
-    fn ranked<'a>(
-        &self,
-        address: IpAddr,
-        record: &Record,
-        nodes: impl Iterator<Item = (&'a str, u32)>,
-    ) -> Vec<&'a str> {
-        let siblings = record
-            .holders
-            .keys()
-            .flat_map(|id| self.allocator.held(id))
-            .filter(|a| *a != address)
-            .filter_map(|a| Some(self.allocator.record(a)?.placed.as_ref()?.owner.as_str()))
-            .collect::<BTreeSet<_>>();
-        let rank = |(node, score): (&'a str, u32)| {
-            let beside = siblings.contains(node);
-            let owned = self.allocator.owned().get(node).copied().unwrap_or(0);
-            let owned = owned.saturating_sub(usize::from(beside));
-            (Reverse(score), owned, !beside, hash(node, address), node)
-        };
-        let mut ranked = nodes.map(rank).collect::<Vec<_>>();
-        ranked.sort_unstable();
-        ranked.into_iter().map(|(.., node)| node).collect()
-    }
-
     /// Tells the holders that nobody announces their address, when it is news. A new Service whose endpoints are still
     /// to come is no failure.
     pub(crate) fn report_silence(&mut self, address: IpAddr, silent: Option<&Reason>, effects: &mut Vec<Effect>) {
@@ -340,18 +327,4 @@ impl Controller {
             }
         }
     }
-}
-
-/// FNV-1a over the node's name and the address: the same in every process, unlike the hashers of the standard library.
-fn hash(node: &str, address: IpAddr) -> u64 {
-    let octets = match address {
-        IpAddr::V4(a) => a.octets().to_vec(),
-        IpAddr::V6(a) => a.octets().to_vec(),
-    };
-    node.bytes()
-        .chain([0])
-        .chain(octets)
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        })
 }

@@ -23,11 +23,19 @@ pub(crate) enum Timer {
     Sweep,
 }
 
+impl Timer {
+    fn is_retry(&self) -> bool {
+        matches!(self, Timer::Retry(_))
+    }
+}
+
 /// The pending deadlines.
 #[derive(Debug, Default)]
 pub(crate) struct Timers {
     at: BTreeMap<Timer, Duration>,
     queue: BTreeSet<(Duration, Timer)>,
+    /// How many of them are retries: mostly none, and then nobody has to look for one.
+    retries: usize,
 }
 
 impl Timers {
@@ -35,6 +43,7 @@ impl Timers {
     pub(crate) fn set(&mut self, timer: Timer, at: Duration) {
         self.clear(&timer);
         self.queue.insert((at, timer.clone()));
+        self.retries += usize::from(timer.is_retry());
         self.at.insert(timer, at);
     }
 
@@ -49,12 +58,20 @@ impl Timers {
     pub(crate) fn clear(&mut self, timer: &Timer) {
         if let Some(at) = self.at.remove(timer) {
             self.queue.remove(&(at, timer.clone()));
+            self.retries -= usize::from(timer.is_retry());
         }
     }
 
-    /// Whether a deadline is pending.
-    pub(crate) fn is_set(&self, timer: &Timer) -> bool {
-        self.at.contains_key(timer)
+    /// Drops the retry of a write.
+    pub(crate) fn clear_retry(&mut self, key: &WriteKey) {
+        if self.retries > 0 {
+            self.clear(&Timer::Retry(key.clone()));
+        }
+    }
+
+    /// Whether a write waits to be tried again.
+    pub(crate) fn is_retry_set(&self, key: &WriteKey) -> bool {
+        self.retries > 0 && self.at.contains_key(&Timer::Retry(key.clone()))
     }
 
     /// The earliest deadline.
@@ -70,6 +87,7 @@ impl Timers {
         }
         let (_, timer) = self.queue.pop_first()?;
         self.at.remove(&timer);
+        self.retries -= usize::from(timer.is_retry());
         Some(timer)
     }
 }
@@ -142,6 +160,21 @@ mod tests {
         assert_eq!(timers.pop_due(seconds(2)), None);
         assert_eq!(timers.pop_due(seconds(3)), Some(Timer::Sweep));
         assert_eq!((timers.pop_due(seconds(9)), timers.next()), (None, None));
+    }
+
+    #[test]
+    fn retries_are_found_until_they_are_due() {
+        let keys = ["a", "b"].map(|name| WriteKey::ServiceStatus(ServiceId::new("a", name)));
+        let mut timers = Timers::default();
+        assert!(!timers.is_retry_set(&keys[0]));
+        for (at, key) in [(1, &keys[0]), (2, &keys[1]), (3, &keys[0])] {
+            timers.set(Timer::Retry(key.clone()), Duration::from_secs(at));
+        }
+        assert_eq!(keys.each_ref().map(|k| timers.is_retry_set(k)), [true, true]);
+        assert_eq!(timers.pop_due(Duration::MAX), Some(Timer::Retry(keys[1].clone())));
+        assert_eq!(keys.each_ref().map(|k| timers.is_retry_set(k)), [true, false]);
+        timers.clear_retry(&keys[0]);
+        assert_eq!((timers.is_retry_set(&keys[0]), timers.next()), (false, None));
     }
 
     #[test]

@@ -7,8 +7,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ferrolb_model::{
-    AllocationPolicy, Config, EndpointsView, Family, NetworkView, NodeView, Pool, ServiceId, ServiceType, ServiceView,
+    AllocationPolicy, Config, EndpointsView, Family, IpRange, NetworkView, NodeView, Pool, ServiceId, ServiceType,
+    ServiceView,
 };
+
+use crate::taken::next;
 
 /// Services, nodes, endpoints and the configuration.
 #[derive(Debug, Default)]
@@ -17,6 +20,8 @@ pub(crate) struct World {
     config: Arc<Config>,
     /// First address of every range to its last and the pool's name; ranges never overlap.
     ranges: BTreeMap<IpAddr, (IpAddr, String)>,
+    /// The ranges of every pool in their order; those that go on where the one before ends are one.
+    runs: BTreeMap<String, Vec<IpRange>>,
     /// The names of the policies that speak for every namespace, and for each of the others.
     policies_for_all: Vec<String>,
     policies: BTreeMap<String, Vec<String>>,
@@ -51,6 +56,11 @@ impl World {
             .values()
             .flat_map(|p| p.ranges.iter().map(|r| (r.first(), (r.last(), p.name.clone()))))
             .collect();
+        self.runs = config
+            .pools
+            .values()
+            .map(|p| (p.name.clone(), runs(&p.ranges)))
+            .collect();
         self.policies_for_all.clear();
         self.policies.clear();
         for policy in config.allocation_policies.values() {
@@ -79,6 +89,12 @@ impl World {
         (Family::of(*first) == Family::of(address) && *last >= address)
             .then(|| self.config.pools.get(pool))
             .flatten()
+    }
+
+    /// The pool's ranges of a family, in the order in which addresses are taken from them.
+    pub(crate) fn runs(&self, pool: &Pool, family: Family) -> impl Iterator<Item = &IpRange> {
+        let runs = self.runs.get(&pool.name).into_iter().flatten();
+        runs.filter(move |run| run.family() == family)
     }
 
     pub(crate) fn service(&self, id: &ServiceId) -> Option<&ServiceView> {
@@ -164,6 +180,22 @@ impl World {
         }
         serving
     }
+}
+
+/// Joins ranges that follow each other without a gap.
+fn runs(ranges: &[IpRange]) -> Vec<IpRange> {
+    let mut runs = Vec::<IpRange>::new();
+    for range in ranges {
+        let joined = runs.last().filter(|run| next(run.last()) == Some(range.first()));
+        match joined.and_then(|run| IpRange::new(run.first(), range.last()).ok()) {
+            Some(joined) => {
+                runs.pop();
+                runs.push(joined);
+            }
+            None => runs.push(*range),
+        }
+    }
+    runs
 }
 
 /// Where a Service's endpoints are.

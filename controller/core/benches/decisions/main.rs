@@ -185,10 +185,68 @@ fn change(c: &mut Criterion) {
     group.finish();
 }
 
+/// Addresses on nodes.
+fn place(c: &mut Criterion) {
+    const ADDRESSES: usize = 10_000;
+    const NODES: usize = 1_000;
+    let mut group = c.benchmark_group("placement of 10000 on 1000 nodes");
+    group.sample_size(10);
+    let announced = config(&[ROOM]);
+    let mut silent = Config::clone(&announced);
+    silent.l2_advertisements.clear();
+    let silent = Arc::new(silent);
+    let nodes = || (0..NODES).map(|n| node(&format!("rack-{}-node-{n:04}", n % 20)));
+    let objects = LazyCell::new(|| Objects::holding((0..ADDRESSES).map(|n| address(first(), n))));
+    let fresh = || {
+        let mut cluster = Cluster::listed(&silent, &objects);
+        for view in nodes() {
+            cluster.handle(Input::Node(view));
+        }
+        let effects = cluster.handle(Input::Synced);
+        cluster.settle(effects);
+        cluster
+    };
+    let placed = |effects: &[Effect]| {
+        let placed = |e: &&Effect| matches!(e, Effect::Write(Write::SetVirtualIpStatus { placement: Some(_), .. }));
+        effects.iter().filter(placed).count()
+    };
+    group.bench_function("from nothing", |b| {
+        b.iter_custom(|times| {
+            let run = |_| {
+                let mut cluster = fresh();
+                let begin = Instant::now();
+                let effects = black_box(cluster.handle(Input::Config(Arc::clone(&announced))));
+                let time = begin.elapsed();
+                assert_eq!(placed(&effects), ADDRESSES);
+                time
+            };
+            (0..times).map(run).sum()
+        });
+    });
+    group.bench_function("one node is lost", |b| {
+        b.iter_custom(|times| {
+            let run = |_| {
+                let mut cluster = fresh();
+                let effects = cluster.handle(Input::Config(Arc::clone(&announced)));
+                cluster.settle(effects);
+                let mut down = nodes().next().expect("a node");
+                down.ready = false;
+                let begin = Instant::now();
+                let effects = black_box(cluster.handle(Input::Node(down)));
+                let time = begin.elapsed();
+                assert!(placed(&effects) < ADDRESSES / 100, "owner or standby of few");
+                time
+            };
+            (0..times).map(run).sum()
+        });
+    });
+    group.finish();
+}
+
 /// [`MANY`] Services that have their addresses.
 fn settled(config: &Arc<Config>) -> Cluster {
     Cluster::running(config, &Objects::holding((0..MANY).map(|n| address(first(), n))))
 }
 
-criterion_group!(benches, allocate, release, start, change);
+criterion_group!(benches, allocate, release, start, change, place);
 criterion_main!(benches);

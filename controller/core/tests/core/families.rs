@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ferrolb_controller_core::EventKind;
+use ferrolb_controller_core::{EventKind, Write};
 use ferrolb_model::{ConditionType, Family, FamilyPolicy, FamilySet, ReclaimPolicy, ServiceView};
 
 use crate::fixtures::*;
@@ -198,6 +198,9 @@ fn a_pool_that_gives_back_one_family_gives_the_other_at_once() {
     lab.delete("web");
     lab.settle();
     lab.apply(dual(service("web", 2), PreferDualStack));
+    lab.step_watch();
+    let second = |w: &Write| matches!(w, Write::CreateVirtualIp { address, .. } if *address == ip("2001:db8::1"));
+    assert!(lab.writes.iter().any(second), "not only when the first one is there");
     lab.settle();
     assert_eq!(lab.shown("web"), ["192.0.2.1", "2001:db8::1"]);
     lab.assert_quiet();

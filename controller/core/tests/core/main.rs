@@ -11,5 +11,6 @@ mod line;
 mod placement;
 mod properties;
 mod renumber;
+mod spread;
 mod stale;
 mod tenancy;

@@ -1,0 +1,164 @@
+//! Which of the nodes that may announce an address does, and which stand by.
+//!
+//! An owner is chosen by preference first, then by the number of addresses it announces already, the Service's other one
+//! not counted, then beside that other one, then by a fixed hash. So the families of a Service share a node, and Services
+//! are spread. A policy's anti-affinity goes before all of that, and keeps addresses apart as far as there are nodes.
+//!
+//! Standbys are chosen by preference and hash alone: were the number of addresses looked at, one empty node would stand by
+//! for everybody. So the addresses of a node that dies come to many others.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ferrolb_model::{AnnouncementPolicy, AntiAffinity, Labels};
+
+use crate::allocator::Record;
+use crate::controller::Controller;
+
+/// A placement names at most this many standbys.
+pub(crate) const STANDBYS: usize = 4;
+
+/// A node that may announce the address.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Candidate<'a> {
+    pub(crate) name: &'a str,
+    /// By the preferences of advertisements and policies.
+    pub(crate) score: u32,
+    /// [`seed`] of its name.
+    pub(crate) seed: u64,
+}
+
+/// What the policies that select an address say about its place.
+#[derive(Debug, Default)]
+pub(crate) struct Rules<'a> {
+    /// Those with weights, by name.
+    pub(crate) weights: Vec<&'a AnnouncementPolicy>,
+    /// Which other addresses shall be elsewhere.
+    pub(crate) anti_affinity: Option<&'a AntiAffinity>,
+    /// A node of a higher score takes the address back.
+    pub(crate) preemption: bool,
+}
+
+impl<'a> Rules<'a> {
+    /// The rules of these policies, each from the first that has it.
+    pub(crate) fn of(policies: impl Iterator<Item = &'a AnnouncementPolicy> + Clone) -> Self {
+        Rules {
+            weights: policies.clone().filter(|p| !p.layer2.weights.is_empty()).collect(),
+            anti_affinity: policies.clone().find_map(|p| p.layer2.anti_affinity.as_ref()),
+            preemption: policies.clone().find_map(|p| p.layer2.preemption).unwrap_or(false),
+        }
+    }
+
+    /// What the weights of the first policy that has some for the node add to its score.
+    pub(crate) fn weight(&self, labels: &Labels) -> u32 {
+        let policy = self.weights.iter().find(|p| p.covers_node(labels));
+        let weights = policy.into_iter().flat_map(|p| &p.layer2.weights);
+        let matching = weights.filter(|w| w.selector.matches(labels)).map(|w| w.weight);
+        matching.fold(0, u32::saturating_add)
+    }
+}
+
+impl Controller {
+    /// The best owner among the candidates, which are in the order of their names.
+    pub(crate) fn best_owner<'a>(
+        &self,
+        address: IpAddr,
+        record: &Record,
+        anti_affinity: Option<&AntiAffinity>,
+        candidates: &[Candidate<'a>],
+    ) -> Option<Candidate<'a>> {
+        let neighbours = self.neighbours(address, record, anti_affinity);
+        let mut owned = self.allocator.owned().iter().peekable();
+        let salt = salt(address);
+        let rank = |node: &&Candidate<'_>| {
+            while owned.next_if(|(name, _)| name.as_str() < node.name).is_some() {}
+            let own = owned.peek().filter(|(name, _)| *name == node.name);
+            let own = own.map_or(0, |(_, count)| **count);
+            let beside = neighbours.get(node.name).copied().unwrap_or(0);
+            let place = (Reverse(node.score), own, false, mix(node.seed ^ salt));
+            match anti_affinity {
+                Some(_) => (beside, place),
+                None => (0, (place.0, own.saturating_sub(beside.min(1)), beside == 0, place.3)),
+            }
+        };
+        candidates.iter().min_by_key(rank).copied()
+    }
+
+    /// How many addresses each node has that this one's place depends on: without a rule the Service's other one.
+    fn neighbours(
+        &self,
+        address: IpAddr,
+        record: &Record,
+        anti_affinity: Option<&AntiAffinity>,
+    ) -> BTreeMap<&str, usize> {
+        let held = |id| self.allocator.held(id);
+        let addresses = match anti_affinity {
+            Some(AntiAffinity::None) => BTreeSet::new(),
+            Some(AntiAffinity::Label(key)) => {
+                let holders = record.holders.keys().filter_map(|id| self.world.service(id));
+                let values = holders.filter_map(|v| v.labels.get(key)).collect::<BTreeSet<_>>();
+                let alike = |labels: &Labels| labels.get(key).is_some_and(|value| values.contains(value));
+                let group = self.world.services().filter(|v| alike(&v.labels));
+                group.flat_map(|v| held(&v.id)).collect()
+            }
+            Some(AntiAffinity::Service) | None => record.holders.keys().flat_map(held).collect(),
+        };
+        let others = addresses.into_iter().filter(|a| *a != address);
+        let placed = others.filter_map(|a| self.allocator.record(a)?.placed.as_ref());
+        let mut nodes = BTreeMap::new();
+        for placed in placed {
+            *nodes.entry(placed.owner.as_str()).or_insert(0) += 1;
+        }
+        nodes
+    }
+}
+
+/// The standbys: those there are, as far as they may announce, then the best of the others.
+pub(crate) fn standbys(address: IpAddr, record: &Record, owner: &str, candidates: &[Candidate<'_>]) -> Vec<String> {
+    let may = |name: &str| candidates.binary_search_by_key(&name, |c| c.name).is_ok();
+    let old = record.placed.iter().flat_map(|p| &p.standbys);
+    let old = old.filter(|n| *n != owner && may(n)).take(STANDBYS);
+    let mut standbys = old.map(String::as_str).collect::<Vec<_>>();
+    let room = STANDBYS - standbys.len();
+    if room > 0 {
+        let salt = salt(address);
+        let others = candidates
+            .iter()
+            .filter(|c| c.name != owner && !standbys.contains(&c.name));
+        let mut others = others
+            .map(|c| (Reverse(c.score), mix(c.seed ^ salt), c.name))
+            .collect::<Vec<_>>();
+        if others.len() > room {
+            others.select_nth_unstable(room - 1);
+            others.truncate(room);
+        }
+        others.sort_unstable();
+        standbys.extend(others.into_iter().map(|(.., name)| name));
+    }
+    standbys.into_iter().map(str::to_owned).collect()
+}
+
+/// FNV-1a over the name: the same in every process, unlike the hashers of the standard library.
+pub(crate) fn seed(name: &str) -> u64 {
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
+fn salt(address: IpAddr) -> u64 {
+    match address {
+        IpAddr::V4(a) => mix(u64::from(u32::from(a))),
+        IpAddr::V6(a) => {
+            let bits = u128::from(a);
+            mix((bits >> 64) as u64).wrapping_add(mix(bits as u64))
+        }
+    }
+}
+
+/// The finalizer of SplitMix64: every bit of the input moves every bit of the result.
+fn mix(bits: u64) -> u64 {
+    let bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ (bits >> 31)
+}

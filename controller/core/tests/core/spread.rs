@@ -1,0 +1,180 @@
+//! Which node gets an address, and which stand by: balance, and what AnnouncementPolicies say.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ferrolb_model::{
+    AnnouncementPolicy, AntiAffinity, Config, FamilyPolicy, LabelSelector, Layer2Settings, NodeView, Operator,
+    Placement, PoolSelection, PreferredNode, Requirement,
+};
+
+use crate::fixtures::*;
+use crate::lab::*;
+
+fn policy(layer2: Layer2Settings) -> AnnouncementPolicy {
+    AnnouncementPolicy {
+        name: "place".to_owned(),
+        pools: PoolSelection::All,
+        service_selectors: Vec::new(),
+        node_selectors: Vec::new(),
+        layer2,
+        drain: Default::default(),
+        endpoints: Default::default(),
+        bgp: Default::default(),
+    }
+}
+
+fn with_policy(base: &Arc<Config>, layer2: Layer2Settings) -> Arc<Config> {
+    let mut config = Config::clone(base);
+    config.announcement_policies.insert("place".to_owned(), policy(layer2));
+    Arc::new(config)
+}
+
+/// Prefers the nodes with the label `kubernetes.io/hostname=name`.
+fn weight(name: &str, weight: u32) -> PreferredNode {
+    let requirement = Requirement {
+        key: "kubernetes.io/hostname".to_owned(),
+        operator: Operator::In([name.to_owned()].into()),
+    };
+    PreferredNode {
+        weight,
+        selector: LabelSelector {
+            requirements: vec![requirement],
+        },
+    }
+}
+
+/// A cluster of so many nodes, with one Service per address of the pool that any node can serve.
+fn crowd(nodes: usize, services: usize) -> Lab {
+    let mut lab = Lab::started([pool("a", &["192.0.0.0/16"])]);
+    for n in 0..nodes {
+        lab.set_node(node(&format!("n{n}")));
+    }
+    for n in 0..services {
+        let name = format!("s{n}");
+        lab.set_endpoints(endpoints(&name, &["n1"]));
+        lab.apply(service(&name, n as i64));
+    }
+    lab.settle();
+    lab
+}
+
+fn placements(lab: &Lab) -> Vec<Placement> {
+    let placed = lab.virtual_ips.values().map(|o| o.placement.clone());
+    placed.collect::<Option<_>>().expect("all are placed")
+}
+
+fn owners(lab: &Lab) -> BTreeMap<String, usize> {
+    let mut owners = BTreeMap::new();
+    for placed in placements(lab) {
+        *owners.entry(placed.owner).or_insert(0) += 1;
+    }
+    owners
+}
+
+#[test]
+fn addresses_of_a_node_that_dies_go_to_many_and_no_others_move() {
+    let mut lab = crowd(20, 400);
+    let owned = owners(&lab);
+    assert_eq!(owned.len(), 20);
+    assert!(owned.values().all(|n| *n == 20), "{owned:?}");
+    let before = placements(&lab);
+    let heirs = before.iter().filter(|p| p.owner == "n7").map(|p| &p.standbys[0]);
+    let heirs = heirs.collect::<BTreeSet<_>>();
+    assert!(heirs.len() >= 10, "the first standbys are {heirs:?}");
+    lab.set_node(NodeView {
+        ready: false,
+        ..node("n7")
+    });
+    lab.settle();
+    for (old, new) in before.iter().zip(placements(&lab)) {
+        let moved = (&old.owner, old.epoch) != (&new.owner, new.epoch);
+        assert_eq!(moved, old.owner == "n7");
+        assert!(!new.standbys.contains(&"n7".to_owned()));
+    }
+    let owned = owners(&lab);
+    assert!(owned.values().all(|n| (20..=22).contains(n)), "{owned:?}");
+}
+
+#[test]
+fn weights_decide_where_there_is_a_choice_and_move_nothing() {
+    let mut lab = crowd(3, 1);
+    let weights = |node| Layer2Settings {
+        weights: vec![weight(node, 50)],
+        ..Layer2Settings::default()
+    };
+    let (config, old) = (Arc::clone(&lab.config), placements(&lab)[0].owner.clone());
+    for name in ["n0", "n1", "n2"] {
+        lab.set_config(with_policy(&config, weights(name)));
+        lab.settle();
+        assert_eq!(placements(&lab)[0].owner, old);
+    }
+    lab.set_node(NodeView {
+        excluded: true,
+        ..node(&old)
+    });
+    lab.settle();
+    let preferred = if old == "n2" { "n0" } else { "n2" };
+    lab.set_config(with_policy(&config, weights(preferred)));
+    lab.set_endpoints(endpoints("late", &["n1"]));
+    lab.apply(service("late", 9));
+    lab.settle();
+    assert_eq!(placements(&lab)[1].owner, preferred);
+}
+
+#[test]
+fn with_preemption_an_address_moves_once_to_a_node_that_is_preferred_more() {
+    let mut lab = crowd(3, 6);
+    let rules = Layer2Settings {
+        weights: vec![weight("n1", 50)],
+        preemption: Some(true),
+        ..Layer2Settings::default()
+    };
+    let config = with_policy(&lab.config, rules);
+    lab.set_config(config);
+    lab.settle();
+    assert_eq!(owners(&lab), BTreeMap::from([("n1".to_owned(), 6)]));
+    lab.assert_quiet();
+    let mut gone = node("n1");
+    gone.ready = false;
+    lab.set_node(gone);
+    lab.settle();
+    assert!(!owners(&lab).contains_key("n1"));
+    lab.set_node(node("n1"));
+    lab.settle();
+    assert_eq!(
+        owners(&lab),
+        BTreeMap::from([("n1".to_owned(), 6)]),
+        "it takes them back"
+    );
+    lab.assert_quiet();
+}
+
+#[test]
+fn anti_affinity_keeps_addresses_apart_and_is_no_reason_to_move() {
+    for (rule, apart) in [
+        (None, false),
+        (Some(AntiAffinity::Service), true),
+        (Some(AntiAffinity::Label("app".to_owned())), true),
+    ] {
+        let mut lab = Lab::started([pool("a", &["192.0.2.1-192.0.2.9", "2001:db8::1-2001:db8::9"])]);
+        let rules = Layer2Settings {
+            anti_affinity: rule.clone(),
+            // Anti-affinity goes before weights, and pre-emption does not fight it.
+            weights: vec![weight("n2", 10)],
+            preemption: Some(true),
+            ..Layer2Settings::default()
+        };
+        let config = with_policy(&lab.config, rules);
+        lab.set_config(config);
+        let mut view = dual(service("web", 1), FamilyPolicy::RequireDualStack);
+        view.labels.insert("app".to_owned(), "shop".to_owned());
+        lab.set_endpoints(endpoints("web", &["n1"]));
+        lab.apply(view);
+        lab.pass(Duration::from_secs(1));
+        let nodes = owners(&lab).len();
+        assert_eq!(nodes, if apart { 2 } else { 1 }, "{rule:?}");
+        lab.assert_quiet();
+    }
+}
