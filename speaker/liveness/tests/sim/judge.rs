@@ -11,6 +11,8 @@ use crate::world::ms;
 
 /// So long two nodes that hear each other may answer with different MACs: a claim may be lost a few times.
 pub(crate) const TWO: Duration = ms(500);
+/// So long former owners answer for a new one that does not show itself.
+pub(crate) const HANDOVER: Duration = ms(10_500);
 /// So long an address may be without an answer while a node that could answer hears the segment: an owner that was never
 /// heard is given 10 s, and then every rank has its turn.
 pub(crate) const NONE: Duration = ms(13_500);
@@ -22,6 +24,7 @@ type View = (u8, bool, Vec<Option<(Mac, bool)>>);
 pub(crate) struct Judge {
     /// Two MACs, or none, since then, by address and part of the segment.
     two: BTreeMap<(IpAddr, u8), Duration>,
+    former: BTreeMap<(IpAddr, u8), Duration>,
     none: BTreeMap<(IpAddr, u8), Duration>,
     /// What is answered, to see changes.
     picture: Vec<View>,
@@ -79,11 +82,17 @@ impl Judge {
             .iter()
             .any(|(one, _)| answers.iter().any(|(two, _)| cut.contains(&(*one, *two))));
         let key = (address, segment);
-        let two = span(&mut self.two, key, macs.len() > 1 && !mute, now);
+        let differ = macs.len() > 1 && !mute;
+        // Two former owners, of the two sides of a split, may both wait for a third that does not show itself.
+        let owned = answers
+            .iter()
+            .any(|(number, _)| nodes[*number].believes_to_own(address));
+        let two = span(&mut self.two, key, differ && owned, now);
+        let former = span(&mut self.former, key, differ && !owned, now);
         self.longest_two = self.longest_two.max(two);
-        if two > TWO {
+        if two > TWO || former > HANDOVER {
             self.complaints.push(format!(
-                "{address} had two owners on {segment} for {two:?} until {now:?}: {answers:?}"
+                "{address} was answered twice on {segment} for {two:?}, by former owners for {former:?}, until {now:?}: {answers:?}"
             ));
         }
         let capable = here().any(|(_, node)| node.capable(address));
@@ -105,6 +114,7 @@ impl Judge {
     /// The segment has been split or healed: what was before says nothing.
     pub(crate) fn forget(&mut self) {
         self.two.clear();
+        self.former.clear();
         self.none.clear();
         self.picture.clear();
     }

@@ -61,6 +61,11 @@ impl Node {
         }
     }
 
+    pub(crate) fn believes_to_own(&self, address: IpAddr) -> bool {
+        let belief = self.process.as_ref().and_then(|process| process.guard.belief(address));
+        belief.is_some_and(|belief| belief.owner == self.name)
+    }
+
     /// Could do something about an address.
     pub(crate) fn capable(&self, address: IpAddr) -> bool {
         let duty = || self.snapshot.addresses.get(&address);
