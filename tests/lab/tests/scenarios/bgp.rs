@@ -49,7 +49,7 @@ impl Told {
              ---\napiVersion: metallb.io/v1beta1\nkind: BGPAdvertisement\n\
              metadata: {{name: {name}, namespace: {NAMESPACE}}}\n\
              spec:\n  ipAddressPools: [{name}]\n  peers: [{name}]\n{advertisement}",
-            pool(name, s.namespace(), &[&s.range_v4()])
+            pool(name, s.namespace(), &[&s.range_v4(), &s.range_v6()])
         )
     }
 
@@ -146,6 +146,26 @@ pub(crate) async fn local_traffic_policy(s: Scene) -> Result<()> {
     router.forwards(&s, &prefix, &all(&s)).await?;
     s.kubectl(&["scale", "deployment", "web", "--replicas=0"]).await?;
     router.forwards(&s, &prefix, &[]).await?;
+    told.delete(&s, &router).await
+}
+
+/// Over one IPv4 session a router learns both addresses of a Service, each with a next hop of its family.
+pub(crate) async fn both_families(s: Scene) -> Result<()> {
+    let router = Router::start(&s, NODES, &[]).await?;
+    let mut told = Told::new(&s, NODES);
+    told.peer = "dualStackAddressFamily: true".to_owned();
+    told.apply(&s, &router).await?;
+    s.apply(&deployment("web", 1)).await?;
+    s.apply(&service(
+        "web",
+        "web",
+        "type: LoadBalancer\nipFamilyPolicy: RequireDualStack",
+    ))
+    .await?;
+    for address in s.addresses("web", 2).await? {
+        let length = if address.is_ipv4() { 32 } else { 128 };
+        router.forwards(&s, &format!("{address}/{length}"), &all(&s)).await?;
+    }
     told.delete(&s, &router).await
 }
 

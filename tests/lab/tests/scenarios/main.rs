@@ -131,6 +131,7 @@ fn main() -> std::process::ExitCode {
             Group::new(Setup::named("bgp"))
                 .scenario("every_node_is_a_next_hop", without_pool(bgp::every_node_is_a_next_hop))
                 .scenario("local_traffic_policy", without_pool(bgp::local_traffic_policy))
+                .scenario("both_families", without_pool(bgp::both_families))
                 .scenario("attributes", without_pool(bgp::attributes))
                 .scenario("password", without_pool(bgp::password))
                 .scenario("restart_keeps_routes", without_pool(bgp::restart_keeps_routes))

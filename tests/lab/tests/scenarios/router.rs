@@ -119,7 +119,9 @@ impl Router {
     pub(crate) async fn forwards(&self, s: &Scene, prefix: &str, nodes: &[&str]) -> Result<()> {
         let mut wanted = Vec::new();
         for node in nodes {
-            wanted.push(s.node(node)?.host().address().to_string());
+            let addresses = s.node(node)?.host().addresses();
+            let of_family = addresses.iter().find(|a| a.is_ipv6() == prefix.contains(':'));
+            wanted.push(of_family.context("the node has both families")?.to_string());
         }
         wanted.sort();
         wait_until(
