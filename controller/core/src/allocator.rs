@@ -149,6 +149,10 @@ pub(crate) struct Allocator {
     /// Addresses that the network needs itself, each with what for and the node that says so.
     uses: BTreeMap<IpAddr, BTreeSet<(AddressUse, String)>>,
     owned: BTreeMap<String, usize>,
+    /// The same for the nodes there are, by number: a choice among a thousand of them compares no names.
+    seats: BTreeMap<String, usize>,
+    seated: Vec<usize>,
+    free_seats: Vec<usize>,
     taken: Taken,
 }
 
@@ -205,6 +209,35 @@ impl Allocator {
     /// How many addresses each node announces, by decision.
     pub(crate) fn owned(&self) -> &BTreeMap<String, usize> {
         &self.owned
+    }
+
+    /// Gives the node a number, unless it has one.
+    pub(crate) fn add_seat(&mut self, node: &str) {
+        if self.seats.contains_key(node) {
+            return;
+        }
+        let owned = self.owned.get(node).copied().unwrap_or(0);
+        let seat = self.free_seats.pop().unwrap_or(self.seated.len());
+        match self.seated.get_mut(seat) {
+            Some(count) => *count = owned,
+            None => self.seated.push(owned),
+        }
+        self.seats.insert(node.to_owned(), seat);
+    }
+
+    /// Takes the number back from a node that is gone.
+    pub(crate) fn remove_seat(&mut self, node: &str) {
+        self.free_seats.extend(self.seats.remove(node));
+    }
+
+    /// The number of the node.
+    pub(crate) fn seat(&self, node: &str) -> Option<usize> {
+        self.seats.get(node).copied()
+    }
+
+    /// How many addresses the node with this number announces, by decision.
+    pub(crate) fn seated(&self, seat: usize) -> usize {
+        self.seated.get(seat).copied().unwrap_or(0)
     }
 
     fn entry(&mut self, address: IpAddr) -> &mut Record {
@@ -313,6 +346,9 @@ impl Allocator {
         if let Some(new) = &placed {
             record.epoch = record.epoch.max(new.epoch);
             *self.owned.entry(new.owner.clone()).or_insert(0) += 1;
+            if let Some(seat) = self.seats.get(&new.owner) {
+                self.seated[*seat] += 1;
+            }
         }
         if let Some(old) = std::mem::replace(&mut record.placed, placed)
             && let Some(count) = self.owned.get_mut(&old.owner)
@@ -320,6 +356,9 @@ impl Allocator {
             *count -= 1;
             if *count == 0 {
                 self.owned.remove(&old.owner);
+            }
+            if let Some(seat) = self.seats.get(&old.owner) {
+                self.seated[*seat] -= 1;
             }
         }
     }

@@ -253,6 +253,10 @@ impl Controller {
         let Some(name) = old.or(new).map(|view| &view.name) else {
             return;
         };
+        match new {
+            Some(_) => self.allocator.add_seat(name),
+            None => self.allocator.remove_seat(name),
+        }
         let freed = self.allocator.set_uses(name, &of(old), &of(new));
         if self.synced {
             self.dirty.freed.extend(freed);

@@ -4,6 +4,7 @@
 //! for pre-emption and a node of a higher score is there. Standbys stay in the same way, so that a node that comes or goes
 //! touches only the addresses it matters to.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,16 +13,15 @@ use ferrolb_model::{
     L2Advertisement, Labels, NodeRefusal, NodeView, Placement, Pool, PoolSelection, Reason, ServiceView, TrafficPolicy,
 };
 
-use crate::allocator::Record;
+use crate::allocator::{Allocator, Record};
 use crate::controller::Controller;
 use crate::effect::{Effect, EventKind};
-use crate::spread::{Candidate, Rules, STANDBYS, seed, standbys};
+use crate::spread::{Candidate, Rules, STANDBYS, standbys};
 
 /// How one node stands to a set of advertisements, endpoints aside.
 #[derive(Clone, Copy, Debug)]
 struct Standing {
     score: u32,
-    seed: u64,
     /// A fault other than not being Ready.
     refusal: Option<NodeRefusal>,
     ready: bool,
@@ -31,8 +31,8 @@ struct Standing {
 #[derive(Debug)]
 struct Standings {
     nodes: BTreeMap<String, Standing>,
-    /// How many have no fault, endpoints aside.
-    fit: usize,
+    /// Those without a fault, endpoints aside, by name.
+    fit: Vec<Candidate>,
     /// The highest score of those.
     best: u32,
 }
@@ -54,6 +54,7 @@ impl Coverage {
         ads: &[&L2Advertisement],
         rules: &Rules<'_>,
         nodes: &BTreeMap<String, NodeView>,
+        allocator: &Allocator,
     ) -> Arc<Standings> {
         let names = ads.iter().map(|ad| ad.name.clone()).collect();
         let policies = rules.weights.iter().map(|p| p.name.clone()).collect();
@@ -62,10 +63,12 @@ impl Coverage {
                 .iter()
                 .map(|(name, node)| (name.clone(), standing(ads, rules, node)));
             let nodes = nodes.collect::<BTreeMap<_, _>>();
-            let fit = nodes.values().filter(|s| s.ready && s.refusal.is_none());
+            let fit = nodes.iter().filter(|(_, s)| s.ready && s.refusal.is_none());
+            let fit = fit.filter_map(|(name, s)| Candidate::new(name, s.score, allocator));
+            let fit = fit.collect::<Vec<_>>();
             Arc::new(Standings {
-                fit: fit.clone().count(),
-                best: fit.map(|s| s.score).max().unwrap_or(0),
+                best: fit.iter().map(|c| c.score).max().unwrap_or(0),
+                fit,
                 nodes,
             })
         };
@@ -88,7 +91,6 @@ fn standing(ads: &[&L2Advertisement], rules: &Rules<'_>, node: &NodeView) -> Sta
     let score = preferences.fold(rules.weight(&node.labels), u32::saturating_add);
     Standing {
         score,
-        seed: seed(&node.name),
         refusal,
         ready: node.ready,
     }
@@ -176,7 +178,7 @@ impl Controller {
             return (None, Some(Reason::NoAdvertisement { pool }));
         }
         let rules = self.rules(address, &views);
-        let standings = coverage.of(&ads, &rules, self.world.nodes());
+        let standings = coverage.of(&ads, &rules, self.world.nodes(), &self.allocator);
         let demand = self.demand(&views);
         let refusal = |name: &str, s: &Standing| {
             let not_ready = (!s.ready).then_some(NodeRefusal::NotReady);
@@ -185,7 +187,7 @@ impl Controller {
         if let Some(placed) = &record.placed {
             // Most looks end here, without one at every node.
             let may = |n: &String| standings.nodes.get(n).is_some_and(|s| refusal(n, s).is_none());
-            let all = demand.nodes.is_none() && placed.standbys.len() + 1 == standings.fit;
+            let all = demand.nodes.is_none() && placed.standbys.len() + 1 == standings.fit.len();
             let complete = all || placed.standbys.len() == STANDBYS;
             let owner = standings.nodes.get(&placed.owner);
             let best = !rules.preemption || owner.is_some_and(|s| s.score >= standings.best);
@@ -193,19 +195,19 @@ impl Controller {
                 return (Some(placed.clone()), None);
             }
         }
-        let eligible = standings.nodes.iter().filter(|(name, s)| refusal(name, s).is_none());
-        let eligible = eligible.map(|(name, s)| Candidate {
-            name,
-            score: s.score,
-            seed: s.seed,
-        });
-        let eligible = eligible.collect::<Vec<_>>();
+        // Who has no fault may announce, but for the endpoints.
+        let may_serve = |c: &&Candidate| demand.refusal(&c.name).is_none();
+        let some = || standings.fit.iter().filter(may_serve).cloned().collect::<Vec<_>>();
+        let eligible = match demand.anywhere && demand.nodes.is_none() {
+            true => Cow::Borrowed(&standings.fit[..]),
+            false => Cow::Owned(some()),
+        };
         let choice = || self.best_owner(address, record, rules.anti_affinity, &eligible);
         if let Some(placed) = &record.placed {
             let owner = placed.owner.as_str();
             let blind = |s: &Standing| s.refusal.is_none() && !s.ready && demand.may_serve(owner);
-            let own = eligible.iter().find(|c| c.name == owner);
-            let better = |own: &Candidate<'_>| rules.preemption && choice().is_some_and(|c| c.score > own.score);
+            let own = eligible.iter().find(|c| *c.name == *owner);
+            let better = |own: &Candidate| rules.preemption && choice().is_some_and(|c| c.score > own.score);
             if own.is_some_and(|own| !better(own)) {
                 let standbys = standbys(address, record, owner, &eligible);
                 let placed = Placement {
@@ -221,8 +223,8 @@ impl Controller {
         }
         if let Some(owner) = choice() {
             let placed = Placement {
-                owner: owner.name.to_owned(),
-                standbys: standbys(address, record, owner.name, &eligible),
+                owner: owner.name.to_string(),
+                standbys: standbys(address, record, &owner.name, &eligible),
                 epoch: record.epoch + 1,
             };
             return (Some(placed), None);

@@ -10,23 +10,38 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ferrolb_model::{AnnouncementPolicy, AntiAffinity, Labels};
 
-use crate::allocator::Record;
+use crate::allocator::{Allocator, Record};
 use crate::controller::Controller;
 
 /// A placement names at most this many standbys.
 pub(crate) const STANDBYS: usize = 4;
 
 /// A node that may announce the address.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Candidate<'a> {
-    pub(crate) name: &'a str,
+#[derive(Clone, Debug)]
+pub(crate) struct Candidate {
+    pub(crate) name: Arc<str>,
     /// By the preferences of advertisements and policies.
     pub(crate) score: u32,
+    /// The allocator's number for it.
+    pub(crate) seat: usize,
     /// [`seed`] of its name.
     pub(crate) seed: u64,
+}
+
+impl Candidate {
+    /// A node that the allocator has counted.
+    pub(crate) fn new(name: &str, score: u32, allocator: &Allocator) -> Option<Self> {
+        Some(Candidate {
+            name: Arc::from(name),
+            score,
+            seat: allocator.seat(name)?,
+            seed: seed(name),
+        })
+    }
 }
 
 /// What the policies that select an address say about its place.
@@ -60,29 +75,34 @@ impl<'a> Rules<'a> {
 }
 
 impl Controller {
-    /// The best owner among the candidates, which are in the order of their names.
+    /// The best owner among the candidates.
     pub(crate) fn best_owner<'a>(
         &self,
         address: IpAddr,
         record: &Record,
         anti_affinity: Option<&AntiAffinity>,
-        candidates: &[Candidate<'a>],
-    ) -> Option<Candidate<'a>> {
+        candidates: &'a [Candidate],
+    ) -> Option<&'a Candidate> {
         let neighbours = self.neighbours(address, record, anti_affinity);
-        let mut owned = self.allocator.owned().iter().peekable();
         let salt = salt(address);
-        let rank = |node: &&Candidate<'_>| {
-            while owned.next_if(|(name, _)| name.as_str() < node.name).is_some() {}
-            let own = owned.peek().filter(|(name, _)| *name == node.name);
-            let own = own.map_or(0, |(_, count)| **count);
-            let beside = neighbours.get(node.name).copied().unwrap_or(0);
-            let place = (Reverse(node.score), own, false, mix(node.seed ^ salt));
+        let rank = |node: &&Candidate| {
+            let beside = match neighbours.is_empty() {
+                true => 0,
+                false => neighbours.get(&*node.name).copied().unwrap_or(0),
+            };
+            let (owned, hash) = (self.allocator.seated(node.seat), mix(node.seed ^ salt));
             match anti_affinity {
-                Some(_) => (beside, place),
-                None => (0, (place.0, own.saturating_sub(beside.min(1)), beside == 0, place.3)),
+                Some(_) => (beside, Reverse(node.score), owned, false, hash),
+                None => (
+                    0,
+                    Reverse(node.score),
+                    owned.saturating_sub(beside.min(1)),
+                    beside == 0,
+                    hash,
+                ),
             }
         };
-        candidates.iter().min_by_key(rank).copied()
+        candidates.iter().min_by_key(rank)
     }
 
     /// How many addresses each node has that this one's place depends on: without a rule the Service's other one.
@@ -114,33 +134,30 @@ impl Controller {
     }
 }
 
-/// The standbys: those there are, as far as they may announce, then the best of the others.
-pub(crate) fn standbys(address: IpAddr, record: &Record, owner: &str, candidates: &[Candidate<'_>]) -> Vec<String> {
-    let may = |name: &str| candidates.binary_search_by_key(&name, |c| c.name).is_ok();
+/// The standbys: those there are, as far as they may announce, then the best of the others. The candidates are in the order
+/// of their names.
+pub(crate) fn standbys(address: IpAddr, record: &Record, owner: &str, candidates: &[Candidate]) -> Vec<String> {
+    let may = |name: &str| candidates.binary_search_by_key(&name, |c| &c.name).is_ok();
     let old = record.placed.iter().flat_map(|p| &p.standbys);
     let old = old.filter(|n| *n != owner && may(n)).take(STANDBYS);
     let mut standbys = old.map(String::as_str).collect::<Vec<_>>();
     let room = STANDBYS - standbys.len();
-    if room > 0 {
-        let salt = salt(address);
-        let others = candidates
-            .iter()
-            .filter(|c| c.name != owner && !standbys.contains(&c.name));
-        let mut others = others
-            .map(|c| (Reverse(c.score), mix(c.seed ^ salt), c.name))
-            .collect::<Vec<_>>();
-        if others.len() > room {
-            others.select_nth_unstable(room - 1);
-            others.truncate(room);
+    let salt = salt(address);
+    let mut best = Vec::with_capacity(room + 1);
+    for node in candidates {
+        let rank = (Reverse(node.score), mix(node.seed ^ salt));
+        let place = best.partition_point(|(other, _)| *other < rank);
+        if place < room && *node.name != *owner && !standbys.contains(&&*node.name) {
+            best.insert(place, (rank, &*node.name));
+            best.truncate(room);
         }
-        others.sort_unstable();
-        standbys.extend(others.into_iter().map(|(.., name)| name));
     }
+    standbys.extend(best.into_iter().map(|(_, name)| name));
     standbys.into_iter().map(str::to_owned).collect()
 }
 
 /// FNV-1a over the name: the same in every process, unlike the hashers of the standard library.
-pub(crate) fn seed(name: &str) -> u64 {
+fn seed(name: &str) -> u64 {
     name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })
