@@ -51,12 +51,15 @@ pub(super) fn convert(plan: &BgpPlan, before: &Known, subnets: &[IpNet]) -> (Con
                 continue;
             }
         };
-        let known = shared.iter().chain(before);
-        let known = known
-            .into_iter()
-            .find(|(of, _)| Arc::ptr_eq(of, &planned.routes) || **of == *planned.routes);
-        let routes = known.map_or_else(|| Arc::new(routes(&planned.routes)), |(_, routes)| Arc::clone(routes));
-        shared.push((Arc::clone(&planned.routes), Arc::clone(&routes)));
+        let routes = match shared.iter().find(|(of, _)| *of == planned.routes) {
+            Some((_, routes)) => Arc::clone(routes),
+            None => {
+                let known = before.iter().find(|(of, _)| *of == planned.routes);
+                let routes = known.map_or_else(|| Arc::new(routes(&planned.routes)), |(_, routes)| Arc::clone(routes));
+                shared.push((Arc::clone(&planned.routes), Arc::clone(&routes)));
+                routes
+            }
+        };
         if let Some(profile) = &planned.peer.bfd {
             let path = Arc::new(path(address, &planned.peer, &peer, subnets));
             // Two peers behind one path share its session, with the settings of the first.

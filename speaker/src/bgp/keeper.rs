@@ -159,7 +159,6 @@ impl Keeper {
         let subnets = if watched { subnets() } else { Vec::new() };
         let (converted, routes) = convert(&planned.plan, &self.routes, &subnets);
         self.routes = routes;
-        self.services = Some(picture::services(&planned, &self.fixed.node));
         let Converted {
             bgp,
             bfd,
@@ -178,6 +177,10 @@ impl Keeper {
         }
         if let Some(threads) = &mut self.threads {
             threads.watch(bfd, dependents)?;
+        }
+        let before = self.ends.view.borrow().planned.as_ref().map(|p| Arc::clone(&p.plan));
+        if before.is_none_or(|before| before.services != planned.plan.services) {
+            self.services = Some(picture::services(&planned, &self.fixed.node));
         }
         let start = self.threads.as_ref().map(|threads| threads.start);
         self.ends.view.send_modify(|view| {

@@ -34,7 +34,7 @@ pub(crate) type Services = Arc<BTreeMap<String, ServiceBgpStatusStatus>>;
 
 /// The statuses of the Services that `planned` tells routers of, by the names of their objects.
 pub(super) fn services(planned: &Planned, node: &str) -> Services {
-    let status = |(id, peers): (&ServiceId, &BTreeSet<String>)| {
+    let status = |(id, peers): (&ServiceId, &Arc<BTreeSet<String>>)| {
         let status = ServiceBgpStatusStatus {
             node: node.to_owned(),
             service_name: id.name.clone(),
@@ -202,7 +202,7 @@ mod tests {
         let plan = BgpPlan {
             peers: [("one".to_owned(), planned)].into(),
             refused: [("two".to_owned(), PeerRefusal::NoPassword { secret })].into(),
-            services: [(ServiceId::new("shop", "web"), ["one".to_owned()].into())].into(),
+            services: [(ServiceId::new("shop", "web"), Arc::new(["one".to_owned()].into()))].into(),
             ..BgpPlan::default()
         };
         Planned {

@@ -44,7 +44,7 @@ pub struct BgpPlan {
     /// What is wrong with peers. Those that are not in `peers` as well have no session.
     pub refused: BTreeMap<String, PeerRefusal>,
     /// The Services that routers are told of, each with the peers that hold a prefix with its address.
-    pub services: BTreeMap<ServiceId, BTreeSet<String>>,
+    pub services: BTreeMap<ServiceId, Arc<BTreeSet<String>>>,
 }
 
 impl Default for BgpPlan {
@@ -143,7 +143,7 @@ impl Bgp {
             };
             plan.peers.insert(peer.name.clone(), planned);
         }
-        plan.services = routes.services(plan.peers.keys());
+        plan.services = routes.services(&plan.peers);
         self.last_passwords = passwords;
         plan
     }
@@ -205,20 +205,32 @@ impl<'a> RoutesByPeer<'a> {
         Arc::clone(routes.or_insert_with(|| Arc::new(routes_for(peer, &self.wishes))))
     }
 
-    /// The Services with the peers that hold a prefix of theirs.
-    fn services<'p>(&self, peers: impl Iterator<Item = &'p String> + Clone) -> BTreeMap<ServiceId, BTreeSet<String>> {
-        let mut of_prefix: BTreeMap<IpNet, BTreeSet<&String>> = BTreeMap::new();
+    /// The Services with the peers that hold a prefix of theirs. Most have the same peers, which they share.
+    fn services(&self, peers: &BTreeMap<String, PlannedPeer>) -> BTreeMap<ServiceId, Arc<BTreeSet<String>>> {
+        let hear = |audience: &Option<BTreeSet<String>>| match audience {
+            None => peers.keys().cloned().collect(),
+            Some(named) => named.iter().filter(|name| peers.contains_key(*name)).cloned().collect(),
+        };
+        let hear = |audience: &&'a Option<BTreeSet<String>>| (*audience, Arc::new(hear(audience)));
+        let heard: BTreeMap<_, Arc<BTreeSet<String>>> = self.audiences.iter().map(hear).collect();
+        let mut of_prefix = BTreeMap::new();
         for (_, wish, _) in &self.wishes {
-            let told = peers.clone().filter(|peer| wish.is_for(peer));
-            of_prefix.entry(wish.prefix).or_default().extend(told);
+            join(&mut of_prefix, wish.prefix, &heard[&wish.peers]);
         }
-        let mut services: BTreeMap<ServiceId, BTreeSet<String>> = BTreeMap::new();
+        let mut services = BTreeMap::new();
         for (service, wish, _) in &self.wishes {
-            let told = of_prefix.get(&wish.prefix).into_iter().flatten().copied().cloned();
-            services.entry((*service).clone()).or_default().extend(told);
+            join(&mut services, *service, &of_prefix[&wish.prefix]);
         }
-        services.retain(|_, peers| !peers.is_empty());
-        services
+        let told = services.into_iter().filter(|(_, peers)| !peers.is_empty());
+        told.map(|(service, peers)| (service.clone(), peers)).collect()
+    }
+}
+
+/// Adds `more` to what `of` has.
+fn join<K: Ord>(sets: &mut BTreeMap<K, Arc<BTreeSet<String>>>, of: K, more: &Arc<BTreeSet<String>>) {
+    let set = sets.entry(of).or_insert_with(|| Arc::clone(more));
+    if !Arc::ptr_eq(set, more) {
+        Arc::make_mut(set).extend(more.iter().cloned());
     }
 }
 

@@ -180,7 +180,7 @@ fn nothing_is_planned_before_everything_is_heard() {
     bgp.handle(&Input::BgpSynced);
     let plan = bgp.plan(Duration::ZERO).expect("a plan");
     assert_eq!(plan.peers["one"].routes.len(), 1);
-    assert_eq!(plan.services, BTreeMap::from([(id("web"), set(&["one"]))]));
+    assert_eq!(plan.services, BTreeMap::from([(id("web"), Arc::new(set(&["one"])))]));
     assert_eq!(plan.router_id.to_string(), "10.0.0.11");
 }
 
@@ -379,7 +379,7 @@ fn advertisements_speak_to_their_peers_and_pile_up() {
     assert_eq!(wishes("one"), [second.clone(), first]);
     assert_eq!(wishes("two"), [second]);
     assert_eq!(bench.prefixes("three"), [""; 0]);
-    assert_eq!(bench.plan.services[&id("web")], set(&["one", "two"]));
+    assert_eq!(*bench.plan.services[&id("web")], set(&["one", "two"]));
 }
 
 #[test]
