@@ -1,10 +1,10 @@
 //! Numbered questions at a steady pace, and what became of them.
 //!
 //! UDP questions do not wait for each other, and every 64 of them come from a socket of their own: an old one's
-//! conntrack entries would go on using a path that new clients no longer get. HTTP questions each have a connection;
-//! one that is not answered within its timeout is lost.
+//! conntrack entries would go on using a path that new clients no longer get. One that is not answered within
+//! [`GRACE`] is lost. HTTP questions each have a connection; one that is not answered within its timeout is lost.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,8 +19,8 @@ use crate::net::Namespace;
 
 /// So many questions leave one UDP socket.
 const PER_SOCKET: u64 = 64;
-/// Answers are waited for so long after the last question.
-const GRACE: Duration = Duration::from_millis(300);
+/// Answers are waited for so long: on a busy machine a pod may stand still for a while.
+const GRACE: Duration = Duration::from_millis(500);
 
 /// What is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -192,8 +192,8 @@ fn lock(count: &Mutex<Count>) -> MutexGuard<'_, Count> {
 }
 
 fn ask_by_udp(target: SocketAddr, period: Duration, count: &Mutex<Count>, stop: &AtomicBool) {
-    // The newest socket and the one before, for its late answers.
-    let mut sockets: Vec<UdpSocket> = Vec::new();
+    // The newest one, and those whose answers may still come, each with the time of its last question.
+    let mut sockets: VecDeque<(UdpSocket, Instant)> = VecDeque::new();
     let mut next = Instant::now();
     let mut end = None;
     while end.is_none_or(|end| Instant::now() < end) {
@@ -209,21 +209,22 @@ fn ask_by_udp(target: SocketAddr, period: Duration, count: &Mutex<Count>, stop: 
                     Ok(socket)
                 });
                 match fresh {
-                    Ok(socket) => sockets.push(socket),
+                    Ok(socket) => sockets.push_back((socket, Instant::now())),
                     Err(error) => tracing::warn!(%target, %error, "no socket for the prober"),
                 }
-                if sockets.len() > 2 {
-                    sockets.remove(0);
+                while sockets.front().is_some_and(|(_, asked)| asked.elapsed() > GRACE) {
+                    sockets.pop_front();
                 }
             }
-            if let Some(socket) = sockets.last() {
+            if let Some((socket, asked)) = sockets.back_mut() {
+                *asked = Instant::now();
                 // An error is an ICMP message about an earlier question, or no route: the question is lost.
                 let _ = socket.send(number.to_string().as_bytes());
             }
         }
         next = (next + period).max(Instant::now());
         std::thread::sleep(next.saturating_duration_since(Instant::now()));
-        sockets.iter().for_each(|socket| collect(socket, count));
+        sockets.iter().for_each(|(socket, _)| collect(socket, count));
     }
 }
 

@@ -8,6 +8,7 @@ mod availability;
 mod bad_input;
 mod bgp;
 mod contract;
+mod failover;
 mod families;
 mod ground;
 mod manifests;
@@ -50,6 +51,10 @@ fn main() -> std::process::ExitCode {
         nodes: 1,
         controllers: 2,
         ..Setup::named("availability")
+    };
+    let failover = Setup {
+        nodes: 4,
+        ..Setup::named("failover")
     };
     Harness::new()
         .group(
@@ -120,6 +125,21 @@ fn main() -> std::process::ExitCode {
                 .scenario("last_local_endpoint", with_pool(nodes::last_local_endpoint))
                 .scenario("drained_node", with_pool(nodes::drained_node))
                 .scenario("lost_node", with_pool(nodes::lost_node)),
+        )
+        .group(
+            Group::new(failover)
+                .scenario("planned_move", without_pool(failover::planned_move))
+                .scenario("speaker_killed", without_pool(failover::speaker_killed))
+                .scenario("speaker_hangs", without_pool(failover::speaker_hangs))
+                .scenario("speaker_upgraded", without_pool(failover::speaker_upgraded))
+                .scenario("speaker_stays_dead", without_pool(failover::speaker_stays_dead))
+                .scenario("heartbeats_lost", without_pool(failover::heartbeats_lost))
+                .scenario("segment_split", without_pool(failover::segment_split))
+                .scenario("node_lost", without_pool(failover::node_lost))
+                .scenario(
+                    "speakers_restart_without_api",
+                    without_pool(failover::speakers_restart_without_api),
+                ),
         )
         .group(
             Group::new(Setup::named("speakers"))

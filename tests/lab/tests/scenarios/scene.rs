@@ -7,7 +7,7 @@ use std::ops::Deref;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use ferrolb_api::VirtualIp;
+use ferrolb_api::{Placement, VirtualIp};
 use ferrolb_lab::client::{ArpProbe, Client, Replies, Response, Steady};
 use ferrolb_lab::lab::{ADMIN_PORT, NAMESPACE};
 use ferrolb_lab::net::Host;
@@ -312,6 +312,12 @@ impl Scene {
             IpAddr::V6(a) => a.segments().map(|group| format!("{group:04x}")).join("-"),
         };
         Ok(Api::all(self.client()).get(&name).await?)
+    }
+
+    /// Where the address is placed.
+    pub(crate) async fn placement(&self, address: IpAddr) -> Result<Placement> {
+        let status = self.virtual_ip(address).await?.status.unwrap_or_default();
+        status.placement.with_context(|| format!("{address} is placed nowhere"))
     }
 
     /// Waits until the node that the address is placed on announces it, and returns its name.
