@@ -155,9 +155,9 @@ impl Guard {
 
     fn hear(&mut self, note: &Note, now: Duration) {
         match note {
-            Note::Answer { question, .. } | Note::Unasked { question, .. } => {
+            Note::Answer { question, .. } | Note::Over { question, .. } => {
                 let cases = self.cases.values_mut().filter(|case| case.asked(*question));
-                cases.for_each(|case| case.hear(note));
+                cases.for_each(|case| case.hear(note, now));
             }
             Note::Claimed { address, mac, .. } => {
                 let Some(entry) = self.addresses.get_mut(address) else {

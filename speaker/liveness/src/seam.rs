@@ -197,7 +197,7 @@ pub enum Role {
     Listen,
 }
 
-/// Asks the wire who has these addresses. The guard knows itself how long it waits.
+/// Asks the wire who has these addresses. [`Note::Over`] ends it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
     /// Comes back in the answers.
@@ -228,12 +228,13 @@ pub enum Note {
         /// Another station said so: nothing is known about the one that has the MAC.
         in_its_name: bool,
     },
-    /// The question is over, and these could not be asked for on any interface.
-    Unasked {
+    /// The question is over: all has been asked as often as it was to be, and every frame that had come in by then was
+    /// looked at.
+    Over {
         /// [`Question::id`].
         question: u64,
-        /// The addresses.
-        addresses: BTreeSet<IpAddr>,
+        /// What could not be asked for on any interface.
+        unasked: BTreeSet<IpAddr>,
     },
     /// Another station says that it has an address this node has a part in.
     Claimed {

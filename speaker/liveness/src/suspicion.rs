@@ -1,7 +1,7 @@
 //! A silent owner: what the wire says about it, and what follows. Pure.
 //!
-//! A round asks the owner's kernel, one address out of each [`Group`], and, if there is one, the kernel of a third node.
-//! When the time of the round is over:
+//! A round asks the owner's kernel, one address out of each [`Group`], and, if there is one, the kernel of a third node. It
+//! is over when layer 2 says so ([`Note::Over`]): until then silence may mean that layer 2 has not run. Then:
 //!
 //! | the kernel | the address | what is found | the standby of rank r |
 //! | --- | --- | --- | --- |
@@ -10,8 +10,8 @@
 //! | silent | silent | [`Finding::Gone`] | takes over, after r x 60 ms |
 //!
 //! Ranks above 0 ask again before they act. Whoever answers in the owner's name asks every 100 ms: it takes over as
-//! soon as the kernel is silent, whatever its rank, and rests when the owner answers itself. When nobody answers at all, not even the third node, the fault
-//! may be this node's: it asks once more before it believes it.
+//! soon as the kernel is silent, whatever its rank, and rests when the owner answers itself. When nobody answers at all,
+//! not even the third node, the fault may be this node's: it asks once more before it believes it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -23,11 +23,13 @@ use crate::seam::{InterfaceChoice, Mac, Note, PeerState, Question, Takeover};
 const TRIES: u32 = 3;
 /// Between two of these.
 const GAP: Duration = Duration::from_millis(10);
-/// Answers to the last one may take this long.
+/// This process may be this late.
 const LATE: Duration = Duration::from_millis(10);
+/// After the last one, layer 2 says within this time that the round is over.
+const OVER: Duration = Duration::from_millis(60);
 /// An owner that has said goodbye answers for a moment longer; after that the wire is asked.
 const LEFT: Duration = Duration::from_millis(160);
-/// Rounds in a row that may be repeated because this process was late; it may be so busy that it always is.
+/// Rounds in a row that may be repeated because layer 2 or this process was late; it may be so busy that it always is.
 const LATE_ROUNDS: u32 = 2;
 /// What a standby waits for each one before it.
 const RANK: Duration = Duration::from_millis(60);
@@ -93,7 +95,10 @@ pub enum Act {
 #[derive(Clone, Debug)]
 struct Round {
     id: u64,
+    /// At the latest.
     ends: Duration,
+    /// Layer 2 has said so.
+    over: bool,
     kernel: BTreeSet<IpAddr>,
     control: BTreeSet<IpAddr>,
     samples: BTreeMap<Group, IpAddr>,
@@ -123,7 +128,7 @@ pub struct Case {
     findings: BTreeMap<Group, (Finding, Duration)>,
     /// Rounds in a row in which nobody at all has answered.
     alone: u32,
-    /// Rounds in a row whose end this process has missed.
+    /// Rounds in a row whose end layer 2 or this process has missed.
     late: u32,
 }
 
@@ -197,7 +202,8 @@ impl Case {
         self.next = None;
         self.round = Some(Round {
             id,
-            ends: now + GAP * TRIES + LATE,
+            ends: now + GAP * TRIES + OVER,
+            over: false,
             kernel,
             control,
             samples,
@@ -216,7 +222,7 @@ impl Case {
     }
 
     /// Takes in what layer 2 has heard.
-    pub fn hear(&mut self, note: &Note) {
+    pub fn hear(&mut self, note: &Note, now: Duration) {
         let Some(round) = &mut self.round else { return };
         match note {
             Note::Answer {
@@ -234,7 +240,11 @@ impl Case {
                 let only_stand_in = round.answered.entry(*address).or_insert(true);
                 *only_stand_in &= in_its_name;
             }
-            Note::Unasked { addresses, .. } => round.unasked.extend(addresses),
+            Note::Over { unasked, .. } => {
+                round.unasked.extend(unasked);
+                round.over = true;
+                round.ends = round.ends.min(now);
+            }
             Note::Claimed { .. } => {}
         }
     }
@@ -244,8 +254,8 @@ impl Case {
         let Some(round) = self.round.take() else {
             return (Vec::new(), PeerState::Suspect);
         };
-        if now > round.ends + LATE && self.late < LATE_ROUNDS {
-            // This process has not run, so its questions may not have been asked, nor answers been heard.
+        if (!round.over || now > round.ends + LATE) && self.late < LATE_ROUNDS {
+            // Layer 2 or this process has not run, so questions may not have been asked, nor answers been heard.
             self.late += 1;
             self.next = Some(now);
             return (Vec::new(), PeerState::Suspect);

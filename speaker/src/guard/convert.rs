@@ -138,10 +138,7 @@ pub(super) fn note(note: ferrolb_l2::Note) -> Option<liveness::Note> {
             mac: answer.mac,
             in_its_name: matches!(answer.is, ferrolb_l2::AnswerKind::InItsName { .. }),
         },
-        ferrolb_l2::Note::Over { question, unasked } => liveness::Note::Unasked {
-            question,
-            addresses: unasked,
-        },
+        ferrolb_l2::Note::Over { question, unasked } => liveness::Note::Over { question, unasked },
         ferrolb_l2::Note::Claimed {
             address,
             interface,

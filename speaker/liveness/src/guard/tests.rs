@@ -167,7 +167,17 @@ fn a_silent_owner_is_asked_for_and_taken_from() {
         (asked.len(), &asked[0].addresses),
         (1, &BTreeSet::from([ip(1), ip(VIP)]))
     );
-    run(&mut guard, ms(149));
+    let question = asked[0].id;
+    assert!(
+        !run(&mut guard, ms(149))
+            .iter()
+            .any(|effect| matches!(effect, Effect::Wanted(_)))
+    );
+    let over = Note::Over {
+        question,
+        unasked: BTreeSet::new(),
+    };
+    guard.handle(Input::Note(over), ms(150));
     let effects = run(&mut guard, ms(150));
     let Some(Effect::Wanted(wanted)) = effects.first() else {
         panic!("layer 2 first: {effects:?}")

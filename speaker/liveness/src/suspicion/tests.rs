@@ -46,10 +46,16 @@ fn round(
         now,
     );
     assert!(question.addresses.contains(&VIP) && question.addresses.contains(&KERNEL));
-    answers.iter().for_each(|note| case.hear(note));
-    let ends = case.deadline().unwrap();
-    assert_eq!(ends, now + ms(40));
-    assert!(!case.ends(ends - ms(1)) && case.ends(ends));
+    answers.iter().for_each(|note| case.hear(note, now));
+    let ends = now + ms(40);
+    let said = answers.iter().any(|note| matches!(note, Note::Over { .. }));
+    assert_eq!(case.ends(ends), said, "not before layer 2 has said so");
+    let over = Note::Over {
+        question: 1,
+        unasked: BTreeSet::new(),
+    };
+    case.hear(&over, ends);
+    assert!(case.ends(ends));
     let (mut acts, state) = case.conclude(ends);
     assert!(acts.len() <= 1);
     (acts.pop().map(|(_, act)| act), state, case.deadline().unwrap())
@@ -117,9 +123,9 @@ fn who_hears_nobody_looks_once_more() {
 
 #[test]
 fn what_was_not_asked_is_not_silent() {
-    let unasked = |address| Note::Unasked {
+    let unasked = |address| Note::Over {
         question: 1,
-        addresses: BTreeSet::from([address]),
+        unasked: BTreeSet::from([address]),
     };
     for note in [unasked(KERNEL), unasked(VIP)] {
         let mut case = Case::new(ms(0), ms(100));
@@ -129,17 +135,27 @@ fn what_was_not_asked_is_not_silent() {
 
 #[test]
 fn a_late_round_is_repeated_but_not_for_ever() {
-    let mut case = Case::new(ms(0), ms(100));
-    for expected in [None, None, Some(Act::Take(Takeover::NodeGone))] {
-        case.ask(
-            1,
-            BTreeSet::from([KERNEL]),
-            BTreeSet::new(),
-            BTreeMap::from([(group(0), VIP)]),
-            ms(100),
-        );
-        let (mut acts, _) = case.conclude(ms(151));
-        assert_eq!(acts.pop().map(|(_, act)| act), expected);
+    for over in [true, false] {
+        let mut case = Case::new(ms(0), ms(100));
+        for expected in [None, None, Some(Act::Take(Takeover::NodeGone))] {
+            case.ask(
+                1,
+                BTreeSet::from([KERNEL]),
+                BTreeSet::new(),
+                BTreeMap::from([(group(0), VIP)]),
+                ms(100),
+            );
+            if over {
+                let note = Note::Over {
+                    question: 1,
+                    unasked: BTreeSet::new(),
+                };
+                case.hear(&note, ms(140));
+            }
+            let now = case.deadline().unwrap() + if over { ms(11) } else { ms(0) };
+            let (mut acts, _) = case.conclude(now);
+            assert_eq!(acts.pop().map(|(_, act)| act), expected, "over: {over}");
+        }
     }
 }
 

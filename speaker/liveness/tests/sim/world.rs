@@ -426,6 +426,14 @@ impl World {
                     left: left - 1,
                 },
             );
+        } else if !self.lost() {
+            let over = Note::Over {
+                question: question.id,
+                unasked: BTreeSet::new(),
+            };
+            // Layer 2 waits a gap for answers, then looks at what has come.
+            let at = self.now + question.gap + Duration::from_micros(600);
+            self.at(at, Event::Note(node, run, over));
         }
     }
 
