@@ -16,6 +16,9 @@ pub(crate) const PACE: Duration = Duration::from_secs(1);
 /// Time before what the API server refused is tried again.
 const REFUSED: Duration = Duration::from_secs(30);
 
+/// The same where a rule is missing: an API server that starts says so until it has loaded its rules.
+const FORBIDDEN: Duration = Duration::from_secs(3);
+
 /// Delays between attempts while the API server is away.
 const AWAY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(2));
 
@@ -143,6 +146,7 @@ impl<S: Clone + PartialEq> Mirror<S> {
                 self.pause_until = Some(now + self.away.delay());
                 return;
             }
+            (Err(Failure::Forbidden(_)), _) => entry.not_before = Some(now + FORBIDDEN),
             (Err(_), _) => entry.not_before = Some(now + REFUSED),
         }
         self.away.reset();
@@ -282,12 +286,14 @@ mod tests {
         assert_eq!(mirror.due(pause.max(start + PACE), 10).len(), 3, "nothing is lost");
         for (name, result) in [
             ("a", Err(Failure::Refused("no".to_owned()))),
-            ("b", Ok(())),
+            ("b", Err(Failure::Forbidden("not yet".to_owned()))),
             ("c", Ok(())),
         ] {
             mirror.written(name, first.clone(), &result, start);
         }
         assert!(mirror.due(start + PACE * 2, 10).is_empty());
+        assert_eq!(mirror.due(start + FORBIDDEN, 10), [put("b", 1, true, true)]);
+        mirror.written("b", first.clone(), &Ok(()), start + FORBIDDEN);
         assert_eq!(mirror.due(start + REFUSED, 10), [put("a", 1, true, true)]);
     }
 }
