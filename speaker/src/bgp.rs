@@ -30,16 +30,20 @@ use std::time::Duration;
 
 use ferrolb_bgp::engine::Board;
 use ferrolb_model::{NodeRefusal, ServiceId};
+use ferrolb_runtime::events::Recorder;
+use ferrolb_runtime::tasks::Tasks;
 use ferrolb_speaker_core::{Bgp, BgpPlan, Input, Settings};
 use jiff::Timestamp;
+use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::info;
 
+use keeper::{Ends, Keeper};
+
 pub(crate) use engine::BfdBoard;
-pub(crate) use keeper::{Ends, Fixed, Keeper};
+pub(crate) use keeper::Fixed;
 pub(crate) use marker::Marker;
-pub(crate) use metrics::register;
 pub(crate) use picture::{BgpPicture, Services};
 
 /// A plan, and what is needed to talk about it.
@@ -68,6 +72,30 @@ pub(crate) struct View {
     pub(crate) sessions: Board,
     /// The paths.
     pub(crate) bfd: BfdBoard,
+}
+
+/// Starts the keeper and shows what it sees in `registry`. The [`Decider`] is for the owner task, the picture for whoever
+/// writes it down.
+pub(crate) fn spawn(
+    tasks: &mut Tasks,
+    registry: &mut Registry,
+    fixed: Fixed,
+    settings: Settings,
+    events: Recorder,
+) -> (Decider, watch::Receiver<BgpPicture>) {
+    let (planned_in, planned) = watch::channel(None);
+    let (view, shown) = watch::channel(Arc::default());
+    let (picture_in, picture) = watch::channel(BgpPicture::default());
+    metrics::register(registry, shown);
+    let decider = Decider::new(&fixed.node, settings, planned_in);
+    let ends = Ends {
+        planned,
+        view,
+        picture: picture_in,
+        events,
+    };
+    tasks.spawn("bgp", Keeper::new(fixed, ends).run(tasks.stop()));
+    (decider, picture)
 }
 
 /// The owner task's side: decides, and tells the keeper.

@@ -164,14 +164,19 @@ async fn speak(args: Args) -> anyhow::Result<()> {
     tasks.spawn("snapshot", store.keep(memory_out, tasks.stop()));
     tasks.spawn("keys", key_file.keep(keys_out, tasks.stop()));
 
-    let (planned_in, planned) = latest::channel(None);
-    let (view_in, view) = latest::channel(Arc::default());
     let mut registry = Registry::default();
-    bgp::register(&mut registry, view);
     let board = Board::default();
     metrics::register(&mut registry, node, board.clone(), (counters, guard_counters));
     let watches = watch::Metrics::register(&mut registry);
     let (recorder, poster) = events::recorder(client.clone(), "ferrolb-speaker", node, &mut registry);
+    let namespace = args.common.namespace();
+    let fixed = bgp::Fixed {
+        node: node.to_owned(),
+        namespace: namespace.clone(),
+        marker: bgp::Marker::new(&args.state_dir, node),
+        seed: seed(node),
+    };
+    let (decider, bgp_picture) = bgp::spawn(&mut tasks, &mut registry, fixed, settings, recorder.clone());
     let heartbeat = Heartbeat::new(STUCK);
     let writes = WriteHealth::new(&readiness, "patch virtualips/status");
     let listener = admin::bind(args.common.admin_addr).await?;
@@ -188,30 +193,15 @@ async fn speak(args: Args) -> anyhow::Result<()> {
     tasks.spawn("events", poster.run(tasks.stop()));
     let (picture_in, picture) = latest::channel(Picture::default());
     let (seen_in, seen) = mpsc::channel(NEWS);
-    let (bgp_picture_in, bgp_picture) = latest::channel(bgp::BgpPicture::default());
     let health = Health {
         states: WriteHealth::new(&readiness, "create and patch speakerstates"),
         layer2: WriteHealth::new(&readiness, "create, patch and delete servicel2statuses"),
         bgp: WriteHealth::new(&readiness, "create, patch and delete servicebgpstatuses"),
     };
-    let namespace = args.common.namespace();
     let pictures = Pictures {
         owner: picture,
         bgp: bgp_picture,
     };
-    let fixed = bgp::Fixed {
-        node: node.to_owned(),
-        namespace: namespace.clone(),
-        marker: bgp::Marker::new(&args.state_dir, node),
-        seed: seed(node),
-    };
-    let bgp_ends = bgp::Ends {
-        planned,
-        view: view_in,
-        picture: bgp_picture_in,
-        events: recorder.clone(),
-    };
-    tasks.spawn("bgp", bgp::Keeper::new(fixed, bgp_ends).run(tasks.stop()));
     let reporter = Reporter::new(client.clone(), &namespace, node, pictures, seen, health);
     tasks.spawn("reporter", reporter.run(tasks.stop()));
     let ends = Ends {
@@ -221,7 +211,7 @@ async fn speak(args: Args) -> anyhow::Result<()> {
         briefing,
         board,
         picture: picture_in,
-        bgp: bgp::Decider::new(node, settings, planned_in),
+        bgp: decider,
         engine,
         writes,
         heartbeat,

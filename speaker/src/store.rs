@@ -23,7 +23,7 @@ use crate::snapshot::{self, Identity, Memory, SnapshotError};
 const LARGEST: u64 = 64 << 20;
 
 /// Where Linux shows a text that is another one after every boot (random(4)).
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+pub(crate) const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// Names of files end at 255 bytes; longer names of nodes are represented by their sum.
 const LONGEST_NODE: usize = 200;

@@ -24,7 +24,7 @@ use super::picture::{self, Services};
 use super::{BgpPicture, Planned, View};
 
 /// The ends of the channels that the keeper holds.
-pub(crate) struct Ends {
+pub(super) struct Ends {
     /// From the owner task.
     pub(crate) planned: watch::Receiver<Option<Planned>>,
     /// To `/metrics`.

@@ -9,9 +9,7 @@ use std::path::{Path, PathBuf};
 use tracing::warn;
 
 use crate::snapshot;
-
-/// Where Linux shows a text that is another one after every boot (random(4)).
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+use crate::store::BOOT_ID;
 
 /// The file of one node.
 #[derive(Clone, Debug)]

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use super::View;
 
 /// Adds the metrics of what `view` shows to `registry`.
-pub(crate) fn register(registry: &mut Registry, view: watch::Receiver<Arc<View>>) {
+pub(super) fn register(registry: &mut Registry, view: watch::Receiver<Arc<View>>) {
     registry.register_collector(Box::new(Metrics(view)));
 }
 
