@@ -14,6 +14,7 @@ use std::time::Duration;
 use ferrolb_model::{
     AddressUse, Claim, Family, Placement, Pool, Reason, ReclaimPolicy, ServiceId, ServiceView, TrafficPolicy, VirtualIp,
 };
+use litemap::LiteMap;
 
 use crate::effect::Write;
 use crate::taken::{Taken, next};
@@ -54,9 +55,9 @@ pub(crate) struct Record {
     /// When the watch has owed it for too long.
     pub(crate) echo_due: Duration,
     /// The one write under way for this address.
-    pub(crate) flight: Option<Write>,
+    pub(crate) flight: Option<Box<Write>>,
     /// The Services that hold the address.
-    pub(crate) holders: BTreeMap<ServiceId, Holder>,
+    pub(crate) holders: LiteMap<ServiceId, Holder>,
     /// Ends of the cool-downs of residual claims.
     pub(crate) cooling: BTreeMap<ServiceId, Duration>,
     /// Where it is announced, as decided last.
@@ -78,7 +79,7 @@ impl Record {
     /// the watch has shown will not go through.
     pub(crate) fn is_losing(&self, id: &ServiceId, uid: &str) -> bool {
         let stands = |version: &String| self.object.as_ref().is_some_and(|o| o.resource_version == *version);
-        match &self.flight {
+        match self.flight.as_deref() {
             Some(Write::DeleteVirtualIp { resource_version, .. }) => stands(resource_version),
             Some(Write::UpdateVirtualIp {
                 claims,
@@ -141,8 +142,9 @@ pub(crate) type Uses = BTreeMap<IpAddr, AddressUse>;
 #[derive(Debug, Default)]
 pub(crate) struct Allocator {
     records: BTreeMap<IpAddr, Record>,
-    held: BTreeMap<ServiceId, BTreeSet<IpAddr>>,
-    named: BTreeMap<ServiceId, BTreeSet<IpAddr>>,
+    /// A Service has one address, seldom two: a tree for each would be mostly room for more.
+    held: BTreeMap<ServiceId, LiteMap<IpAddr, ()>>,
+    named: BTreeMap<ServiceId, LiteMap<IpAddr, ()>>,
     by_key: Counts,
     /// Per namespace its addresses, each with the number of its Services there that hold it.
     by_namespace: Counts,
@@ -172,7 +174,7 @@ impl Allocator {
 
     /// The addresses that the Service holds, IPv4 first.
     pub(crate) fn held(&self, id: &ServiceId) -> Vec<IpAddr> {
-        self.held.get(id).into_iter().flatten().copied().collect()
+        self.held.get(id).into_iter().flat_map(LiteMap::keys).copied().collect()
     }
 
     /// The Services that hold the address.
@@ -198,7 +200,12 @@ impl Allocator {
 
     /// The addresses whose objects name the Service in a claim.
     pub(crate) fn named(&self, id: &ServiceId) -> Vec<IpAddr> {
-        self.named.get(id).into_iter().flatten().copied().collect()
+        self.named
+            .get(id)
+            .into_iter()
+            .flat_map(LiteMap::keys)
+            .copied()
+            .collect()
     }
 
     /// The addresses whose holders carry the sharing key.
@@ -274,7 +281,7 @@ impl Allocator {
         }
         let record = &self.records[&address];
         for claim in record.object.iter().flat_map(|o| &o.claims) {
-            self.named.entry(claim.service.clone()).or_default().insert(address);
+            self.named.entry(claim.service.clone()).or_default().insert(address, ());
         }
         self.confirm(address);
         moved
@@ -318,7 +325,7 @@ impl Allocator {
         if let Some(key) = key {
             count_in(&mut self.by_key, key, address);
         }
-        self.held.entry(view.id.clone()).or_default().insert(address);
+        self.held.entry(view.id.clone()).or_default().insert(address, ());
     }
 
     /// Ends the Service's hold. Its claim in the object becomes residual.

@@ -105,7 +105,7 @@ impl Controller {
 
     fn start(&mut self, address: IpAddr, write: Write, effects: &mut Vec<Effect>) {
         if let Some(record) = self.allocator.record_mut(address) {
-            record.flight = Some(write.clone());
+            record.flight = Some(Box::new(write.clone()));
             effects.push(Effect::Write(write));
         }
     }
@@ -214,7 +214,7 @@ impl Controller {
             }
             state.restored = Some(now);
         }
-        state.flight = Some(write.clone());
+        state.flight = Some(Box::new(write.clone()));
         effects.push(Effect::Write(write));
     }
 

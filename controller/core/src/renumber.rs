@@ -58,7 +58,7 @@ impl Controller {
 
     /// Whether the status shows the address, or is about to.
     pub(crate) fn is_shown(&self, id: &ServiceId, address: IpAddr) -> bool {
-        let flight = self.states.get(id).and_then(|s| s.flight.as_ref());
+        let flight = self.states.get(id).and_then(|s| s.flight.as_deref());
         let written = matches!(flight, Some(Write::SetServiceStatus { ingress, .. }) if ingress.contains(&address));
         written
             || self
@@ -131,8 +131,8 @@ impl Controller {
 
     fn set_stuck(&mut self, id: &ServiceId, stuck: Option<Reason>) {
         let state = self.states.entry(id.clone()).or_default();
-        if state.stuck != stuck {
-            state.stuck = stuck;
+        if state.stuck.as_deref() != stuck.as_ref() {
+            state.stuck = stuck.map(Box::new);
             self.dirty.placements.extend(self.allocator.held(id));
         }
     }

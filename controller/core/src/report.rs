@@ -17,7 +17,7 @@ pub(crate) type Shown = (Vec<IpAddr>, Option<String>);
 #[derive(Debug, Default)]
 pub(crate) struct ServiceState {
     /// The status write under way.
-    pub(crate) flight: Option<Write>,
+    pub(crate) flight: Option<Box<Write>>,
     /// Addresses that the write under way gives to the Service, for the event when it ends well.
     pub(crate) giving: Vec<IpAddr>,
     /// The version on which a status write went through that the watch has not shown yet.
@@ -27,13 +27,13 @@ pub(crate) struct ServiceState {
     /// When a status that had been overwritten was written again.
     pub(crate) restored: Option<Duration>,
     /// Why the request is not met, as reported.
-    pub(crate) unmet: Option<Reason>,
+    pub(crate) unmet: Option<Box<Reason>>,
     /// What of it cannot be written, and why, as reported.
-    pub(crate) unwritable: Option<(WriteKey, Reason)>,
+    pub(crate) unwritable: Option<Box<(WriteKey, Reason)>>,
     /// The address that makes way for another.
     pub(crate) leaving: Option<Leaving>,
     /// Why an address that should make way cannot be replaced.
-    pub(crate) stuck: Option<Reason>,
+    pub(crate) stuck: Option<Box<Reason>>,
     changed: Vec<Reason>,
     deprecated: BTreeSet<String>,
 }
@@ -106,8 +106,8 @@ impl Controller {
     pub fn pending_by_reason(&self) -> BTreeMap<&'static str, usize> {
         let mut pending = BTreeMap::new();
         for state in self.states.values() {
-            let unwritable = state.unwritable.as_ref().map(|(_, reason)| reason);
-            if let Some(reason) = state.unmet.as_ref().or(unwritable) {
+            let unwritable = state.unwritable.as_ref().map(|of| &of.1);
+            if let Some(reason) = state.unmet.as_deref().or(unwritable) {
                 *pending.entry(reason.as_str()).or_insert(0) += 1;
             }
         }
@@ -150,12 +150,12 @@ impl Controller {
         let deprecated = view.deprecated_annotations.clone();
         let state = self.states.entry(id.clone()).or_default();
         let mut events = Vec::new();
-        if state.unmet != unmet {
+        if state.unmet.as_deref() != unmet.as_ref() {
             if let Some(reason) = unmet.as_ref().filter(|r| **r != Reason::NoClusterIp) {
                 let kind = refusal_kind(reason, held.is_empty());
                 events.push((kind, format!("{}: {reason}", reason.as_str())));
             }
-            state.unmet = unmet;
+            state.unmet = unmet.map(Box::new);
             // The VirtualIP of an address that stays tells the same.
             self.dirty.placements.extend(&held);
         }
@@ -193,7 +193,7 @@ impl Controller {
         if let WriteKey::Claim(address) = key {
             self.refused.insert(*address);
         }
-        let news = Some((key.clone(), reason.clone()));
+        let news = Some(Box::new((key.clone(), reason.clone())));
         let state = self.states.entry(id.clone()).or_default();
         if state.unwritable != news {
             state.unwritable = news;
@@ -205,7 +205,7 @@ impl Controller {
     /// What could not be written is as it should be, or is not wanted any more.
     pub(crate) fn report_written(&mut self, id: &ServiceId, key: &WriteKey) {
         if let Some(state) = self.states.get_mut(id) {
-            state.unwritable.take_if(|(k, _)| k == key);
+            state.unwritable.take_if(|of| of.0 == *key);
         }
     }
 }

@@ -228,7 +228,8 @@ impl Controller {
         if self.leaving(id).is_none() {
             self.renumber(id);
         }
-        if let Some((WriteKey::Claim(address), _)) = self.states.get(id).and_then(|s| s.unwritable.clone())
+        let unwritable = self.states.get(id).and_then(|s| s.unwritable.as_ref());
+        if let Some(&WriteKey::Claim(address)) = unwritable.map(|of| &of.0)
             && !self.allocator.held(id).contains(&address)
         {
             self.report_written(id, &WriteKey::Claim(address));

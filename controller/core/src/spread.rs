@@ -146,8 +146,9 @@ pub(crate) fn standbys(address: IpAddr, record: &Record, owner: &str, candidates
     let mut best = Vec::with_capacity(room + 1);
     for node in candidates {
         let rank = (Reverse(node.score), mix(node.seed ^ salt));
-        let place = best.partition_point(|(other, _)| *other < rank);
-        if place < room && *node.name != *owner && !standbys.contains(&&*node.name) {
+        let full = best.len() == room && best.last().is_none_or(|(last, _)| *last <= rank);
+        if !full && *node.name != *owner && !standbys.contains(&&*node.name) {
+            let place = best.partition_point(|(other, _)| *other < rank);
             best.insert(place, (rank, &*node.name));
             best.truncate(room);
         }

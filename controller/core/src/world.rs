@@ -10,6 +10,7 @@ use ferrolb_model::{
     AllocationPolicy, Config, EndpointsView, Family, IpRange, NetworkView, NodeView, Pool, ServiceId, ServiceType,
     ServiceView,
 };
+use litemap::LiteMap;
 
 use crate::taken::next;
 
@@ -28,7 +29,8 @@ pub(crate) struct World {
     services: BTreeMap<ServiceId, ServiceView>,
     nodes: BTreeMap<String, NodeView>,
     networks: BTreeMap<String, NetworkView>,
-    slices: BTreeMap<ServiceId, BTreeMap<(String, String), EndpointsView>>,
+    /// Most Services have one.
+    slices: BTreeMap<ServiceId, LiteMap<(String, String), EndpointsView>>,
     slice_service: BTreeMap<(String, String), ServiceId>,
 }
 
@@ -166,7 +168,7 @@ impl World {
     /// Where the Service can be served.
     pub(crate) fn serving(&self, service: &ServiceId) -> Serving<'_> {
         let mut serving = Serving::default();
-        let endpoints = self.slices.get(service).into_iter().flat_map(BTreeMap::values);
+        let endpoints = self.slices.get(service).into_iter().flat_map(LiteMap::values);
         for endpoint in endpoints.flat_map(|s| &s.endpoints) {
             let node = endpoint.node.as_deref();
             if endpoint.can_serve() {

@@ -55,7 +55,9 @@ impl Controller {
             .allocator
             .record_mut(address)
             .and_then(|r| r.flight.take_if(|w| w.key() == *key));
-        let Some(write) = flight else { return };
+        let Some(write) = flight.map(|flight| *flight) else {
+            return;
+        };
         let holders = self
             .allocator
             .record(address)
@@ -188,7 +190,9 @@ impl Controller {
         effects: &mut Vec<Effect>,
     ) {
         let Some(state) = self.states.get_mut(id) else { return };
-        let Some(write) = state.flight.take() else { return };
+        let Some(write) = state.flight.take().map(|flight| *flight) else {
+            return;
+        };
         let giving = std::mem::take(&mut state.giving);
         self.dirty.statuses.insert(id.clone());
         let Write::SetServiceStatus {
