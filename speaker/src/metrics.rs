@@ -8,7 +8,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ferrolb_l2::{Counters, Family, Snapshot};
+use ferrolb_l2::{Counters, Family, KindCounts, Snapshot};
 use ferrolb_model::{NodeRefusal, ServiceId};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
@@ -179,22 +179,43 @@ fn wire(encoder: &mut DescriptorEncoder, now: &Snapshot) -> fmt::Result {
         "Frames that were not answered, by reason",
         dropped,
     )?;
-    let conflicts = [(Family::Arp, now.arp), (Family::Ndp, now.ndp)]
-        .map(|(family, counts)| ([("protocol", family.name())], counts.conflicts));
-    counters(
-        encoder,
-        "ferrolb_conflicts",
-        "Frames in which somebody else claimed an announced address",
-        conflicts,
-    )?;
-    let defences = [(Family::Arp, now.arp), (Family::Ndp, now.ndp)]
-        .map(|(family, counts)| ([("protocol", family.name())], counts.defences));
-    counters(
-        encoder,
-        "ferrolb_l2_defences",
-        "Announcements that defended an address against such a claim",
-        defences,
-    )
+    type Count = fn(&KindCounts) -> u64;
+    let kinds: [(&str, &str, Count); 6] = [
+        (
+            "ferrolb_conflicts",
+            "Frames in which somebody else claimed an announced address",
+            |counts| counts.conflicts,
+        ),
+        (
+            "ferrolb_l2_defences",
+            "Announcements that defended an address against such a claim",
+            |counts| counts.defences,
+        ),
+        (
+            "ferrolb_l2_answers_for_owner",
+            "Answers in the name of a node whose speaker is silent",
+            |counts| counts.for_owner,
+        ),
+        (
+            "ferrolb_l2_answers_from_memory",
+            "Answers to requests that had come before this node was the one to answer",
+            |counts| counts.from_memory,
+        ),
+        ("ferrolb_l2_questions", "Questions to the network", |counts| {
+            counts.questions
+        }),
+        ("ferrolb_l2_question_answers", "Answers to them", |counts| {
+            counts.answers
+        }),
+    ];
+    for (name, help, count) in kinds {
+        let both = [(Family::Arp, now.arp), (Family::Ndp, now.ndp)];
+        let both = both.map(|(family, counts)| ([("protocol", family.name())], count(&counts)));
+        counters(encoder, name, help, both)?;
+    }
+    let help = "Things heard on the network that the guard had no room for";
+    let lost = encoder.encode_descriptor("ferrolb_l2_notes_dropped", help, None, MetricType::Counter)?;
+    ConstCounter::new(now.notes_dropped).encode(lost)
 }
 
 fn liveness(encoder: &mut DescriptorEncoder, now: &ferrolb_liveness::Counters) -> fmt::Result {
