@@ -115,7 +115,10 @@ impl Controller {
         };
         let held = self.allocator.held(id);
         let stands = |address: &IpAddr| {
-            let object = self.allocator.record(*address).and_then(|r| r.object.as_ref());
+            let record = self.allocator.record(*address);
+            let object = record
+                .filter(|r| !r.is_losing(id, &view.uid))
+                .and_then(|r| r.object.as_ref());
             let mut claims = object.into_iter().flat_map(|o| &o.claims);
             held.iter().all(|a| Family::of(*a) != Family::of(*address))
                 && claims.any(|c| self.is_first_claim(view, *address, c))
