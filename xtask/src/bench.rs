@@ -5,6 +5,7 @@ mod addresses;
 mod allocation;
 mod figures;
 mod first_service;
+mod l2;
 
 use anyhow::{Context, Result};
 use clap::Subcommand;
@@ -25,12 +26,15 @@ enum What {
     Allocation(allocation::Args),
     /// From a Service's creation to its address and its first page; memory, idle CPU time, size of the programs.
     FirstService(first_service::Args),
+    /// Nodes and speakers that fail, planned moves, upgrades: how long clients wait, beside keepalived.
+    L2(l2::Args),
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     match &args.what {
         What::Allocation(args) => allocation::run(args),
         What::FirstService(args) => first_service::run(args),
+        What::L2(args) => l2::run(args),
     }
 }
 
