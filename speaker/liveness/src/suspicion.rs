@@ -29,7 +29,7 @@ const LATE: Duration = Duration::from_millis(10);
 const OVER: Duration = Duration::from_millis(60);
 /// An owner that has said goodbye answers for a moment longer; after that the wire is asked.
 const LEFT: Duration = Duration::from_millis(160);
-/// Rounds in a row that may be repeated because layer 2 or this process was late; it may be so busy that it always is.
+/// Rounds in a row that may be repeated because this process was late; it may be so busy that it always is.
 const LATE_ROUNDS: u32 = 2;
 /// What a standby waits for each one before it.
 const RANK: Duration = Duration::from_millis(60);
@@ -128,7 +128,7 @@ pub struct Case {
     findings: BTreeMap<Group, (Finding, Duration)>,
     /// Rounds in a row in which nobody at all has answered.
     alone: u32,
-    /// Rounds in a row whose end layer 2 or this process has missed.
+    /// Rounds in a row whose end this process has missed.
     late: u32,
 }
 
@@ -254,13 +254,13 @@ impl Case {
         let Some(round) = self.round.take() else {
             return (Vec::new(), PeerState::Suspect);
         };
-        if (!round.over || now > round.ends + LATE) && self.late < LATE_ROUNDS {
+        let late = now > round.ends + LATE && self.late < LATE_ROUNDS;
+        self.late = if late { self.late + 1 } else { 0 };
+        if late || !round.over {
             // Layer 2 or this process has not run, so questions may not have been asked, nor answers been heard.
-            self.late += 1;
             self.next = Some(now);
             return (Vec::new(), PeerState::Suspect);
         }
-        self.late = 0;
         let kernel = !round.macs.is_empty();
         let deaf = !kernel && !round.control_answered && round.answered.is_empty();
         if !kernel && round.kernel.iter().all(|address| round.unasked.contains(address)) {

@@ -134,10 +134,10 @@ fn what_was_not_asked_is_not_silent() {
 }
 
 #[test]
-fn a_late_round_is_repeated_but_not_for_ever() {
-    for over in [true, false] {
+fn a_late_round_is_repeated_but_not_for_ever_and_one_that_is_not_over_is() {
+    for (over, at_last) in [(true, Some(Act::Take(Takeover::NodeGone))), (false, None)] {
         let mut case = Case::new(ms(0), ms(100));
-        for expected in [None, None, Some(Act::Take(Takeover::NodeGone))] {
+        for expected in [None, None, at_last] {
             case.ask(
                 1,
                 BTreeSet::from([KERNEL]),
