@@ -20,7 +20,7 @@ use crate::net::Namespace;
 /// So many questions leave one UDP socket.
 const PER_SOCKET: u64 = 64;
 /// Answers are waited for so long: on a busy machine a pod may stand still for a while.
-const GRACE: Duration = Duration::from_millis(500);
+const GRACE: Duration = Duration::from_secs(1);
 
 /// What is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -196,7 +196,7 @@ fn ask_by_udp(target: SocketAddr, period: Duration, count: &Mutex<Count>, stop: 
     let mut sockets: VecDeque<(UdpSocket, Instant)> = VecDeque::new();
     let mut next = Instant::now();
     let mut end = None;
-    while end.is_none_or(|end| Instant::now() < end) {
+    while end.is_none_or(|end| Instant::now() < end && !lock(count).open.is_empty()) {
         if end.is_none() {
             if stop.load(Ordering::Relaxed) {
                 end = Some(Instant::now() + GRACE);
