@@ -38,6 +38,8 @@ pub(crate) struct Briefing {
     boot: u64,
     duties: BTreeMap<IpAddr, Duty>,
     peers: BTreeMap<String, BTreeSet<IpAddr>>,
+    /// Who has a part in an address of this node, or had: it may not know yet that it has none any more.
+    acquainted: BTreeSet<String>,
     keys: Option<LivenessKeys>,
     duties_out: watch::Sender<Arc<Duties>>,
     ground_out: watch::Sender<Arc<Ground>>,
@@ -54,11 +56,12 @@ impl Briefing {
     ) -> Self {
         let keys = keys_out.borrow().clone();
         let memory = memory_out.borrow().as_ref().clone();
-        let briefing = Briefing {
+        let mut briefing = Briefing {
             node: node.into(),
             boot,
             duties: memory.duties,
             peers: memory.peers,
+            acquainted: BTreeSet::new(),
             keys,
             memory_out,
             duties_out: watch::Sender::new(Arc::default()),
@@ -84,6 +87,8 @@ impl Briefing {
     pub(crate) fn peer(&mut self, node: String, addresses: Option<BTreeSet<IpAddr>>) {
         let changed = match addresses {
             Some(addresses) => self.peers.insert(node, addresses.clone()) != Some(addresses),
+            // A Node may be deleted before its machine falls silent.
+            None if self.members().contains(&node) => false,
             None => self.peers.remove(&node).is_some(),
         };
         if changed {
@@ -101,16 +106,12 @@ impl Briefing {
     }
 
     /// The interfaces are others, or layer 2 does not work.
-    pub(crate) fn ground(
-        &self,
-        answering: bool,
-        states: &[InterfaceState],
-        named: &BTreeSet<&str>,
-        exclude: &[NamePattern],
-    ) {
+    pub(crate) fn ground(&self, answering: bool, states: &[InterfaceState], exclude: &[NamePattern]) {
+        let named = self.duties.values().filter_map(|duty| duty.interfaces.as_ref());
+        let named = named.flatten().map(String::as_str).collect();
         let ground = Arc::new(Ground {
             answering,
-            links: convert::links(states, named, exclude),
+            links: convert::links(states, &named, exclude),
         });
         self.ground_out.send_if_modified(|old| {
             let changed = *old != ground;
@@ -119,20 +120,28 @@ impl Briefing {
         });
     }
 
-    /// Nodes that have no part in an address of this one are left out, so that a node that comes or goes somewhere is no
-    /// news.
-    fn tell(&self) {
+    /// The other nodes with a part in an address of this one.
+    fn members(&self) -> BTreeSet<String> {
         let members = self.duties.values().flat_map(|duty| {
             let placement = &duty.placement;
-            placement.standbys.iter().chain([&placement.owner])
+            let members = placement.standbys.iter().chain([&placement.owner]);
+            members.chain(&duty.previous_owner)
         });
-        let members: BTreeSet<&String> = members.collect();
-        let peers = members.into_iter().filter(|name| ***name != *self.node);
-        let peers = peers.filter_map(|name| Some((name.clone(), self.peers.get(name)?.clone())));
+        members.filter(|name| ***name != *self.node).cloned().collect()
+    }
+
+    /// Nodes that never had a part in an address of this one are left out, so that a node that comes or goes somewhere is
+    /// no news.
+    fn tell(&mut self) {
+        let members = self.members();
+        let known = |name: &String| Some((name.clone(), self.peers.get(name)?.clone()));
         let memory = Memory {
             duties: self.duties.clone(),
-            peers: peers.collect(),
+            peers: members.iter().filter_map(known).collect(),
         };
+        self.acquainted.extend(members);
+        let address = |name: &String| Some((name.as_str().into(), self.peers.get(name)?.clone()));
+        let peers = self.acquainted.iter().filter_map(address);
         let keys = self.keys.as_ref();
         self.duties_out.send_replace(Arc::new(Duties {
             node: Arc::clone(&self.node),
@@ -143,11 +152,7 @@ impl Briefing {
                     keys.keys.iter().map(|(number, key)| (*number, key.as_slice())),
                 )
             }),
-            peers: memory
-                .peers
-                .iter()
-                .map(|(name, of)| (name.as_str().into(), of.clone()))
-                .collect(),
+            peers: peers.collect(),
             addresses: convert::duties(&self.duties),
         }));
         self.memory_out.send_if_modified(|old| {

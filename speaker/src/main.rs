@@ -23,7 +23,7 @@ mod store;
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::Context;
 use ferrolb_api::names::liveness_secret;
@@ -118,7 +118,7 @@ async fn speak(args: Args) -> anyhow::Result<()> {
     let key_file = KeyFile::beside(store.file());
     let (keys, keys_out) = latest::channel(key_file.read());
     let (memory, memory_out) = latest::channel(Arc::new(memory));
-    let briefing = Briefing::new((node, boot()), keys, memory);
+    let briefing = Briefing::new((node, key_file.boot()), keys, memory);
     let (wanted, wanted_out) = latest::channel(Arc::default());
     let (questions, questions_out) = mpsc::channel(QUESTIONS);
     let (announce, announce_out) = mpsc::channel(QUESTIONS);
@@ -270,13 +270,6 @@ fn spawn_watches(
     spawn!("watch speakerstate", state, seen, state_seen);
     spawn!("watch servicel2statuses", layer2, seen, layer2_seen);
     spawn!("watch servicebgpstatuses", told, seen, bgp_seen);
-}
-
-/// Names this run of the program: greater than that of every run before it, unless the clock was put back. Then the other
-/// speakers believe it again once it is past what they have heard.
-fn boot() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Nodes that refresh their announcements do it at different moments.

@@ -237,11 +237,8 @@ impl Owner {
 
     /// Tells the guard how this node stands.
     fn survey(&self) {
-        let named = self.ownership.speaker().named_interfaces();
         let answering = self.trouble.engine.is_none() && !self.interfaces.is_empty();
-        self.ends
-            .briefing
-            .ground(answering, &self.interfaces, &named, &self.exclude);
+        self.ends.briefing.ground(answering, &self.interfaces, &self.exclude);
     }
 
     /// What the guard has done.

@@ -69,6 +69,9 @@ struct Entry {
     epoch: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     interfaces: Option<BTreeSet<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    previous_owner: Option<String>,
+    able: bool,
     /// Milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     interval: Option<u64>,
@@ -107,6 +110,8 @@ pub(crate) fn encode(identity: &Identity, memory: &Memory) -> Vec<u8> {
         standbys: duty.placement.standbys.clone(),
         epoch: duty.placement.epoch,
         interfaces: duty.interfaces.clone(),
+        previous_owner: duty.previous_owner.clone(),
+        able: duty.able,
         interval: duty.liveness.interval.map(millis),
         multiplier: duty.liveness.multiplier,
         grace: duty.liveness.grace.map(millis),
@@ -159,6 +164,8 @@ pub(crate) fn decode(identity: &Identity, bytes: &[u8]) -> Result<Memory, Snapsh
             standbys: entry.standbys,
             epoch: entry.epoch,
         },
+        previous_owner: entry.previous_owner,
+        able: entry.able,
         liveness: Liveness {
             interval: entry.interval.map(Duration::from_millis),
             multiplier: entry.multiplier,
@@ -210,6 +217,8 @@ mod tests {
                 standbys: vec!["node-b".to_owned()],
                 epoch,
             },
+            previous_owner: None,
+            able: true,
             liveness: Liveness::default(),
         };
         Memory {
@@ -226,9 +235,9 @@ mod tests {
         let text = String::from_utf8(encode(&identity("node-a"), &sample())).unwrap();
         let body = concat!(
             r#"{"node":"node-a","boot":"b1","duties":{"#,
-            r#""192.0.2.7":{"uid":"u","owner":"node-a","standbys":["node-b"],"epoch":3},"#,
+            r#""192.0.2.7":{"uid":"u","owner":"node-a","standbys":["node-b"],"epoch":3,"able":true},"#,
             r#""2001:db8::7":{"uid":"u","owner":"node-a","standbys":["node-b"],"epoch":18446744073709551615,"#,
-            r#""interfaces":["eth0","eth1"]}},"peers":{"node-b":["192.0.2.200"]}}"#,
+            r#""interfaces":["eth0","eth1"],"able":true}},"peers":{"node-b":["192.0.2.200"]}}"#,
         );
         let expected = format!("ferrolb-speaker-snapshot 2 {}\n{body}\n", sum(body.as_bytes()));
         assert_eq!(text, expected);
@@ -282,11 +291,16 @@ mod tests {
             grace,
             answer_for_owner,
         });
-        let duty = (".{0,9}", interfaces, ".{0,9}", standbys, any::<u64>(), liveness);
-        let duty = duty.prop_map(|(uid, interfaces, owner, standbys, epoch, liveness)| Duty {
+        let previous = proptest::option::of(".{0,9}");
+        let placement = (".{0,9}", standbys, any::<u64>());
+        let placement = placement.prop_map(|(owner, standbys, epoch)| Placement { owner, standbys, epoch });
+        let duty = (".{0,9}", interfaces, placement, previous, any::<bool>(), liveness);
+        let duty = duty.prop_map(|(uid, interfaces, placement, previous_owner, able, liveness)| Duty {
             uid,
             interfaces,
-            placement: Placement { owner, standbys, epoch },
+            placement,
+            previous_owner,
+            able,
             liveness,
         });
         let duties = proptest::collection::btree_map(any::<IpAddr>(), duty, 0..20);

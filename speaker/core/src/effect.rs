@@ -82,6 +82,10 @@ pub struct Duty {
     /// Who owns the address and who stands by. A node that is neither has handed the address over, and answers until
     /// the owner is heard.
     pub placement: Placement,
+    /// Who announced the address before, if that is known: it is told that the new owner is in place.
+    pub previous_owner: Option<String>,
+    /// This node can announce it. An owner that no longer can goes on until the address is placed elsewhere.
+    pub able: bool,
     /// How a failure of the owner is noticed and answered.
     pub liveness: Liveness,
 }

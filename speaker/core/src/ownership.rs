@@ -100,14 +100,13 @@ impl Ownership {
                 effects = self.speaker.handle(Input::ServiceGone(id.clone()));
                 self.settle(self.claimed_by(&id), &mut effects);
             }
+            // Comes again and again.
+            Input::Synced if self.synced => {}
             Input::Config(_) | Input::OwnNode(_) | Input::Synced => {
-                let syncs = matches!(input, Input::Synced) && !self.synced;
-                self.synced |= syncs;
+                self.synced |= matches!(input, Input::Synced);
                 effects = self.speaker.handle(input);
-                if syncs || !effects.is_empty() || self.synced {
-                    let all = self.ips.keys().chain(self.duties.keys()).copied().collect::<Vec<_>>();
-                    self.settle(all, &mut effects);
-                }
+                let all = self.ips.keys().chain(self.duties.keys()).copied().collect::<Vec<_>>();
+                self.settle(all, &mut effects);
             }
             other => effects = self.speaker.handle(other),
         }
@@ -206,7 +205,7 @@ impl Ownership {
     /// A takeover was heard of, or made.
     fn believe(&mut self, address: IpAddr, placement: Placement, effects: &mut Vec<Effect>) {
         let Some(ip) = self.ips.get(&address).cloned() else {
-            return;
+            return self.believe_unheard(address, placement, effects);
         };
         let known = self.beliefs.get(&address).map(|belief| &belief.placement);
         if known.is_some_and(|known| known.order() >= placement.order()) {
@@ -216,6 +215,20 @@ impl Ownership {
         self.beliefs.insert(address, Belief { uid, placement });
         // The guard has heard of it first: there is nobody left to wait for.
         self.virtual_ip(ip, false, effects);
+    }
+
+    /// The same before the API server was heard: the snapshot knows the address.
+    fn believe_unheard(&mut self, address: IpAddr, placement: Placement, effects: &mut Vec<Effect>) {
+        let Some(duty) = self.duties.get_mut(&address) else {
+            return;
+        };
+        if duty.placement.order() >= placement.order() {
+            return;
+        }
+        let uid = duty.uid.clone();
+        duty.placement = placement.clone();
+        self.beliefs.insert(address, Belief { uid, placement });
+        effects.push(Effect::Duties(self.duties.clone()));
     }
 
     /// Brings duties up to date, and writes down what this node took over.
@@ -242,18 +255,30 @@ impl Ownership {
         let ip = self.ips.get(&address)?;
         let belief = self.beliefs.get(&address).map(|belief| &belief.placement);
         let placement = belief.or(ip.placement.as_ref())?;
+        let before = self.duties.get(&address);
         let announcement = if placement.owner == self.node {
-            self.speaker.wanted_as(address)?.clone()
+            let Some(wanted) = self.speaker.wanted_as(address) else {
+                let owned = before.filter(|duty| duty.placement.owner == self.node && self.speaker.is_claimed(ip))?;
+                return Some(Duty {
+                    placement: placement.clone(),
+                    able: false,
+                    ..owned.clone()
+                });
+            };
+            wanted.clone()
         } else if placement.standbys.contains(&self.node) {
             self.speaker.would_announce(ip)?
         } else {
             return self.leaving.get(&address).cloned();
         };
         let Announcement { interfaces, .. } = announcement;
+        let announcer = ip.announcer.as_ref().map(|announcer| announcer.node.clone());
         Some(Duty {
             uid: ip.uid.clone(),
             interfaces,
             placement: placement.clone(),
+            previous_owner: announcer.filter(|node| *node != placement.owner),
+            able: true,
             liveness: self.speaker.liveness(ip),
         })
     }

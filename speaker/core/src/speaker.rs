@@ -229,6 +229,11 @@ impl Speaker {
         self.facts()?.decide(ip.address, Some(&held), None).ok()
     }
 
+    /// Whether a Service that is there claims the address.
+    pub(crate) fn is_claimed(&self, ip: &VirtualIp) -> bool {
+        ip.claims.iter().any(|claim| self.holders.contains_key(&claim.service))
+    }
+
     /// How a failure of the address's owner is noticed and answered. Each setting is from the first policy, by name,
     /// that has it.
     pub(crate) fn liveness(&self, ip: &VirtualIp) -> Liveness {

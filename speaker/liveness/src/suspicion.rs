@@ -100,6 +100,7 @@ struct Round {
     /// Layer 2 has said so.
     over: bool,
     kernel: BTreeSet<IpAddr>,
+    known: BTreeSet<Mac>,
     control: BTreeSet<IpAddr>,
     samples: BTreeMap<Group, IpAddr>,
     /// The MAC the kernel answered with, by interface.
@@ -186,11 +187,12 @@ impl Case {
         self.round.as_ref().is_some_and(|round| round.id == question)
     }
 
-    /// Begins a round. `samples` has an address of each group; `control` is a third node.
+    /// Begins a round. `kernel` has the owner's addresses and, where they are known, its MACs: others may have the same
+    /// address on some bridge of their own. `samples` has an address of each group; `control` is a third node.
     pub fn ask(
         &mut self,
         id: u64,
-        kernel: BTreeSet<IpAddr>,
+        (kernel, known): (BTreeSet<IpAddr>, BTreeSet<Mac>),
         control: BTreeSet<IpAddr>,
         samples: BTreeMap<Group, IpAddr>,
         now: Duration,
@@ -205,6 +207,7 @@ impl Case {
             ends: now + GAP * TRIES + OVER,
             over: false,
             kernel,
+            known,
             control,
             samples,
             macs: BTreeMap::new(),
@@ -233,7 +236,8 @@ impl Case {
                 ..
             } => {
                 // A stand-in says nothing about a kernel.
-                if round.kernel.contains(address) && !in_its_name {
+                let owner = round.known.is_empty() || round.known.contains(mac);
+                if round.kernel.contains(address) && owner && !in_its_name {
                     round.macs.insert(interface.clone(), *mac);
                 }
                 round.control_answered |= round.control.contains(address);

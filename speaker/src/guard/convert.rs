@@ -31,12 +31,12 @@ pub(super) fn duties(all: &BTreeMap<IpAddr, Duty>) -> BTreeMap<IpAddr, liveness:
     let duty = |duty: &Duty| liveness::Duty {
         object: duty.uid.as_str().into(),
         placement: placement(&duty.placement),
-        previous_owner: None,
+        previous_owner: duty.previous_owner.as_deref().map(Into::into),
         interfaces: match &duty.interfaces {
             None => liveness::InterfaceChoice::All,
             Some(names) => liveness::InterfaceChoice::Named(names.clone()),
         },
-        may_announce: true,
+        may_announce: duty.able,
         timing: timing(&duty.liveness),
     };
     all.iter().map(|(address, of)| (*address, duty(of))).collect()

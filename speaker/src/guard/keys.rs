@@ -9,6 +9,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use ferrolb_model::{LIVENESS_KEY, LivenessKeys};
 use serde::{Deserialize, Serialize};
@@ -43,6 +44,21 @@ impl KeyFile {
                 None
             }
         }
+    }
+
+    /// Names this run of the program: greater than that of every run before it, also when the clock was put back, as long
+    /// as the directory is the same.
+    pub(crate) fn boot(&self) -> u64 {
+        let file = self.0.with_extension("boot");
+        let last = fs::read_to_string(&file).ok().and_then(|text| text.trim().parse().ok());
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let clock = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX);
+        let boot = last.map_or(clock, |last: u64| clock.max(last.saturating_add(1)));
+        let dir = file.parent().map_or(Ok(()), fs::create_dir_all);
+        if let Err(error) = dir.and_then(|()| fs::write(&file, boot.to_string())) {
+            warn!(file = %file.display(), %error, "cannot be written: a clock that is put back may silence a restart");
+        }
+        boot
     }
 
     fn write(&self, keys: &LivenessKeys) -> io::Result<()> {
@@ -95,6 +111,20 @@ impl KeyFile {
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_run_is_greater_than_those_before_it() {
+        let dir = std::env::temp_dir().join(format!("ferrolb-boot-{}", std::process::id()));
+        let file = KeyFile::beside(&dir.join("made/speaker-node-a.snapshot"));
+        let first = file.boot();
+        assert!(file.boot() > first);
+        // As if the clock had been ahead by then.
+        fs::write(file.0.with_extension("boot"), (u64::MAX / 2).to_string()).unwrap();
+        assert_eq!(file.boot(), u64::MAX / 2 + 1);
+        fs::write(file.0.with_extension("boot"), "nonsense").unwrap();
+        assert!(file.boot() > first);
+        fs::remove_dir_all(&dir).unwrap();
+    }
 
     #[test]
     fn only_the_owner_reads_them() {

@@ -171,6 +171,8 @@ pub(crate) fn duty(address: IpAddr, owner: &str, how: &Announcement) -> Duty {
             standbys: Vec::new(),
             epoch: how.epoch,
         },
+        previous_owner: None,
+        able: true,
         liveness: Liveness::default(),
     }
 }

@@ -298,3 +298,49 @@ fn a_policy_says_how_a_failure_is_noticed() {
     };
     assert_eq!(all[&ip(ADDRESS)].liveness, expected);
 }
+
+#[test]
+fn a_takeover_before_anything_was_heard_is_remembered_and_written() {
+    let restored = Input::Restored(BTreeMap::from([(
+        ip(ADDRESS),
+        duty(ip(ADDRESS), OTHER, &announcement(None, 4)),
+    )]));
+    let mut ownership = Ownership::new(ME, speaker());
+    ownership.handle(restored);
+    let mine = placement(ME, &[OTHER], 5);
+    assert_eq!(
+        duties(&ownership.handle(took_over(mine.clone()))),
+        Some(Some(mine.clone()))
+    );
+    for input in [
+        plain_config(),
+        node(labels(&[])),
+        Input::Service(service("web", labels(&[]))),
+        Input::VirtualIp(placed(Some(placement(OTHER, &[ME], 4)), "1")),
+    ] {
+        ownership.handle(input);
+    }
+    assert_eq!(records(&ownership.handle(Input::Synced)), [(mine, "1".to_owned())]);
+    assert_eq!(ownership.speaker().wanted(), 1);
+}
+
+#[test]
+fn an_owner_that_may_not_announce_any_more_goes_on_until_the_address_is_elsewhere() {
+    let mut ownership = ownership(placement(ME, &[OTHER], 1));
+    let unselected = config(vec![pool("lan", "192.0.2.0/24")], vec![]);
+    let able = |effects: &[Effect]| {
+        let Some(Effect::Duties(all)) = effects.iter().find(|effect| matches!(effect, Effect::Duties(_))) else {
+            panic!("{effects:?}")
+        };
+        all.get(&ip(ADDRESS)).map(|duty| duty.able)
+    };
+    assert_eq!(able(&ownership.handle(unselected)), Some(false));
+    assert_eq!(able(&ownership.handle(Input::VirtualIp(placed(None, "2")))), None);
+    ownership.handle(plain_config());
+    ownership.handle(Input::VirtualIp(placed(Some(placement(ME, &[], 2)), "3")));
+    assert_eq!(
+        able(&ownership.handle(Input::ServiceGone(id("web")))),
+        None,
+        "nobody claims it"
+    );
+}

@@ -93,6 +93,10 @@ impl Guard {
         }
         let groups = self.groups(owner);
         let (kernel, control) = (self.peers.get(owner).map(Peer::kernel), self.control(owner, now));
+        let macs = self
+            .peers
+            .get(owner)
+            .map(|peer| peer.places.iter().map(|place| place.mac).collect());
         let Some(case) = self.cases.get_mut(owner) else { return };
         if groups.is_empty() || !self.ground.answering {
             return case.ask_at(now + CANNOT_ASK);
@@ -103,7 +107,7 @@ impl Guard {
             .filter_map(|(group, all)| Some((group, *all.first()?)));
         let question = case.ask(
             self.question,
-            kernel.unwrap_or_default(),
+            (kernel.unwrap_or_default(), macs.unwrap_or_default()),
             control,
             samples.collect(),
             now,
@@ -212,9 +216,10 @@ impl Guard {
         case.stood_in = stood_in;
         self.cases.insert(Arc::clone(owner), case);
         self.think(owner, PeerState::SpeakerSilent);
+        let answering = self.ground.answering;
         for (group, addresses) in groups
             .iter()
-            .filter(|(group, _)| group.rank == 0 && group.answer_for_owner)
+            .filter(|(group, _)| group.rank == 0 && group.answer_for_owner && answering)
         {
             let macs: BTreeMap<_, _> = macs.iter().filter(|(i, _)| group.interfaces.has(i)).collect();
             // Without a MAC of the owner on this node's segments, the kernel has to be asked for one first.

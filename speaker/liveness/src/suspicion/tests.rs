@@ -40,7 +40,7 @@ fn round(
     let third = control.then_some(THIRD).into_iter().collect();
     let question = case.ask(
         1,
-        BTreeSet::from([KERNEL]),
+        (BTreeSet::from([KERNEL]), BTreeSet::from([MAC])),
         third,
         BTreeMap::from([(group.clone(), VIP)]),
         now,
@@ -140,7 +140,7 @@ fn a_late_round_is_repeated_but_not_for_ever_and_one_that_is_not_over_is() {
         for expected in [None, None, at_last] {
             case.ask(
                 1,
-                BTreeSet::from([KERNEL]),
+                (BTreeSet::from([KERNEL]), BTreeSet::from([MAC])),
                 BTreeSet::new(),
                 BTreeMap::from([(group(0), VIP)]),
                 ms(100),
@@ -200,4 +200,18 @@ fn without_stand_in_the_grace_time_is_waited_for() {
     assert_eq!((act, next), (None, ms(10_140)));
     let (act, ..) = round(&mut case, &alone, false, &kernel, next);
     assert_eq!(act, Some(Act::Take(Takeover::GraceOver)));
+}
+
+#[test]
+fn another_station_with_the_owners_address_is_not_the_owner() {
+    let other = Note::Answer {
+        question: 1,
+        address: KERNEL,
+        interface: "eth0".to_owned(),
+        mac: [2; 6],
+        in_its_name: false,
+    };
+    let mut case = Case::new(ms(0), ms(100));
+    let (act, ..) = round(&mut case, &group(0), false, &[other], ms(100));
+    assert_eq!(act, Some(Act::Take(Takeover::NodeGone)));
 }

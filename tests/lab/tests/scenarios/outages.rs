@@ -73,12 +73,18 @@ pub(crate) async fn speaker_restarts_without_api(s: Scene) -> Result<()> {
     s.answered_by(address, &owner).await?;
     s.api_server().kill();
     let answered = async {
-        s.node(&owner)?.kill(Program::Speaker)?;
+        // None is left that could answer in its name.
+        for node in s.nodes() {
+            node.kill(Program::Speaker)?;
+        }
         s.unanswered(address).await?;
         s.node(&owner)?.restart(Program::Speaker)?;
         s.answered_by(address, &owner).await
     }
     .await;
+    for node in s.nodes().iter().filter(|node| node.name() != owner) {
+        node.restart(Program::Speaker)?;
+    }
     s.api_server().restart()?;
     s.wait_api_ready().await?;
     answered
