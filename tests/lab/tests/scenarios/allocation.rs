@@ -155,7 +155,9 @@ pub(crate) async fn broadcast_address(s: Scene) -> Result<()> {
     ensure!(web.to_string() == last, "got {web}");
     s.apply(&service("other", "web", PLAIN)).await?;
     s.refused("other", "PoolExhausted").await?;
-    s.no_address("named").await
+    let held = s.all_addresses().await?;
+    ensure!(held.len() == 1, "{held:?}");
+    Ok(())
 }
 
 /// Both families from two pools of one family each.

@@ -168,6 +168,10 @@ fn main() -> std::process::ExitCode {
                     "speaker_restarts_without_api",
                     with_pool(outages::speaker_restarts_without_api),
                 )
+                .scenario(
+                    "owner_cut_off_from_the_api_server",
+                    with_pool(outages::owner_cut_off_from_the_api_server),
+                )
                 .scenario("missing_rbac_rule", with_pool(outages::missing_rbac_rule))
                 .scenario("missing_write_rule", with_pool(outages::missing_write_rule))
                 .scenario("missing_crd", with_pool(outages::missing_crd))

@@ -90,6 +90,28 @@ pub(crate) async fn speaker_restarts_without_api(s: Scene) -> Result<()> {
     answered
 }
 
+/// The owner alone cannot reach the API server: Kubernetes calls it NotReady, and the controller moves its address. The
+/// old owner hears of that from the new one, and falls silent.
+pub(crate) async fn owner_cut_off_from_the_api_server(s: Scene) -> Result<()> {
+    s.apply(&deployment("web", 3)).await?;
+    s.apply(&service("web", "web", "type: LoadBalancer")).await?;
+    s.ready("web", 3).await?;
+    let address = s.addresses("web", 1).await?[0];
+    let owner = s.owner(address).await?;
+    s.answered_by(address, &owner).await?;
+    s.node(&owner)?.cut_api()?;
+    let moved = async {
+        let heir = s.other_owner(address, &owner).await?;
+        s.answered_by(address, &heir).await?;
+        anyhow::Ok(heir)
+    }
+    .await;
+    s.node(&owner)?.restore_api()?;
+    let heir = moved?;
+    s.node_ready(&owner).await?;
+    s.answered_by(address, &heir).await
+}
+
 /// The controller killed with SIGKILL in the middle of 200 creations, several times: every Service ends with the
 /// address it was first seen with, and no address has two holders.
 pub(crate) async fn controller_killed(s: Scene) -> Result<()> {
