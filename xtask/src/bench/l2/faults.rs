@@ -8,15 +8,13 @@ use ferrolb_lab::client::Prober;
 use ferrolb_lab::{Node, Program};
 
 use super::super::figures::{Row, Times, millis};
-use super::{Bench, ECHO, PATIENCE, progress, served_again, verdict};
+use super::{Bench, ECHO, EXCLUDE, PATIENCE, progress, served_again, verdict};
 
 /// First answers to clients that ask in the moment of a fault.
 const FIRST_ANSWER: Duration = Duration::from_millis(200);
 /// Away for so long.
 const STOPPED: Duration = Duration::from_secs(5);
 const DEAD: Duration = Duration::from_secs(2);
-
-const EXCLUDE: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 
 /// What clients have seen of faults of one kind.
 #[derive(Default)]

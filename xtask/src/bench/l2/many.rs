@@ -12,7 +12,7 @@ use kube::Api;
 use kube::api::ListParams;
 
 use super::super::figures::{Row, Times, Usage, mebibytes, millis};
-use super::{Bench, NAMESPACE, PATIENCE, progress, service, verdict};
+use super::{Bench, EXCLUDE, NAMESPACE, PATIENCE, progress, service, verdict};
 
 /// The last of the addresses is announced by its heir.
 const ALL: Duration = Duration::from_millis(400);
@@ -20,8 +20,6 @@ const ALL: Duration = Duration::from_millis(400);
 const MEMORY: u64 = 12 * 1024;
 /// Memory is read, and nodes are lost, this long after the last change.
 const SETTLED: Duration = Duration::from_secs(3);
-
-const EXCLUDE: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 
 impl Bench<'_> {
     /// Puts `count` addresses on one node, and loses it.
