@@ -134,8 +134,8 @@ pub struct PlacementPolicy {
     #[schemars(length(max = 64))]
     pub weights: Vec<NodeWeight>,
 
-    /// Which addresses shall be announced by different nodes, as far as there are enough. Without it, those of one
-    /// Service.
+    /// Which addresses shall be announced by different nodes, as far as there are enough. Without it,
+    /// those of one Service prefer the same node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub anti_affinity: Option<AntiAffinity>,
 
