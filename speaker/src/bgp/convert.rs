@@ -179,4 +179,4 @@ fn extended(community: &model::ExtendedCommunity) -> ExtendedCommunity {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -165,7 +165,7 @@ mod tests {
     use ferrolb_bgp::proto::Notification;
     use ferrolb_bgp::status::Fault;
     use ferrolb_bgp::{Peer, RemoteAsn, Routes, WantedPeer};
-    use ferrolb_model::{FamilySet, PeerEndpoint};
+    use ferrolb_model::FamilySet;
     use ferrolb_speaker_core::{BgpPlan, PeerRefusal, PlannedPeer};
 
     use super::*;
@@ -174,25 +174,7 @@ mod tests {
 
     /// A plan with a peer `one`, and `two` that has no key.
     fn planned() -> Planned {
-        let peer = ferrolb_model::Peer {
-            name: "one".to_owned(),
-            my_asn: 64600,
-            local_asn: None,
-            remote_asn: ferrolb_model::RemoteAsn::Number(64512),
-            endpoint: PeerEndpoint::Address(ROUTER),
-            port: 179,
-            source_address: None,
-            timers: None,
-            connect_time: None,
-            router_id: None,
-            node_selectors: Vec::new(),
-            password: None,
-            bfd: None,
-            graceful_restart: false,
-            ebgp_multihop: false,
-            vrf: None,
-            dual_stack: false,
-        };
+        let peer = crate::bgp::convert::tests::peer(&ROUTER.to_string());
         let planned = PlannedPeer {
             peer,
             password: None,

@@ -7,7 +7,8 @@ use ferrolb_model::{BfdProfile, BgpTimers, ExtendedCommunity as Extended};
 
 use super::*;
 
-fn peer(address: &str) -> model::Peer {
+/// A BGPPeer `one` with nothing that is not needed.
+pub(crate) fn peer(address: &str) -> model::Peer {
     model::Peer {
         name: "one".to_owned(),
         my_asn: 64600,
