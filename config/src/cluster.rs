@@ -5,16 +5,16 @@ use std::net::IpAddr;
 
 use ferrolb_api::SpeakerState;
 use ferrolb_api::names::labels;
-use ferrolb_model::{AddressUse, Endpoint, EndpointsView, NetworkView, NodeView, ServiceId};
+use ferrolb_model::{AddressUse, Endpoint, EndpointsView, LinkView, NetworkView, NodeView, ServiceId};
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, Taint};
 use k8s_openapi::api::discovery::v1::{self as discovery, EndpointSlice};
 
 use crate::service::parse_address;
 
 /// What decisions need of a Node.
 pub fn node_view(object: &Node) -> NodeView {
-    let status = object.status.as_ref();
+    let (spec, status) = (object.spec.as_ref(), object.status.as_ref());
     let is_true = |condition: &str| {
         let conditions = status.and_then(|s| s.conditions.as_deref()).unwrap_or_default();
         conditions.iter().any(|c| c.type_ == condition && c.status == "True")
@@ -25,25 +25,39 @@ pub fn node_view(object: &Node) -> NodeView {
         ready: is_true("Ready"),
         network_unavailable: is_true("NetworkUnavailable"),
         excluded: node_labels.contains_key(labels::EXCLUDE_NODE),
+        cordoned: spec.and_then(|s| s.unschedulable).unwrap_or(false),
+        evicting: spec.iter().flat_map(|s| s.taints.iter().flatten()).any(evicts),
         addresses: node_addresses(object),
         labels: node_labels,
     }
 }
 
+/// Whether somebody wants the pods off the node. A node that is lost gets such taints from Kubernetes itself.
+fn evicts(taint: &Taint) -> bool {
+    let lost = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
+    taint.effect == "NoExecute" && !lost.contains(&taint.key.as_str())
+}
+
 /// What the speaker of a node tells about the network around it. What cannot be read is left out.
 pub fn network_view(object: &SpeakerState) -> NetworkView {
     let interfaces = object.status.iter().flat_map(|status| &status.interfaces);
-    let mut addresses = BTreeMap::new();
+    let (mut addresses, mut links) = (BTreeMap::new(), Vec::new());
     for interface in interfaces {
-        for net in interface.addresses.iter().filter_map(|text| text.parse().ok()) {
-            addresses.extend(edges(net));
-        }
+        let subnets = interface.addresses.iter().filter_map(|text| text.parse().ok());
+        let subnets = subnets.collect::<BTreeSet<IpNet>>();
+        addresses.extend(subnets.iter().flat_map(|net| edges(*net)));
         let gateways = interface.gateways.iter().filter_map(|text| parse_address(text));
         addresses.extend(gateways.map(|gateway| (gateway, AddressUse::Gateway)));
+        links.push(LinkView {
+            name: interface.name.clone(),
+            running: interface.up && interface.carrier,
+            subnets,
+        });
     }
     NetworkView {
         node: object.metadata.name.clone().unwrap_or_default(),
         addresses,
+        links,
     }
 }
 

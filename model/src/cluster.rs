@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use crate::selector::Labels;
 use crate::service::ServiceId;
 
-/// What a decision needs of a Node; whether it is cordoned is no part of it. Views are compared with `==`; an equal view is no news.
+/// What a decision needs of a Node. Views are compared with `==`; an equal view is no news.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeView {
     /// The Node's name.
@@ -20,6 +22,11 @@ pub struct NodeView {
     pub network_unavailable: bool,
     /// Label `node.kubernetes.io/exclude-from-external-load-balancers` is present.
     pub excluded: bool,
+    /// It takes no new pods (`spec.unschedulable`).
+    pub cordoned: bool,
+    /// A taint with the effect NoExecute that somebody set on purpose: those by which Kubernetes says that a node is not Ready
+    /// or not reachable do not count.
+    pub evicting: bool,
     /// Every parsable address in the Node's status, whatever its type.
     pub addresses: BTreeSet<IpAddr>,
 }
@@ -55,6 +62,19 @@ pub struct NetworkView {
     pub node: String,
     /// Addresses that no Service can have.
     pub addresses: BTreeMap<IpAddr, AddressUse>,
+    /// The interfaces that addresses could be announced on if they were up.
+    pub links: Vec<LinkView>,
+}
+
+/// An interface of a node, as its speaker tells of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkView {
+    /// Its name.
+    pub name: String,
+    /// It is up, with carrier.
+    pub running: bool,
+    /// Its addresses with their prefix lengths.
+    pub subnets: BTreeSet<IpNet>,
 }
 
 /// One EndpointSlice of a Service.

@@ -31,7 +31,7 @@ pub use announcement_policy::{
 };
 pub use bfd::BfdProfile;
 pub use bgp::BgpAdvertisement;
-pub use cluster::{AddressUse, Endpoint, EndpointsView, NetworkView, NodeView};
+pub use cluster::{AddressUse, Endpoint, EndpointsView, LinkView, NetworkView, NodeView};
 pub use community::{Administrator, Community, CommunityError, ExtendedCommunity, ExtendedKind};
 pub use config::Config;
 pub use ip::{Family, FamilySet, canonical};

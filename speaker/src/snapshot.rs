@@ -10,8 +10,8 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use ferrolb_model::Placement;
-use ferrolb_speaker_core::{Duty, Liveness};
+use ferrolb_model::{ConflictDetection, Placement};
+use ferrolb_speaker_core::{Duty, Liveness, Manner};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
@@ -20,7 +20,7 @@ use thiserror::Error;
 const MAGIC: &str = "ferrolb-speaker-snapshot";
 
 /// Changes whenever an older program would misread what a newer one wrote.
-const VERSION: &str = "2";
+const VERSION: &str = "3";
 
 /// Why a snapshot is not used.
 #[derive(Debug, Error)]
@@ -82,6 +82,40 @@ struct Entry {
     grace: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     answer_for_owner: Option<bool>,
+    /// Milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refresh: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    conflicts: Option<Conflicts>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subnet_check: Option<bool>,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+enum Conflicts {
+    Probe,
+    Passive,
+    Off,
+}
+
+impl From<ConflictDetection> for Conflicts {
+    fn from(mode: ConflictDetection) -> Conflicts {
+        match mode {
+            ConflictDetection::Probe => Conflicts::Probe,
+            ConflictDetection::Passive => Conflicts::Passive,
+            ConflictDetection::Off => Conflicts::Off,
+        }
+    }
+}
+
+impl From<Conflicts> for ConflictDetection {
+    fn from(mode: Conflicts) -> ConflictDetection {
+        match mode {
+            Conflicts::Probe => ConflictDetection::Probe,
+            Conflicts::Passive => ConflictDetection::Passive,
+            Conflicts::Off => ConflictDetection::Off,
+        }
+    }
 }
 
 /// Who writes or reads a snapshot.
@@ -116,6 +150,9 @@ pub(crate) fn encode(identity: &Identity, memory: &Memory) -> Vec<u8> {
         multiplier: duty.liveness.multiplier,
         grace: duty.liveness.grace.map(millis),
         answer_for_owner: duty.liveness.answer_for_owner,
+        refresh: duty.manner.refresh.map(millis),
+        conflicts: duty.manner.conflicts.map(Conflicts::from),
+        subnet_check: duty.manner.subnet_check,
     };
     let content = Content {
         node: identity.node.clone(),
@@ -172,6 +209,11 @@ pub(crate) fn decode(identity: &Identity, bytes: &[u8]) -> Result<Memory, Snapsh
             grace: entry.grace.map(Duration::from_millis),
             answer_for_owner: entry.answer_for_owner,
         },
+        manner: Manner {
+            refresh: entry.refresh.map(Duration::from_millis),
+            conflicts: entry.conflicts.map(ConflictDetection::from),
+            subnet_check: entry.subnet_check,
+        },
     };
     Ok(Memory {
         duties: content
@@ -220,6 +262,7 @@ mod tests {
             previous_owner: None,
             able: true,
             liveness: Liveness::default(),
+            manner: Manner::default(),
         };
         Memory {
             duties: BTreeMap::from([
@@ -239,7 +282,7 @@ mod tests {
             r#""2001:db8::7":{"uid":"u","owner":"node-a","standbys":["node-b"],"epoch":18446744073709551615,"#,
             r#""interfaces":["eth0","eth1"],"able":true}},"peers":{"node-b":["192.0.2.200"]}}"#,
         );
-        let expected = format!("ferrolb-speaker-snapshot 2 {}\n{body}\n", sum(body.as_bytes()));
+        let expected = format!("ferrolb-speaker-snapshot 3 {}\n{body}\n", sum(body.as_bytes()));
         assert_eq!(text, expected);
         assert_eq!(
             sum(b"abc"),
@@ -254,7 +297,7 @@ mod tests {
         let cases = [
             (String::new(), "no snapshot"),
             ("{}\n".to_owned(), "no snapshot"),
-            (good.replacen(" 2 ", " 1 ", 1), "version \"1\""),
+            (good.replacen(" 3 ", " 1 ", 1), "version \"1\""),
             (good.replace("192.0.2.7\"", "192.0.2.8\""), "damaged"),
             (good.trim_end().to_owned(), "damaged"),
             (good.replacen('\n', " more\n", 1), "damaged"),
@@ -291,18 +334,39 @@ mod tests {
             grace,
             answer_for_owner,
         });
+        let conflicts = prop::sample::select(&[
+            ConflictDetection::Probe,
+            ConflictDetection::Passive,
+            ConflictDetection::Off,
+        ]);
+        let manner = (time(), proptest::option::of(conflicts), any::<Option<bool>>());
+        let manner = manner.prop_map(|(refresh, conflicts, subnet_check)| Manner {
+            refresh,
+            conflicts,
+            subnet_check,
+        });
         let previous = proptest::option::of(".{0,9}");
         let placement = (".{0,9}", standbys, any::<u64>());
         let placement = placement.prop_map(|(owner, standbys, epoch)| Placement { owner, standbys, epoch });
-        let duty = (".{0,9}", interfaces, placement, previous, any::<bool>(), liveness);
-        let duty = duty.prop_map(|(uid, interfaces, placement, previous_owner, able, liveness)| Duty {
-            uid,
+        let duty = (
+            ".{0,9}",
             interfaces,
             placement,
-            previous_owner,
-            able,
-            liveness,
-        });
+            previous,
+            any::<bool>(),
+            (liveness, manner),
+        );
+        let duty = duty.prop_map(
+            |(uid, interfaces, placement, previous_owner, able, (liveness, manner))| Duty {
+                uid,
+                interfaces,
+                placement,
+                previous_owner,
+                able,
+                liveness,
+                manner,
+            },
+        );
         let duties = proptest::collection::btree_map(any::<IpAddr>(), duty, 0..20);
         let addresses = proptest::collection::btree_set(any::<IpAddr>(), 0..3);
         let peers = proptest::collection::btree_map(".{0,9}", addresses, 0..3);

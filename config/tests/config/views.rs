@@ -180,7 +180,10 @@ fn a_node() {
 metadata:
   name: n1
   labels: {node.kubernetes.io/exclude-from-external-load-balancers: ''}
-spec: {unschedulable: true}
+spec:
+  unschedulable: true
+  taints:
+  - {key: maintenance, effect: NoExecute}
 status:
   addresses:
   - {type: InternalIP, address: 192.0.2.11}
@@ -192,15 +195,18 @@ status:
 ",
     ));
     assert!(view.ready && !view.network_unavailable && view.excluded);
+    assert!(view.cordoned && view.evicting);
     assert_eq!(
         view.addresses.into_iter().collect::<Vec<_>>(),
         [ip("192.0.2.11"), ip("2001:db8::11")]
     );
     let silent = node_view(&from_yaml(
-        "metadata: {name: n}\nstatus:\n  conditions:\n  - {type: Ready, status: Unknown}\n  - {type: NetworkUnavailable, \
+        "metadata: {name: n}\nspec:\n  taints:\n  - {key: node.kubernetes.io/unreachable, effect: NoExecute}\n  - {key: a, effect: \
+         NoSchedule}\nstatus:\n  conditions:\n  - {type: Ready, status: Unknown}\n  - {type: NetworkUnavailable, \
          status: 'True'}\n",
     ));
     assert!(!silent.ready && silent.network_unavailable && !silent.excluded);
+    assert!(!silent.cordoned && !silent.evicting);
 }
 
 #[test]
@@ -210,7 +216,7 @@ fn a_network() {
 metadata: {name: n1}
 status:
   interfaces:
-  - {name: eth0, addresses: [192.0.2.11/24, '2001:db8::11/64', 10.0.0.1/31, 10.1.0.1/32], gateways: [192.0.2.1, 'fe80::1']}
+  - {name: eth0, up: true, carrier: true, addresses: [192.0.2.11/24, '2001:db8::11/64', 10.0.0.1/31, 10.1.0.1/32], gateways: [192.0.2.1, 'fe80::1']}
   - {name: eth1, addresses: [nonsense, 198.51.100.5/30], gateways: ['']}
 ",
     ));
@@ -224,6 +230,8 @@ status:
         ("fe80::1", AddressUse::Gateway),
     ];
     assert_eq!(view.node, "n1");
+    let links = view.links.iter().map(|l| (l.name.as_str(), l.running, l.subnets.len()));
+    assert_eq!(links.collect::<Vec<_>>(), [("eth0", true, 4), ("eth1", false, 1)]);
     assert_eq!(
         view.addresses.into_iter().collect::<Vec<_>>(),
         expected.map(|(address, role)| (ip(address), role))

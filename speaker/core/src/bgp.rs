@@ -102,6 +102,8 @@ impl Bgp {
                 ready: false,
                 network_unavailable: false,
                 excluded: false,
+                cordoned: false,
+                evicting: false,
                 addresses: BTreeSet::new(),
             },
             holders: BTreeMap::new(),

@@ -10,10 +10,9 @@ use std::net::IpAddr;
 
 use ferrolb_model::{
     AnnouncementPolicy, Announcer, Claim, Config, L2Advertisement, Labels, NodeRefusal, OnShrink, Pool, ServiceId,
-    VirtualIp,
 };
 
-use crate::effect::Announcement;
+use crate::effect::{Announcement, Manner};
 
 /// What is kept of a VirtualIP that concerns this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,8 +65,10 @@ impl<'a> Facts<'a> {
         if ads.is_empty() {
             // The advertisement behind it may be the one that cannot be read.
             if let Some(current) = current.filter(|_| self.config.advertisements_unknown) {
-                let interfaces = current.interfaces.clone();
-                return Ok(Announcement { interfaces, epoch });
+                return Ok(Announcement {
+                    epoch,
+                    ..current.clone()
+                });
             }
             return Err(NodeRefusal::NotSelected);
         }
@@ -77,18 +78,41 @@ impl<'a> Facts<'a> {
             .map(|ad| ad.interfaces.as_ref())
             .collect::<Option<Vec<_>>>()
             .map(|sets| sets.into_iter().flatten().cloned().collect::<BTreeSet<_>>());
-        Ok(Announcement { interfaces, epoch })
+        let manner = self.manner(address, ip);
+        Ok(Announcement {
+            interfaces,
+            epoch,
+            manner,
+        })
+    }
+
+    /// How the address is announced and kept. Each setting is from the first policy, by name, that has it.
+    fn manner(&self, address: IpAddr, ip: &HeldIp) -> Manner {
+        let mut manner = Manner::default();
+        for of in self
+            .policies(address, ip.pool.as_deref(), &ip.claims)
+            .map(|p| &p.layer2)
+        {
+            manner.refresh = manner.refresh.or(of.refresh);
+            manner.conflicts = manner.conflicts.or(of.conflict_detection);
+            manner.subnet_check = manner.subnet_check.or(of.subnet_check);
+        }
+        manner
     }
 
     /// The policies for the address on this node, by name.
-    pub(crate) fn policies(&self, ip: &VirtualIp) -> impl Iterator<Item = &'a AnnouncementPolicy> {
-        let pool = pool_of(self.config, ip.pool.as_deref(), ip.address);
+    pub(crate) fn policies(
+        &self,
+        address: IpAddr,
+        pool: Option<&str>,
+        claims: &[Claim],
+    ) -> impl Iterator<Item = &'a AnnouncementPolicy> {
+        let pool = pool_of(self.config, pool, address);
         self.config.announcement_policies.values().filter(move |policy| {
             let held = |claim: &Claim| self.holders.get(&claim.service);
             policy.covers_pool(&pool)
                 && policy.covers_node(self.node_labels)
-                && ip
-                    .claims
+                && claims
                     .iter()
                     .filter_map(held)
                     .any(|holder| policy.covers_service(&holder.labels))

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use ferrolb_model::{NodeRefusal, Placement, ServiceId};
+use ferrolb_model::{ConflictDetection, NodeRefusal, Placement, ServiceId};
 
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,6 +88,8 @@ pub struct Duty {
     pub able: bool,
     /// How a failure of the owner is noticed and answered.
     pub liveness: Liveness,
+    /// How it is announced and kept.
+    pub manner: Manner,
 }
 
 /// How a failure of an owner is noticed and answered, as far as a policy says it.
@@ -103,12 +105,24 @@ pub struct Liveness {
     pub answer_for_owner: Option<bool>,
 }
 
+/// How an address is announced and kept, as far as a policy says it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Manner {
+    /// Between two unasked announcements; zero is never.
+    pub refresh: Option<Duration>,
+    /// How use of the address by another machine is noticed.
+    pub conflicts: Option<ConflictDetection>,
+    /// Only interfaces with a subnet that contains the address.
+    pub subnet_check: Option<bool>,
+}
+
 impl Duty {
     /// What its owner announces.
     pub fn announcement(&self) -> Announcement {
         Announcement {
             interfaces: self.interfaces.clone(),
             epoch: self.placement.epoch,
+            manner: self.manner,
         }
     }
 }
@@ -120,4 +134,6 @@ pub struct Announcement {
     pub interfaces: Option<BTreeSet<String>>,
     /// The epoch of the placement that made this node the owner.
     pub epoch: u64,
+    /// How it is announced and kept.
+    pub manner: Manner,
 }

@@ -14,7 +14,7 @@ mod ownership;
 mod speaker;
 
 pub use bgp::{Bgp, BgpPlan, PeerRefusal, PlannedPeer, PlannedRoutes, RouteAttributes};
-pub use effect::{Announcement, Duty, Effect, Liveness};
+pub use effect::{Announcement, Duty, Effect, Liveness, Manner};
 pub use input::Input;
 pub use ownership::Ownership;
 pub use speaker::{Settings, Speaker};

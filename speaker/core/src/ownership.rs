@@ -271,7 +271,7 @@ impl Ownership {
         } else {
             return self.leaving.get(&address).cloned();
         };
-        let Announcement { interfaces, .. } = announcement;
+        let Announcement { interfaces, manner, .. } = announcement;
         let announcer = ip.announcer.as_ref().map(|announcer| announcer.node.clone());
         Some(Duty {
             uid: ip.uid.clone(),
@@ -280,6 +280,7 @@ impl Ownership {
             previous_owner: announcer.filter(|node| *node != placement.owner),
             able: true,
             liveness: self.speaker.liveness(ip),
+            manner,
         })
     }
 

@@ -240,7 +240,8 @@ impl Speaker {
         let Some(facts) = self.facts() else {
             return Liveness::default();
         };
-        let settings = facts.policies(ip).map(|policy| &policy.layer2);
+        let policies = facts.policies(ip.address, ip.pool.as_deref(), &ip.claims);
+        let settings = policies.map(|policy| &policy.layer2);
         let mut liveness = Liveness::default();
         for of in settings {
             liveness.interval = liveness.interval.or(of.liveness_interval);

@@ -49,6 +49,6 @@ pub use engine::{run, spawn_thread};
 pub use interfaces::{InterfaceState, NamePattern};
 pub use responder::Reason;
 pub use seam::{
-    Answer, AnswerKind, Channels, EngineError, Fault, InterfaceChoice, Mac, Note, Question, Report, Role, Settings,
-    Want, Wanted,
+    Answer, AnswerKind, Channels, Conflicts, EngineError, Fault, InterfaceChoice, Mac, Manner, Note, Question, Report,
+    Role, Settings, Want, Wanted,
 };

@@ -162,7 +162,7 @@ mod tests {
         let named = |name: &str| InterfaceChoice::Named(BTreeSet::from([name.to_owned()]));
         let want = |interfaces| Want {
             interfaces,
-            role: Role::Own,
+            ..Want::default()
         };
         let (everywhere, one, nowhere): (IpAddr, IpAddr, IpAddr) = (
             "192.0.2.1".parse().unwrap(),
@@ -213,8 +213,8 @@ mod tests {
         ];
         let addresses = [1, 2, 3].map(|host| IpAddr::from([192, 0, 2, host]));
         let wants = roles.map(|role| Want {
-            interfaces: InterfaceChoice::All,
             role,
+            ..Want::default()
         });
         let wanted = Wanted {
             addresses: addresses.into_iter().zip(wants).collect(),

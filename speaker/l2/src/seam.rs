@@ -31,6 +31,31 @@ pub struct Want {
     pub interfaces: InterfaceChoice,
     /// What.
     pub role: Role,
+    /// How.
+    pub manner: Manner,
+}
+
+/// How an address is announced and kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Manner {
+    /// Between two unasked announcements; zero is never, `None` as [`Settings::refresh`] says.
+    pub refresh: Option<Duration>,
+    /// What is done about other machines that use it.
+    pub conflicts: Conflicts,
+    /// Only on interfaces with a subnet that contains it.
+    pub subnet_check: bool,
+}
+
+/// What is done about other machines that use an address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Conflicts {
+    /// The segment is asked before the address is announced; then as `Passive`.
+    #[default]
+    Probe,
+    /// A claim that is heard is told, and answered by one announcement.
+    Passive,
+    /// Nothing.
+    Ignore,
 }
 
 /// This node's part in an address.

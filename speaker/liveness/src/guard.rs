@@ -326,6 +326,7 @@ impl Guard {
             Some(Want {
                 interfaces: entry.duty.interfaces.clone(),
                 role: entry.role(me)?,
+                manner: entry.duty.manner,
             })
         };
         let addresses = self

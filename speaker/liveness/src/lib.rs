@@ -36,7 +36,7 @@ pub use counters::{Counters, Dropped};
 pub use guard::Guard;
 pub use keyring::Keyring;
 pub use seam::{
-    Duties, Duty, Effect, Ground, Input, InterfaceChoice, Link, Mac, Note, Outcome, PeerState, Placement, Question,
-    Role, Takeover, Timing, Want, Wanted,
+    Conflicts, Duties, Duty, Effect, Ground, Input, InterfaceChoice, Link, Mac, Manner, Note, Outcome, PeerState,
+    Placement, Question, Role, Takeover, Timing, Want, Wanted,
 };
 pub use shell::{Channels, PORT, Settings, ShellError, run, spawn_thread};

@@ -49,6 +49,8 @@ pub struct Duty {
     pub may_announce: bool,
     /// How fast, how long.
     pub timing: Timing,
+    /// How it is announced.
+    pub manner: Manner,
 }
 
 /// Who owns an address and who stands by, in their order.
@@ -184,6 +186,31 @@ pub struct Want {
     pub interfaces: InterfaceChoice,
     /// What to do there.
     pub role: Role,
+    /// How.
+    pub manner: Manner,
+}
+
+/// How an address is announced and kept. The guard hands it on to layer 2.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Manner {
+    /// Between two unasked announcements; zero is never, `None` what layer 2 was told at its start.
+    pub refresh: Option<Duration>,
+    /// What is done about other machines that use it.
+    pub conflicts: Conflicts,
+    /// It is announced only where a subnet contains it.
+    pub subnet_check: bool,
+}
+
+/// What is done about other machines that use an address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Conflicts {
+    /// The segment is asked before the address is announced; then as `Passive`.
+    #[default]
+    Probe,
+    /// A claim that is heard is told and answered.
+    Passive,
+    /// Nothing.
+    Ignore,
 }
 
 /// This node's part in an address.

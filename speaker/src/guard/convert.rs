@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ferrolb_l2::interfaces::{NamePattern, suitable};
-use ferrolb_l2::{InterfaceChoice, InterfaceState, Want, Wanted};
+use ferrolb_l2::{Conflicts, InterfaceChoice, InterfaceState, Manner, Want, Wanted};
 use ferrolb_liveness as liveness;
-use ferrolb_model::Placement;
+use ferrolb_model::{ConflictDetection, Placement};
 use ferrolb_speaker_core::{Duty, Liveness};
 
 /// What layer 2 does while there is no guard: everything that this node owns is announced.
@@ -18,6 +18,7 @@ pub(crate) fn owned(duties: &liveness::Duties) -> Arc<Wanted> {
         .filter(|(_, duty)| duty.placement.owner == duties.node);
     let want = |duty: &liveness::Duty| Want {
         interfaces: interfaces(&duty.interfaces),
+        manner: manner(duty.manner),
         ..Want::default()
     };
     Arc::new(Wanted {
@@ -38,8 +39,21 @@ pub(super) fn duties(all: &BTreeMap<IpAddr, Duty>) -> BTreeMap<IpAddr, liveness:
         },
         may_announce: duty.able,
         timing: timing(&duty.liveness),
+        manner: liveness::Manner {
+            refresh: duty.manner.refresh,
+            conflicts: conflicts(duty.manner.conflicts),
+            subnet_check: duty.manner.subnet_check.unwrap_or(true),
+        },
     };
     all.iter().map(|(address, of)| (*address, duty(of))).collect()
+}
+
+fn conflicts(mode: Option<ConflictDetection>) -> liveness::Conflicts {
+    match mode {
+        None | Some(ConflictDetection::Probe) => liveness::Conflicts::Probe,
+        Some(ConflictDetection::Passive) => liveness::Conflicts::Passive,
+        Some(ConflictDetection::Off) => liveness::Conflicts::Ignore,
+    }
 }
 
 fn timing(of: &Liveness) -> liveness::Timing {
@@ -101,12 +115,25 @@ pub(super) fn wanted(wanted: &liveness::Wanted) -> Arc<Wanted> {
             liveness::Role::StandIn(macs) => ferrolb_l2::Role::StandIn(macs.clone()),
             liveness::Role::Listen => ferrolb_l2::Role::Listen,
         },
+        manner: manner(want.manner),
     };
     Arc::new(Wanted {
         addresses: wanted.addresses.iter().map(|(ip, of)| (*ip, want(of))).collect(),
         peers: wanted.peers.clone(),
         members: wanted.members.clone(),
     })
+}
+
+fn manner(of: liveness::Manner) -> Manner {
+    Manner {
+        refresh: of.refresh,
+        conflicts: match of.conflicts {
+            liveness::Conflicts::Probe => Conflicts::Probe,
+            liveness::Conflicts::Passive => Conflicts::Passive,
+            liveness::Conflicts::Ignore => Conflicts::Ignore,
+        },
+        subnet_check: of.subnet_check,
+    }
 }
 
 fn interfaces(choice: &liveness::InterfaceChoice) -> InterfaceChoice {

@@ -276,6 +276,8 @@ fn node(name: &str) -> NodeView {
         ready: true,
         network_unavailable: false,
         excluded: false,
+        cordoned: false,
+        evicting: false,
         addresses: BTreeSet::new(),
     }
 }

@@ -286,6 +286,8 @@ pub(crate) fn node(name: &str) -> NodeView {
         ready: true,
         network_unavailable: false,
         excluded: false,
+        cordoned: false,
+        evicting: false,
         addresses: BTreeSet::new(),
     }
 }

@@ -361,6 +361,7 @@ fn addresses_that_the_network_needs_are_never_handed_out() {
         Input::Network(NetworkView {
             node: node.to_owned(),
             addresses: addresses.iter().map(|(address, role)| (ip(address), *role)).collect(),
+            links: Vec::new(),
         })
     };
     let uses = [

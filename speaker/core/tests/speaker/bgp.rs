@@ -87,6 +87,8 @@ fn node() -> NodeView {
         ready: true,
         network_unavailable: false,
         excluded: false,
+        cordoned: false,
+        evicting: false,
         addresses: [ip("10.0.0.11")].into(),
     }
 }

@@ -9,7 +9,7 @@ use ferrolb_model::{
     NodeView, OnShrink, Operator, Placement, Pool, PoolSelection, ReclaimPolicy, Requirement, ServiceId, ServiceType,
     ServiceView, TrafficPolicy, VirtualIp,
 };
-use ferrolb_speaker_core::{Announcement, Duty, Effect, Input, Liveness, Settings, Speaker};
+use ferrolb_speaker_core::{Announcement, Duty, Effect, Input, Liveness, Manner, Settings, Speaker};
 
 /// The node that is tested.
 pub(crate) const ME: &str = "node-a";
@@ -76,6 +76,8 @@ pub(crate) fn node(labels: Labels) -> Input {
         ready: true,
         network_unavailable: false,
         excluded: false,
+        cordoned: false,
+        evicting: false,
         addresses: BTreeSet::new(),
     })
 }
@@ -158,6 +160,7 @@ pub(crate) fn announcement(interfaces: Option<&[&str]>, epoch: u64) -> Announcem
     Announcement {
         interfaces: interfaces.map(set),
         epoch,
+        manner: Manner::default(),
     }
 }
 
@@ -174,6 +177,7 @@ pub(crate) fn duty(address: IpAddr, owner: &str, how: &Announcement) -> Duty {
         previous_owner: None,
         able: true,
         liveness: Liveness::default(),
+        manner: how.manner,
     }
 }
 

@@ -290,8 +290,8 @@ impl Engine {
     pub(crate) fn roles(&self, roles: &[(&str, Role)], peers: &[&str]) {
         let wants = roles.iter().map(|(address, role)| {
             let want = Want {
-                interfaces: InterfaceChoice::All,
                 role: role.clone(),
+                ..Want::default()
             };
             (address.parse().unwrap(), want)
         });

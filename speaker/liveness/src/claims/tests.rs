@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::seam::{InterfaceChoice, Timing};
+use crate::seam::{InterfaceChoice, Manner, Timing};
 
 const NOW: Duration = Duration::from_secs(1);
 
@@ -21,6 +21,7 @@ fn duty(placement: Placement) -> Duty {
         interfaces: InterfaceChoice::All,
         may_announce: true,
         timing: Timing::default(),
+        manner: Manner::default(),
     }
 }
 

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::keyring::Keyring;
-use crate::seam::{Duty, InterfaceChoice, Link, Question};
+use crate::seam::{Duty, InterfaceChoice, Link, Manner, Question};
 use crate::wire::{Header, Message, Place};
 
 const fn ms(ms: u64) -> Duration {
@@ -34,6 +34,7 @@ fn duties(me: &str) -> Duties {
         interfaces: InterfaceChoice::All,
         may_announce: true,
         timing: Timing::default(),
+        manner: Manner::default(),
     };
     let peers = [("a", 1), ("b", 2), ("c", 3)].map(|(name, octet)| (name.into(), BTreeSet::from([ip(octet)])));
     Duties {

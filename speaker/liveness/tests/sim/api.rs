@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use ferrolb_liveness::{Duties, Duty, InterfaceChoice, Keyring, Placement};
+use ferrolb_liveness::{Duties, Duty, InterfaceChoice, Keyring, Manner, Placement};
 
 use crate::node::{Node, Waiting};
 use crate::world::{Event, World, ms};
@@ -57,6 +57,7 @@ impl World {
                 interfaces: InterfaceChoice::All,
                 may_announce: true,
                 timing: self.timing,
+                manner: Manner::default(),
             };
             part.then_some((*address, duty))
         };
