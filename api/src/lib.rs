@@ -23,7 +23,7 @@ pub use ferrolb::allocation_policy::{AllocationPolicy, AllocationPolicySpec, Sha
 pub use ferrolb::announcement_policy::{
     AnnouncementPolicy, AnnouncementPolicySpec, AntiAffinity, AntiAffinityGroup, BgpPolicy, ConflictDetection,
     DrainPolicy, DrainTrigger, EndpointCondition, EndpointPolicy, GracefulShutdown, Layer2Policy, LinkBandwidth,
-    LivenessPolicy, NodeWeight, PlacementPolicy,
+    LivenessPolicy, NodeWeight, OnRequest, PlacementPolicy,
 };
 pub use ferrolb::speaker_state::{
     BfdSession, BfdState, BgpSession, BgpState, InterfaceState, Layer2State, Negotiated, SessionState, SpeakerState,

@@ -32,6 +32,9 @@ pub mod annotations {
     /// Deprecated twin of [`ALLOW_SHARED_IP`].
     pub const ALLOW_SHARED_IP_OLD: &str = "metallb.universe.tf/allow-shared-ip";
 
+    /// Input: the AnnouncementPolicy, one that may be asked for, whose settings go before those of others.
+    pub const ANNOUNCEMENT_POLICY: &str = "ferrolb.io/announcement-policy";
+
     /// Output, the only one: the pool of the Service's address.
     pub const ALLOCATED_FROM_POOL: &str = "metallb.io/ip-allocated-from-pool";
 
@@ -111,6 +114,8 @@ pub mod reasons {
     pub const DEPRECATED_ANNOTATION: &str = "deprecatedAnnotation";
     /// Warning, on a Service: it keeps an address that would not be chosen for it today.
     pub const POOL_CHANGED: &str = "PoolChanged";
+    /// Warning, on a Service: it does not have the AnnouncementPolicy that it asks for.
+    pub const POLICY_NOT_GRANTED: &str = "policyNotGranted";
     /// Normal, on a Service: it has a new address beside the one that its pool would not give any more.
     pub const RENUMBERING: &str = "Renumbering";
     /// Normal, on a Service: the new address has taken the place of the old one.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use ferrolb_api as api;
 use ferrolb_model::{
     AnnouncementPolicy, AntiAffinity, BgpSettings, Community, CommunityError, ConflictDetection, DrainSettings,
-    DrainTrigger, EndpointSettings, Layer2Settings,
+    DrainTrigger, EndpointSettings, Layer2Settings, OnRequest,
 };
 
 use crate::advertise::{pool_selection, preferred_node};
@@ -22,11 +22,34 @@ pub(crate) fn policy(object: &api::AnnouncementPolicy, report: &mut Report) -> A
         pools: pool_selection(report, &spec.ip_address_pools, &spec.ip_address_pool_selectors),
         service_selectors: selectors(report, "spec.serviceSelectors", &spec.service_selectors),
         node_selectors: selectors(report, "spec.nodeSelectors", &spec.node_selectors),
+        on_request: spec.on_request.as_ref().map(|request| on_request(request, report)),
         layer2: spec.layer2.as_ref().map(|l| layer2(l, report)).unwrap_or_default(),
         drain: spec.drain.as_ref().map(|d| drain(d, report)).unwrap_or_default(),
         endpoints: spec.endpoints.map(|e| endpoints(e, report)).unwrap_or_default(),
         bgp: spec.bgp.as_ref().map(|b| bgp(b, report)).unwrap_or_default(),
     }
+}
+
+fn on_request(object: &api::OnRequest, report: &mut Report) -> OnRequest {
+    let field = "spec.onRequest.namespaces";
+    once(report, field, object.namespaces.iter(), |name| format!("{name:?}"));
+    for (n, name) in object.namespaces.iter().enumerate() {
+        if !is_namespace(name) {
+            report.push(format!("{field}[{n}]"), name, Problem::Namespace(name.to_owned()));
+        }
+    }
+    OnRequest {
+        namespaces: Some(object.namespaces.iter().cloned().collect()).filter(|names: &BTreeSet<_>| !names.is_empty()),
+    }
+}
+
+/// A DNS label (RFC 1123).
+fn is_namespace(name: &str) -> bool {
+    let inside = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    (1..=63).contains(&name.len())
+        && name.bytes().all(|b| inside(b) || b == b'-')
+        && !name.starts_with('-')
+        && !name.ends_with('-')
 }
 
 fn layer2(object: &api::Layer2Policy, report: &mut Report) -> Layer2Settings {

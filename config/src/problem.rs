@@ -75,6 +75,9 @@ pub enum Problem {
         "{0:?} is not a label value; write up to 63 letters, digits, '-', '_' or '.', starting and ending with a letter or digit"
     )]
     LabelValue(String),
+    /// No namespace can have this name.
+    #[error("{0:?} is not the name of a namespace; write up to 63 small letters, digits and '-', not '-' at an end")]
+    Namespace(String),
     /// A number outside of what the field takes.
     #[error("{value} is out of range; write a number from {least} to {most}")]
     Number {

@@ -53,6 +53,10 @@ pub fn service_view(object: &Service) -> ServiceView {
         labels: metadata.labels.clone().unwrap_or_default(),
         request: request(given, spec.load_balancer_ip.as_deref().unwrap_or_default()),
         sharing_key: sharing_key(given),
+        announcement_policy: given
+            .get(annotations::ANNOUNCEMENT_POLICY)
+            .map(|name| name.trim().to_owned())
+            .filter(|name| !name.is_empty()),
         pool_annotation: given.get(annotations::ALLOCATED_FROM_POOL).cloned(),
         deprecated_annotations: deprecated.cloned().collect(),
         ingress: entries.iter().filter_map(ingress_address).collect(),

@@ -370,6 +370,7 @@ fn event_words(kind: EventKind) -> (bool, &'static str) {
         EventKind::LoadBalancerFailed => (true, names::reasons::LOAD_BALANCER_FAILED),
         EventKind::DeprecatedAnnotation => (true, names::reasons::DEPRECATED_ANNOTATION),
         EventKind::PoolChanged => (true, names::reasons::POOL_CHANGED),
+        EventKind::PolicyNotGranted => (true, names::reasons::POLICY_NOT_GRANTED),
         EventKind::Renumbering => (false, names::reasons::RENUMBERING),
         EventKind::Renumbered => (false, names::reasons::RENUMBERED),
         EventKind::AnnounceFailed => (true, names::reasons::ANNOUNCE_FAILED),

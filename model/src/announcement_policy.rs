@@ -1,12 +1,14 @@
 //! How addresses are announced, as far as an advertisement does not say it.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::time::Duration;
 
 use crate::advertise::{PoolSelection, PreferredNode};
 use crate::community::{Community, ExtendedCommunity};
 use crate::pool::Pool;
 use crate::selector::{LabelSelector, Labels};
+use crate::service::ServiceId;
 
 /// An `AnnouncementPolicy` in force. Where several select the same thing, each setting is taken from the first of them,
 /// by name, that has it; a setting that none of them has is `None`, and its default is with the one who acts on it.
@@ -20,6 +22,8 @@ pub struct AnnouncementPolicy {
     pub service_selectors: Vec<LabelSelector>,
     /// Any must match the node; empty matches all.
     pub node_selectors: Vec<LabelSelector>,
+    /// Who has to ask for it; `None`: nobody, it is for all that it selects.
+    pub on_request: Option<OnRequest>,
     /// Announcing by ARP and Neighbor Discovery.
     pub layer2: Layer2Settings,
     /// When a node gives up what it announces.
@@ -41,9 +45,69 @@ impl AnnouncementPolicy {
         LabelSelector::any_or_all(&self.service_selectors, labels)
     }
 
+    /// Whether a Service has it: by its labels, and where the policy has to be asked for, by name.
+    pub fn is_for(&self, service: Applicant<'_>) -> bool {
+        let asked = |on: &OnRequest| service.policy == Some(&*self.name) && on.admits(&service.id.namespace);
+        self.on_request.as_ref().is_none_or(asked) && self.covers_service(service.labels)
+    }
+
     /// Whether it is for a node with these labels.
     pub fn covers_node(&self, labels: &Labels) -> bool {
         LabelSelector::any_or_all(&self.node_selectors, labels)
+    }
+}
+
+/// Which Services may ask for a policy, by the annotation `ferrolb.io/announcement-policy`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OnRequest {
+    /// Those of these namespaces; `None`: of any.
+    pub namespaces: Option<BTreeSet<String>>,
+}
+
+impl OnRequest {
+    /// Whether Services of `namespace` may ask.
+    pub fn admits(&self, namespace: &str) -> bool {
+        self.namespaces.as_ref().is_none_or(|names| names.contains(namespace))
+    }
+}
+
+/// What decides of a Service about the policies it has.
+#[derive(Clone, Copy, Debug)]
+pub struct Applicant<'a> {
+    /// Who it is.
+    pub id: &'a ServiceId,
+    /// Its labels.
+    pub labels: &'a Labels,
+    /// The policy it asks for.
+    pub policy: Option<&'a str>,
+}
+
+/// Why a Service does not have the [`AnnouncementPolicy`] that it asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PolicyDenial {
+    /// There is none of this name, or nothing of it can be used.
+    NotInForce,
+    /// Nobody may ask for it: it is for all that it selects.
+    NotOnRequest,
+    /// Services of other namespaces may ask for it.
+    Namespace,
+    /// Its `spec.serviceSelectors` do not match.
+    Labels,
+    /// It is not for the pool that the address is from.
+    Pool,
+}
+
+impl fmt::Display for PolicyDenial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            PolicyDenial::NotInForce => "none of this name is in force; create it, or correct the name",
+            PolicyDenial::NotOnRequest => {
+                "it cannot be asked for; give it spec.onRequest, or remove the annotation: it is for all that it selects"
+            }
+            PolicyDenial::Namespace => "Services of this namespace may not ask for it; add it to spec.onRequest.namespaces",
+            PolicyDenial::Labels => "its spec.serviceSelectors do not select the Service",
+            PolicyDenial::Pool => "it is not for the IPAddressPool of the Service's address",
+        })
     }
 }
 

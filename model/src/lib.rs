@@ -26,8 +26,8 @@ mod virtual_ip;
 pub use advertise::{L2Advertisement, PoolSelection, PreferredNode};
 pub use allocation_policy::{AllocationPolicy, PolicyLimit};
 pub use announcement_policy::{
-    AnnouncementPolicy, AntiAffinity, BgpSettings, ConflictDetection, DrainSettings, DrainTrigger, EndpointSettings,
-    Layer2Settings,
+    AnnouncementPolicy, AntiAffinity, Applicant, BgpSettings, ConflictDetection, DrainSettings, DrainTrigger,
+    EndpointSettings, Layer2Settings, OnRequest, PolicyDenial,
 };
 pub use bfd::BfdProfile;
 pub use bgp::BgpAdvertisement;

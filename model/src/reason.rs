@@ -7,6 +7,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use crate::allocation_policy::PolicyLimit;
+use crate::announcement_policy::PolicyDenial;
 use crate::cluster::AddressUse;
 use crate::ip::Family;
 use crate::service::{RequestError, ServiceId};
@@ -144,6 +145,13 @@ pub enum Reason {
         /// What no longer holds, in words.
         why: String,
     },
+    /// The Service does not have the AnnouncementPolicy that it asks for.
+    PolicyNotGranted {
+        /// The policy.
+        policy: String,
+        /// Why not.
+        why: PolicyDenial,
+    },
     /// Another writer keeps changing what FerroLB wrote.
     ForeignWriter {
         /// The field manager's name.
@@ -229,6 +237,7 @@ impl Reason {
             Reason::NoEligibleNode { .. } => "NoEligibleNode",
             Reason::NoEndpoint { .. } => "NoEndpoint",
             Reason::PoolChanged { .. } => "PoolChanged",
+            Reason::PolicyNotGranted { .. } => "PolicyNotGranted",
             Reason::ForeignWriter { .. } => "ForeignWriter",
             Reason::ApiRefused { .. } => "ApiRefused",
         }
@@ -346,6 +355,12 @@ impl fmt::Display for Reason {
             }
             Reason::PoolChanged { address, why } => {
                 write!(f, "{address} is kept although it would not be chosen today: {why}")
+            }
+            Reason::PolicyNotGranted { policy, why } => {
+                write!(
+                    f,
+                    "annotation ferrolb.io/announcement-policy: {policy:?}: {why}; the Service is announced as without it"
+                )
             }
             Reason::ForeignWriter { manager } => {
                 write!(

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use thiserror::Error;
 
+use crate::announcement_policy::Applicant;
 use crate::ip::{Family, FamilySet};
 use crate::selector::Labels;
 
@@ -65,6 +66,8 @@ pub struct ServiceView {
     pub request: Result<AddressRequest, RequestError>,
     /// A non-empty value of the `allow-shared-ip` annotation.
     pub sharing_key: Option<String>,
+    /// The AnnouncementPolicy that it asks for, by the annotation `ferrolb.io/announcement-policy`.
+    pub announcement_policy: Option<String>,
     /// The value of the annotation `metallb.io/ip-allocated-from-pool`, which FerroLB writes.
     pub pool_annotation: Option<String>,
     /// Keys of annotations under the prefix `metallb.universe.tf`, which is deprecated but read.
@@ -75,6 +78,17 @@ pub struct ServiceView {
     pub ingress_foreign: bool,
     /// `metadata.resourceVersion`, opaque: the precondition of the next write, not a part of any decision.
     pub resource_version: String,
+}
+
+impl ServiceView {
+    /// What decides about the policies it has.
+    pub fn applicant(&self) -> Applicant<'_> {
+        Applicant {
+            id: &self.id,
+            labels: &self.labels,
+            policy: self.announcement_policy.as_deref(),
+        }
+    }
 }
 
 /// `spec.type`.

@@ -196,6 +196,7 @@ const EXPECTED: [Expected; 13] = [
             ("IPAddressPools", ".spec.ipAddressPools"),
             ("Service Selectors", ".spec.serviceSelectors"),
             ("Node Selectors", ".spec.nodeSelectors"),
+            ("On Request", ".spec.onRequest"),
             ("Age", ".metadata.creationTimestamp"),
         ],
     },

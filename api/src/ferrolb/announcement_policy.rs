@@ -42,6 +42,13 @@ use crate::{schema, wire};
         priority = 10
     ),
     printcolumn(
+        name = "On Request",
+        type_ = "string",
+        json_path = ".spec.onRequest",
+        description = "Whether Services have to ask for it, and those of which namespaces may.",
+        priority = 10
+    ),
+    printcolumn(
         name = "Age",
         type_ = "date",
         json_path = ".metadata.creationTimestamp",
@@ -69,6 +76,12 @@ pub struct AnnouncementPolicySpec {
     #[schemars(schema_with = "schema::label_selectors")]
     pub node_selectors: Vec<LabelSelector>,
 
+    /// With it, the policy is only for those of the Services selected that ask for it by the annotation
+    /// `ferrolb.io/announcement-policy`, and its settings go before those of policies that are not asked for. Without
+    /// it, it is for all that is selected, and cannot be asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_request: Option<OnRequest>,
+
     /// Announcing by ARP and Neighbor Discovery.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layer2: Option<Layer2Policy>,
@@ -84,6 +97,16 @@ pub struct AnnouncementPolicySpec {
     /// Announcing by BGP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bgp: Option<BgpPolicy>,
+}
+
+/// Which Services may ask for the policy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OnRequest {
+    /// Those of these namespaces. Without any, those of every namespace.
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::namespaces")]
+    pub namespaces: Vec<String>,
 }
 
 /// Settings of layer 2.

@@ -24,6 +24,23 @@ pub(crate) fn anti_affinity_rules() -> Value {
     }])
 }
 
+/// `onRequest.namespaces`.
+pub(crate) fn namespaces(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": 256,
+        "x-kubernetes-list-type": "set",
+        "items": {
+            "type": "string",
+            "maxLength": 63,
+            "x-kubernetes-validations": [rule(
+                "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
+                "not the name of a namespace: write small letters, digits and '-' inside",
+            )],
+        },
+    })
+}
+
 /// `drain.triggers`.
 pub(crate) fn drain_triggers(_: &mut SchemaGenerator) -> Schema {
     json_schema!({

@@ -75,16 +75,22 @@ fn an_announcement_policy_is_read_as_written() {
     let everything = object::<AnnouncementPolicy>(
         "a",
         1,
-        "{ipAddressPools: [lan], serviceSelectors: [{matchLabels: {a: b}}], layer2: {placement: {weights: [{weight: 7, \
+        "{ipAddressPools: [lan], serviceSelectors: [{matchLabels: {a: b}}], onRequest: {namespaces: [shop]}, layer2: {placement: {weights: [{weight: 7, \
          nodeSelector: {}}], antiAffinity: {among: Label, labelKey: app}, preemption: true}, liveness: \
          {intervalMilliseconds: 20, multiplier: 3}, graceSeconds: 0, refreshSeconds: 86400}, drain: {triggers: [Cordon, \
          Taint], delaySeconds: 5}, endpoints: {policy: Ready, waitSeconds: 1}, bgp: {med: 10, asPathPrepend: 2, \
          largeCommunities: ['64512:1:2'], extendedCommunities: ['rt:64512:100'], linkBandwidth: {}, gracefulShutdown: {}}}",
     );
-    let parsed = read(&[everything, object::<AnnouncementPolicy>("b", 1, "{}")]);
+    let parsed = read(&[
+        everything,
+        object::<AnnouncementPolicy>("b", 1, "{}"),
+        object::<AnnouncementPolicy>("c", 1, "{onRequest: {}}"),
+    ]);
     assert_eq!(messages(&parsed), [""; 0]);
     let policy = &parsed.config.announcement_policies["a"];
     assert!(matches!(&policy.pools, PoolSelection::Some { names, .. } if names.contains("lan")));
+    let asked = policy.on_request.as_ref().unwrap();
+    assert_eq!((asked.admits("shop"), asked.admits("other")), (true, false));
     let l2 = &policy.layer2;
     assert_eq!(
         (l2.weights[0].weight, &l2.anti_affinity),
@@ -114,7 +120,10 @@ fn an_announcement_policy_is_read_as_written() {
         ),
         (1, 1)
     );
+    let anybody = parsed.config.announcement_policies["c"].on_request.as_ref();
+    assert!(anybody.is_some_and(|asked| asked.admits("other")));
     let open = &parsed.config.announcement_policies["b"];
+    assert_eq!(open.on_request, None);
     assert_eq!(
         (&open.pools, &open.layer2),
         (&PoolSelection::All, &Layer2Settings::default())
@@ -127,7 +136,7 @@ fn every_mistake_of_an_announcement_policy_is_named() {
     let bad = object::<AnnouncementPolicy>(
         "bad",
         1,
-        "{layer2: {placement: {weights: [{weight: 101, nodeSelector: {}}], antiAffinity: {among: Label}}, liveness: \
+        "{onRequest: {namespaces: [shop, shop, Shop]}, layer2: {placement: {weights: [{weight: 101, nodeSelector: {}}], antiAffinity: {among: Label}}, liveness: \
          {intervalMilliseconds: 9, multiplier: 0}, graceSeconds: 3601, refreshSeconds: 86401}, drain: {triggers: [Cordon, \
          Cordon], delaySeconds: 3601}, endpoints: {waitSeconds: 301}, bgp: {asPathPrepend: 33, largeCommunities: \
          ['large:1:2:3'], extendedCommunities: ['rd:1:1'], linkBandwidth: {megabitsPerEndpoint: 0}, gracefulShutdown: \
@@ -142,6 +151,8 @@ fn every_mistake_of_an_announcement_policy_is_named() {
     assert_eq!(
         fields,
         [
+            "onRequest.namespaces[1]",
+            "onRequest.namespaces[2]",
             "layer2.placement.weights[0].weight",
             "layer2.placement.antiAffinity.labelKey",
             "layer2.liveness.intervalMilliseconds",

@@ -128,6 +128,8 @@ pub enum EventKind {
     DeprecatedAnnotation,
     /// Warning `PoolChanged`: the Service keeps an address that would not be chosen for it today.
     PoolChanged,
+    /// Warning `policyNotGranted`: the Service does not have the AnnouncementPolicy that it asks for, and why.
+    PolicyNotGranted,
     /// Normal `Renumbering`: the Service has a new address beside the one that its pool would not give any more.
     Renumbering,
     /// Normal `Renumbered`: the old address is gone.

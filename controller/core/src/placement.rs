@@ -264,11 +264,8 @@ impl Controller {
     /// What the policies say about the place of the address.
     fn rules(&self, address: IpAddr, views: &[&ServiceView]) -> Rules<'_> {
         let pool = self.world.pool_of(address);
-        let policies = self.world.config().announcement_policies.values();
-        Rules::of(policies.filter(|p| {
-            pool.map_or(p.pools == PoolSelection::All, |pool| p.covers_pool(pool))
-                && views.iter().any(|v| p.covers_service(&v.labels))
-        }))
+        let services = views.iter().map(|view| view.applicant()).collect::<Vec<_>>();
+        Rules::of(self.world.config().policies_of(pool, &services))
     }
 
     fn demand(&self, views: &[&ServiceView]) -> Demand<'_> {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use ferrolb_model::{ConditionType, Family, Reason, ServiceId};
+use ferrolb_model::{ConditionType, Family, Reason, ServiceId, ServiceView};
 
 use crate::controller::Controller;
 use crate::effect::{Effect, EventKind, ServiceEvent, Write, WriteKey};
@@ -36,6 +36,8 @@ pub(crate) struct ServiceState {
     pub(crate) stuck: Option<Box<Reason>>,
     changed: Vec<Reason>,
     deprecated: BTreeSet<String>,
+    /// Why it does not have the policy that it asks for, as reported.
+    denied: Option<Box<Reason>>,
 }
 
 impl ServiceState {
@@ -45,6 +47,7 @@ impl ServiceState {
         self.unwritable = None;
         self.changed.clear();
         self.deprecated.clear();
+        self.denied = None;
     }
 }
 
@@ -148,6 +151,7 @@ impl Controller {
         let said = objects.filter_map(|o| Some(o.conditions.get(&ConditionType::Allocated)?.message.clone()));
         let said = said.collect::<Vec<_>>();
         let deprecated = view.deprecated_annotations.clone();
+        let denied = self.policy_denied(&held, view).map(Box::new);
         let state = self.states.entry(id.clone()).or_default();
         let mut events = Vec::new();
         if state.unmet.as_deref() != unmet.as_ref() {
@@ -177,9 +181,26 @@ impl Controller {
             }
             state.deprecated = deprecated;
         }
+        if state.denied != denied {
+            let reason = denied.iter().map(|r| format!("{}: {r}", r.as_str()));
+            events.extend(reason.map(|message| (EventKind::PolicyNotGranted, message)));
+            state.denied = denied;
+        }
         for (kind, message) in events {
             self.event(id, kind, message, effects);
         }
+    }
+
+    /// Why the Service, which holds these addresses, does not have the policy that it asks for.
+    fn policy_denied(&self, held: &[IpAddr], view: &ServiceView) -> Option<Reason> {
+        let policy = view.announcement_policy.clone()?;
+        let config = self.world.config();
+        let mut pools = held.iter().map(|address| self.world.pool_of(*address));
+        let why = match held.is_empty() {
+            true => config.policy_denied(None, view.applicant()),
+            false => pools.find_map(|pool| config.policy_denied(pool, view.applicant())),
+        };
+        why.map(|why| Reason::PolicyNotGranted { policy, why })
     }
 
     /// Reports that the claim or the status of a Service cannot be written, when it is news.

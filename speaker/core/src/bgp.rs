@@ -48,6 +48,8 @@ pub use plan::{BgpPlan, PeerRefusal, PlannedPeer, PlannedRoutes, RouteAttributes
 struct Holder {
     labels: Labels,
     traffic_policy: TrafficPolicy,
+    /// The policy it asks for.
+    policy: Option<String>,
 }
 
 /// What is kept of a VirtualIP.
@@ -226,6 +228,7 @@ impl Bgp {
         let holder = Holder {
             labels: view.labels.clone(),
             traffic_policy: view.traffic_policy,
+            policy: view.announcement_policy.clone(),
         };
         if self.holders.get(&view.id) != Some(&holder) {
             self.holders.insert(view.id.clone(), holder);

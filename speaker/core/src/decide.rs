@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ferrolb_model::{
-    AnnouncementPolicy, Announcer, Claim, Config, L2Advertisement, Labels, NodeRefusal, OnShrink, Pool, ServiceId,
+    AnnouncementPolicy, Announcer, Applicant, Claim, Config, L2Advertisement, Labels, NodeRefusal, OnShrink, Pool,
+    ServiceId,
 };
 
 use crate::effect::{Announcement, Manner};
@@ -36,6 +37,8 @@ pub(crate) struct Holder {
     pub(crate) uid: String,
     /// For `serviceSelectors`.
     pub(crate) labels: Labels,
+    /// The policy it asks for.
+    pub(crate) policy: Option<String>,
 }
 
 /// The Services that may hold an address.
@@ -100,7 +103,7 @@ impl<'a> Facts<'a> {
         manner
     }
 
-    /// The policies for the address on this node, by name.
+    /// The policies for the address on this node, in the order in which settings are taken from them.
     pub(crate) fn policies(
         &self,
         address: IpAddr,
@@ -108,15 +111,16 @@ impl<'a> Facts<'a> {
         claims: &[Claim],
     ) -> impl Iterator<Item = &'a AnnouncementPolicy> {
         let pool = pool_of(self.config, pool, address);
-        self.config.announcement_policies.values().filter(move |policy| {
-            let held = |claim: &Claim| self.holders.get(&claim.service);
-            policy.covers_pool(&pool)
-                && policy.covers_node(self.node_labels)
-                && claims
-                    .iter()
-                    .filter_map(held)
-                    .any(|holder| policy.covers_service(&holder.labels))
-        })
+        let held = claims.iter().filter_map(|claim| {
+            let holder = self.holders.get(&claim.service)?;
+            Some(Applicant {
+                id: &claim.service,
+                labels: &holder.labels,
+                policy: holder.policy.as_deref(),
+            })
+        });
+        let policies = self.config.policies_of(Some(&pool), &held.collect::<Vec<_>>());
+        policies.filter(|policy| policy.covers_node(self.node_labels))
     }
 
     /// The advertisements that speak for the address on this node.

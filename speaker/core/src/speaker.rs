@@ -320,6 +320,7 @@ impl Speaker {
         let holder = Holder {
             uid: view.uid,
             labels: view.labels,
+            policy: view.announcement_policy,
         };
         if self.holders.get(&view.id) != Some(&holder) {
             self.holders.insert(view.id.clone(), holder);

@@ -90,6 +90,7 @@ fn plain(id: ServiceId) -> ServiceView {
         labels: Labels::new(),
         request: Ok(AddressRequest::default()),
         sharing_key: None,
+        announcement_policy: None,
         pool_annotation: None,
         deprecated_annotations: BTreeSet::new(),
         ingress: Vec::new(),

@@ -257,6 +257,7 @@ pub(crate) fn service(name: &str, family: Family) -> ServiceView {
         labels: Labels::new(),
         request: Ok(AddressRequest::default()),
         sharing_key: None,
+        announcement_policy: None,
         pool_annotation: None,
         deprecated_annotations: BTreeSet::new(),
         ingress: Vec::new(),

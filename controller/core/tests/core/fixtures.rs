@@ -38,6 +38,7 @@ pub(crate) fn service(name: &str, created: i64) -> ServiceView {
         labels: Labels::new(),
         request: Ok(AddressRequest::default()),
         sharing_key: None,
+        announcement_policy: None,
         pool_annotation: None,
         deprecated_annotations: BTreeSet::new(),
         ingress: Vec::new(),

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ferrolb_model::{
-    AnnouncementPolicy, AntiAffinity, Config, FamilyPolicy, LabelSelector, Layer2Settings, NodeView, Operator,
-    Placement, PoolSelection, PreferredNode, Requirement,
+    AnnouncementPolicy, AntiAffinity, Config, FamilyPolicy, LabelSelector, Layer2Settings, NodeView, OnRequest,
+    Operator, Placement, PoolSelection, PreferredNode, Requirement, ServiceView,
 };
+
+use ferrolb_controller_core::EventKind;
 
 use crate::fixtures::*;
 use crate::lab::*;
@@ -18,6 +20,7 @@ fn policy(layer2: Layer2Settings) -> AnnouncementPolicy {
         pools: PoolSelection::All,
         service_selectors: Vec::new(),
         node_selectors: Vec::new(),
+        on_request: None,
         layer2,
         drain: Default::default(),
         endpoints: Default::default(),
@@ -29,6 +32,53 @@ fn with_policy(base: &Arc<Config>, layer2: Layer2Settings) -> Arc<Config> {
     let mut config = Config::clone(base);
     config.announcement_policies.insert("place".to_owned(), policy(layer2));
     Arc::new(config)
+}
+
+/// The policy counts for those that ask for it alone, and who asks in vain is told so and served as before.
+#[test]
+fn a_policy_that_has_to_be_asked_for() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.0/30"])]);
+    for name in ["n1", "n2", "n3"] {
+        lab.set_node(node(name));
+        lab.set_endpoints(endpoints(name, &["n1"]));
+    }
+    let layer2 = Layer2Settings {
+        weights: vec![weight("n3", 10)],
+        ..Layer2Settings::default()
+    };
+    let mut config = Config::clone(&with_policy(&config([pool("a", &["192.0.2.0/30"])]), layer2));
+    let admits = |names: &[&str]| OnRequest {
+        namespaces: Some(names.iter().map(|name| (*name).to_owned()).collect()),
+    };
+    config.announcement_policies.get_mut("place").unwrap().on_request = Some(admits(&["other"]));
+    lab.set_config(Arc::new(config.clone()));
+    lab.settle();
+    let asking = |policy: &str| ServiceView {
+        announcement_policy: Some(policy.to_owned()),
+        ..service("n1", 1)
+    };
+    lab.apply(asking("place"));
+    lab.settle();
+    assert_eq!(lab.kinds("n1"), [EventKind::PolicyNotGranted, EventKind::Allocated]);
+    assert_ne!(lab.owner("192.0.2.0"), None);
+    lab.assert_quiet();
+
+    let namespace = service("n1", 1).id.namespace;
+    config.announcement_policies.get_mut("place").unwrap().on_request = Some(admits(&[&namespace]));
+    lab.set_config(Arc::new(config));
+    lab.settle();
+    lab.delete("n1");
+    lab.settle();
+    lab.set_endpoints(endpoints("n2", &["n1"]));
+    lab.apply(ServiceView {
+        announcement_policy: Some("place".to_owned()),
+        ..service("n2", 2)
+    });
+    lab.settle();
+    let address = lab.shown("n2")[0].clone();
+    assert_eq!(lab.owner(&address), Some("n3"), "it has what it asks for");
+    assert!(!lab.kinds("n2").contains(&EventKind::PolicyNotGranted));
+    lab.assert_quiet();
 }
 
 /// Prefers the nodes with the label `kubernetes.io/hostname=name`.

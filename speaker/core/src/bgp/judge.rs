@@ -6,7 +6,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ferrolb_model::{AnnouncementPolicy, BgpAdvertisement, Community, NodeRefusal, Pool, ServiceId, TrafficPolicy};
+use ferrolb_model::{
+    AnnouncementPolicy, Applicant, BgpAdvertisement, Community, NodeRefusal, Pool, ServiceId, TrafficPolicy,
+};
 use ipnet::IpNet;
 
 use super::endpoints::Counts;
@@ -179,13 +181,14 @@ impl Case<'_> {
     }
 
     fn policies(&self) -> Policies<'_> {
-        let all = self.bgp.config.announcement_policies.values();
-        let these = all.filter(|policy| {
-            policy.covers_pool(self.pool)
-                && policy.covers_service(&self.holder.labels)
-                && policy.covers_node(&self.bgp.node.labels)
-        });
-        Policies(these.collect())
+        let service = Applicant {
+            id: self.service,
+            labels: &self.holder.labels,
+            policy: self.holder.policy.as_deref(),
+        };
+        let these = self.bgp.config.policies_of(Some(self.pool), &[service]);
+        let here = these.filter(|policy| policy.covers_node(&self.bgp.node.labels));
+        Policies(here.collect())
     }
 
     fn wishes(&self, policies: &Policies<'_>, counts: Counts) -> Vec<Wish> {

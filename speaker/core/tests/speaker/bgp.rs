@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use ferrolb_model::{
     AnnouncementPolicy, BgpAdvertisement, BgpSettings, Community, Config, DrainSettings, Endpoint, EndpointSettings,
-    EndpointsView, Layer2Settings, NodeRefusal, NodeView, Password, PasswordSource, Peer, PeerEndpoint, PoolSelection,
-    RemoteAsn, TrafficPolicy,
+    EndpointsView, Layer2Settings, NodeRefusal, NodeView, OnRequest, Password, PasswordSource, Peer, PeerEndpoint,
+    PoolSelection, RemoteAsn, ServiceView, TrafficPolicy,
 };
 use ferrolb_speaker_core::{Bgp, BgpPlan, Input, PeerRefusal, RouteAttributes, Settings};
 use proptest::prelude::*;
@@ -59,6 +59,7 @@ fn policy(name: &str, bgp: BgpSettings) -> AnnouncementPolicy {
         pools: PoolSelection::All,
         service_selectors: Vec::new(),
         node_selectors: Vec::new(),
+        on_request: None,
         layer2: Layer2Settings::default(),
         drain: DrainSettings::default(),
         endpoints: EndpointSettings::default(),
@@ -428,6 +429,40 @@ fn policies_add_what_advertisements_cannot_say() {
     bench.tell(endpoints("web", &[(ME, true), (ME, true), (ME, false), (OTHER, true)]));
     // Two endpoints of 1,000 Mbit/s, in octets.
     assert_eq!(bench.wishes("one", "192.0.2.7/32"), [expected(Some(250_000_000))]);
+}
+
+#[test]
+fn a_policy_that_has_to_be_asked_for_goes_before_the_others() {
+    let with_med = |name, med| {
+        policy(
+            name,
+            BgpSettings {
+                med: Some(med),
+                ..BgpSettings::default()
+            },
+        )
+    };
+    let mut config = config();
+    let fast = AnnouncementPolicy {
+        on_request: Some(OnRequest {
+            namespaces: Some(set(&["shop"])),
+        }),
+        ..with_med("fast", 1)
+    };
+    for policy in [with_med("all", 2), fast] {
+        config.announcement_policies.insert(policy.name.clone(), policy);
+    }
+    let mut bench = Bench::new(facts(config));
+    let med = |bench: &Bench| bench.wishes("one", "192.0.2.7/32")[0].med;
+    assert_eq!(med(&bench), Some(2));
+    for (asks, expected) in [("fast", 1), ("slow", 2), ("all", 2), ("fast", 1)] {
+        let view = ServiceView {
+            announcement_policy: Some(asks.to_owned()),
+            ..service("web", labels(&[("app", "web")]))
+        };
+        bench.tell(Input::Service(view));
+        assert_eq!(med(&bench), Some(expected), "asks for {asks}");
+    }
 }
 
 #[test]

@@ -61,6 +61,7 @@ pub(crate) fn service(name: &str, labels: Labels) -> ServiceView {
         labels,
         request: Ok(ferrolb_model::AddressRequest::default()),
         sharing_key: None,
+        announcement_policy: None,
         pool_annotation: None,
         deprecated_annotations: BTreeSet::new(),
         ingress: Vec::new(),

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ferrolb_model::{
-    AnnouncementPolicy, Announcer, BgpSettings, Config, DrainSettings, EndpointSettings, Layer2Settings, Placement,
-    PoolSelection, VirtualIp,
+    AnnouncementPolicy, Announcer, BgpSettings, Config, DrainSettings, EndpointSettings, Layer2Settings, OnRequest,
+    Placement, PoolSelection, ServiceView, VirtualIp,
 };
 use ferrolb_speaker_core::{Duty, Effect, Input, Liveness, Ownership};
 
@@ -262,6 +262,7 @@ fn a_policy_says_how_a_failure_is_noticed() {
             pools: PoolSelection::All,
             service_selectors: Vec::new(),
             node_selectors: Vec::new(),
+            on_request: None,
             layer2,
             drain: DrainSettings::default(),
             endpoints: EndpointSettings::default(),
@@ -297,6 +298,45 @@ fn a_policy_says_how_a_failure_is_noticed() {
         ..Liveness::default()
     };
     assert_eq!(all[&ip(ADDRESS)].liveness, expected);
+}
+
+#[test]
+fn a_service_may_ask_for_a_policy() {
+    let Input::Config(plain) = plain_config() else {
+        unreachable!("a configuration")
+    };
+    let fast = AnnouncementPolicy {
+        name: "fast".to_owned(),
+        pools: PoolSelection::All,
+        service_selectors: Vec::new(),
+        node_selectors: Vec::new(),
+        on_request: Some(OnRequest::default()),
+        layer2: Layer2Settings {
+            refresh: Some(Duration::from_secs(7)),
+            liveness_multiplier: Some(4),
+            ..Layer2Settings::default()
+        },
+        drain: DrainSettings::default(),
+        endpoints: EndpointSettings::default(),
+        bgp: BgpSettings::default(),
+    };
+    let config = Config {
+        announcement_policies: [(fast.name.clone(), fast)].into(),
+        ..(*plain).clone()
+    };
+    let mut ownership = ownership(placement(ME, &[OTHER], 1));
+    ownership.handle(Input::Config(Arc::new(config)));
+    let asking = ServiceView {
+        announcement_policy: Some("fast".to_owned()),
+        ..service("web", labels(&[]))
+    };
+    let effects = ownership.handle(Input::Service(asking));
+    let [Effect::Duties(all)] = effects.as_slice() else {
+        panic!("{effects:?}")
+    };
+    let duty = &all[&ip(ADDRESS)];
+    assert_eq!(duty.manner.refresh, Some(Duration::from_secs(7)));
+    assert_eq!(duty.liveness.multiplier, Some(4));
 }
 
 #[test]

@@ -277,6 +277,11 @@ fn policies() -> Vec<Case> {
         ),
         (
             "AnnouncementPolicy",
+            json!({ "onRequest": { "namespaces": ["shop", "Shop"] } }),
+            &["spec.onRequest.namespaces[1]", "name of a namespace"],
+        ),
+        (
+            "AnnouncementPolicy",
             affinity(json!({ "among": "Label" })),
             &["antiAffinity.labelKey"],
         ),
