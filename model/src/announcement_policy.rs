@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::advertise::{PoolSelection, PreferredNode};
+use crate::cluster::NodeView;
 use crate::community::{Community, ExtendedCommunity};
 use crate::pool::Pool;
 use crate::selector::{LabelSelector, Labels};
@@ -176,6 +177,17 @@ pub enum DrainTrigger {
     Cordon,
     /// A taint with the effect NoExecute.
     Taint,
+}
+
+impl DrainTrigger {
+    /// Whether it holds for the node.
+    pub fn holds(self, node: &NodeView) -> bool {
+        match self {
+            DrainTrigger::ExcludeLabel => node.excluded,
+            DrainTrigger::Cordon => node.cordoned,
+            DrainTrigger::Taint => node.evicting,
+        }
+    }
 }
 
 /// Which endpoints let a node announce.

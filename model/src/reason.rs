@@ -173,6 +173,10 @@ pub enum NodeRefusal {
     NotReady,
     /// The Node carries the exclude-from-external-load-balancers label.
     Excluded,
+    /// The Node is cordoned, and a policy takes that for a drain.
+    Cordoned,
+    /// The Node has a taint with the effect NoExecute, and a policy takes that for a drain.
+    Tainted,
     /// The Node's network is reported unavailable.
     NetworkUnavailable,
     /// externalTrafficPolicy Local, and no endpoint on this node can serve.
@@ -198,6 +202,8 @@ impl NodeRefusal {
             NodeRefusal::NotSelected => "NotSelected",
             NodeRefusal::NotReady => "NotReady",
             NodeRefusal::Excluded => "Excluded",
+            NodeRefusal::Cordoned => "Cordoned",
+            NodeRefusal::Tainted => "Tainted",
             NodeRefusal::NetworkUnavailable => "NetworkUnavailable",
             NodeRefusal::NoLocalEndpoint => "NoLocalEndpoint",
             NodeRefusal::NoEndpoint => "NoEndpoint",

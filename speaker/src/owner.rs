@@ -189,7 +189,8 @@ impl Owner {
             match news {
                 News::Input(input) => effects.extend(self.take(*input)),
                 News::Node(view, _) if view.name != self.api.node() => {
-                    self.ends.briefing.peer(view.name, Some(view.addresses));
+                    self.ends.briefing.peer(view.name.clone(), Some(view.addresses.clone()));
+                    effects.extend(self.take(Input::OtherNode(*view)));
                 }
                 News::Node(view, uid) => {
                     self.node_uid = Some(uid);
@@ -197,7 +198,10 @@ impl Owner {
                     effects.extend(self.take(Input::OwnNode(*view)));
                 }
                 // The last labels of this one stay in force.
-                News::NodeGone(name) => self.ends.briefing.peer(name, None),
+                News::NodeGone(name) => {
+                    self.ends.briefing.peer(name.clone(), None);
+                    effects.extend(self.take(Input::OtherNodeGone(name)));
+                }
                 News::LivenessKeys(keys) => self.ends.briefing.keys(keys),
                 News::Configuration(change) => self.stale |= self.configuration.change(*change),
                 News::Synced(stream) => {

@@ -18,10 +18,12 @@
 //!   that are aggregated into one prefix are merged in the same way, and the prefix goes with the last of them.
 //! - What is announced stays announced while an advertisement cannot be read, and a session keeps the key it has while
 //!   its Secret is missing.
-//! - A node that is drained marks its routes as leaving (RFC 8326) before it takes them back.
+//! - A node that is drained marks its routes as leaving (RFC 8326) before it takes them back, and announces them at once
+//!   when the drain ends.
 //!
-//! `judge.rs` decides about one Service on one address, `endpoints.rs` counts endpoints, `plan.rs` puts it together.
+//! `judge.rs` decides about one Service on one address, `drain.rs` when a node gives up, `endpoints.rs` counts endpoints, `plan.rs` puts it together.
 
+mod drain;
 mod endpoints;
 mod judge;
 mod plan;
@@ -38,6 +40,7 @@ use ferrolb_model::{
 use crate::input::Input;
 use crate::speaker::Settings;
 
+use drain::{Candidates, Drain, Other};
 use endpoints::Endpoints;
 use judge::Standing;
 
@@ -73,6 +76,9 @@ pub struct Bgp {
     synced: bool,
     config: Arc<Config>,
     node: NodeView,
+    drain: Drain,
+    /// The other nodes, by name.
+    others: BTreeMap<String, Other>,
     holders: BTreeMap<ServiceId, Holder>,
     ips: BTreeMap<IpAddr, Claimed>,
     /// Which addresses in `ips` a Service claims.
@@ -108,6 +114,8 @@ impl Bgp {
                 evicting: false,
                 addresses: BTreeSet::new(),
             },
+            drain: Drain::default(),
+            others: BTreeMap::new(),
             holders: BTreeMap::new(),
             ips: BTreeMap::new(),
             claimed_by: BTreeMap::new(),
@@ -133,6 +141,14 @@ impl Bgp {
                 self.node = view.clone();
                 self.reconsider_all();
             }
+            Input::OtherNode(view) => {
+                let other = Other::of(view);
+                if self.others.get(&view.name) != Some(&other) {
+                    self.others.insert(view.name.clone(), other);
+                    self.reconsider_drain();
+                }
+            }
+            Input::OtherNodeGone(name) if self.others.remove(name).is_some() => self.reconsider_drain(),
             Input::Service(view) => self.service(view),
             Input::ServiceGone(id) => self.service_gone(id),
             Input::VirtualIp(ip) => self.virtual_ip(ip),
@@ -178,12 +194,15 @@ impl Bgp {
 
     /// When the plan changes by itself.
     pub fn deadline(&self) -> Option<Duration> {
-        self.leaving().map(|(_, until)| until).min()
+        self.timed().map(|(_, until)| until).min()
     }
 
-    /// The addresses that are about to go, and until when they are announced. There are none unless the node is drained.
-    fn leaving(&self) -> impl Iterator<Item = (IpAddr, Duration)> {
-        let standings = self.node.excluded.then_some(&self.standings).into_iter().flatten();
+    /// The addresses about which time alone decides anew, and when. There are none unless the node is drained.
+    fn timed(&self) -> impl Iterator<Item = (IpAddr, Duration)> {
+        let standings = (!self.drain.is_empty())
+            .then_some(&self.standings)
+            .into_iter()
+            .flatten();
         standings.flat_map(|(address, services)| {
             let until = services.values().filter_map(Standing::until);
             until.map(|until| (*address, until))
@@ -192,12 +211,14 @@ impl Bgp {
 
     /// The plan, if it is another than the one given last.
     pub fn plan(&mut self, now: Duration) -> Option<Arc<BgpPlan>> {
+        self.drain.look(&self.node, now);
         if !self.synced {
             return None;
         }
+        let candidates = Candidates::default();
         let mut changed = std::mem::take(&mut self.peers_stale);
         for address in self.due(now) {
-            changed |= self.judge(address, now);
+            changed |= self.judge(address, now, &candidates);
         }
         if !changed {
             return None;
@@ -216,7 +237,7 @@ impl Bgp {
             Stale::All => self.ips.keys().chain(self.standings.keys()).copied().collect(),
             Stale::These(these) => these,
         };
-        let over = self.leaving().filter(|(_, until)| *until <= now);
+        let over = self.timed().filter(|(_, until)| *until <= now);
         due.extend(over.map(|(address, _)| address));
         due
     }
@@ -279,6 +300,13 @@ impl Bgp {
     fn reconsider(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
         if let Stale::These(these) = &mut self.stale {
             these.extend(addresses);
+        }
+    }
+
+    /// Other nodes count where this one is to give something up.
+    fn reconsider_drain(&mut self) {
+        if !self.drain.is_empty() {
+            self.stale = Stale::All;
         }
     }
 

@@ -23,6 +23,10 @@ pub enum Input {
     /// This speaker's own Node appeared or changed. A Node that is deleted keeps the labels it last had: moving
     /// addresses away from it is the controller's decision.
     OwnNode(NodeView),
+    /// Another Node appeared or changed. For BGP alone.
+    OtherNode(NodeView),
+    /// Another Node is gone. For BGP alone.
+    OtherNodeGone(String),
     /// A VirtualIP appeared or changed.
     VirtualIp(VirtualIp),
     /// The VirtualIP of this address is gone.

@@ -160,7 +160,12 @@ impl Speaker {
                 self.writes.ended(address, ok);
                 self.settle(address, &mut effects);
             }
-            Input::Endpoints(_) | Input::EndpointsGone(_) | Input::Password { .. } | Input::BgpSynced => {}
+            Input::OtherNode(_)
+            | Input::OtherNodeGone(_)
+            | Input::Endpoints(_)
+            | Input::EndpointsGone(_)
+            | Input::Password { .. }
+            | Input::BgpSynced => {}
             Input::TookOver { .. } | Input::HandedOver(_) | Input::PlacementWritten { .. } => {}
             Input::Retry => {
                 for address in self.writes.retry() {

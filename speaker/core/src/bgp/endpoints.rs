@@ -1,8 +1,9 @@
 //! The endpoints of Services, reduced to how many could serve, here and anywhere. A cluster has many more of them than
-//! a node decides about, so nothing else is kept.
+//! a node decides about, so all that is kept besides is which other nodes have a ready one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::AddAssign;
+use std::sync::Arc;
 
 use ferrolb_model::{Endpoint, EndpointsView, ServiceId};
 
@@ -54,21 +55,39 @@ type Slice = (String, String);
 /// The EndpointSlices.
 #[derive(Debug, Default)]
 pub(super) struct Endpoints {
-    slices: BTreeMap<Slice, (ServiceId, Counts)>,
+    slices: BTreeMap<Slice, Known>,
     of: BTreeMap<ServiceId, BTreeSet<Slice>>,
+    /// The names in use, each once.
+    names: BTreeSet<Arc<str>>,
+}
+
+/// What is kept of a slice.
+#[derive(Debug, PartialEq, Eq)]
+struct Known {
+    service: ServiceId,
+    counts: Counts,
+    /// The other nodes with a ready endpoint.
+    ready_elsewhere: Box<[Arc<str>]>,
 }
 
 impl Endpoints {
     /// Takes a slice in, as `node` sees it; gives the Services that it changes something for.
     pub(super) fn insert(&mut self, node: &str, view: &EndpointsView) -> Vec<ServiceId> {
         let mut counts = Counts::default();
+        let mut elsewhere = BTreeSet::new();
         for endpoint in &view.endpoints {
             counts.anywhere.add(endpoint);
-            if endpoint.node.as_deref() == Some(node) {
-                counts.here.add(endpoint);
+            match endpoint.node.as_deref() {
+                Some(name) if name == node => counts.here.add(endpoint),
+                Some(name) if endpoint.ready => drop(elsewhere.insert(name)),
+                _ => {}
             }
         }
-        let new = (view.service.clone(), counts);
+        let new = Known {
+            service: view.service.clone(),
+            counts,
+            ready_elsewhere: elsewhere.into_iter().map(|name| self.name(name)).collect(),
+        };
         if self.slices.get(&view.slice) == Some(&new) {
             return Vec::new();
         }
@@ -81,7 +100,17 @@ impl Endpoints {
 
     /// A slice is gone; gives the Service it belonged to.
     pub(super) fn remove(&mut self, slice: &Slice) -> Option<ServiceId> {
-        let (service, _) = self.slices.remove(slice)?;
+        let Known {
+            service,
+            ready_elsewhere,
+            ..
+        } = self.slices.remove(slice)?;
+        for name in ready_elsewhere {
+            // One here, one in the set of names.
+            if Arc::strong_count(&name) == 2 {
+                self.names.remove(&name);
+            }
+        }
         if let Some(slices) = self.of.get_mut(&service) {
             slices.remove(slice);
             if slices.is_empty() {
@@ -95,10 +124,26 @@ impl Endpoints {
     pub(super) fn of(&self, service: &ServiceId) -> Counts {
         let slices = self.of.get(service).into_iter().flatten();
         let mut sum = Counts::default();
-        for (_, counts) in slices.filter_map(|slice| self.slices.get(slice)) {
-            sum.here += counts.here;
-            sum.anywhere += counts.anywhere;
+        for known in slices.filter_map(|slice| self.slices.get(slice)) {
+            sum.here += known.counts.here;
+            sum.anywhere += known.counts.anywhere;
         }
         sum
+    }
+
+    /// The other nodes with a ready endpoint of a Service; some perhaps more than once.
+    pub(super) fn ready_elsewhere(&self, service: &ServiceId) -> impl Iterator<Item = &str> {
+        let slices = self.of.get(service).into_iter().flatten();
+        let known = slices.filter_map(|slice| self.slices.get(slice));
+        known.flat_map(|known| known.ready_elsewhere.iter().map(|name| &**name))
+    }
+
+    fn name(&mut self, name: &str) -> Arc<str> {
+        if let Some(known) = self.names.get(name) {
+            return Arc::clone(known);
+        }
+        let new = Arc::<str>::from(name);
+        self.names.insert(Arc::clone(&new));
+        new
     }
 }

@@ -11,6 +11,7 @@ use ferrolb_model::{
 };
 use ipnet::IpNet;
 
+use super::drain::{Candidates, Due};
 use super::endpoints::Counts;
 use super::{Bgp, Holder, RouteAttributes};
 use crate::decide::pool_of;
@@ -42,8 +43,8 @@ impl Wish {
 /// How a Service stands on an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// It is announced.
-    Announced(Vec<Wish>),
+    /// It is announced, and looked at again then if not before.
+    Announced(Vec<Wish>, Option<Duration>),
     /// It is announced as about to go, until then.
     Leaving(Vec<Wish>, Duration),
     /// It is not announced.
@@ -54,7 +55,7 @@ impl Standing {
     /// What routers are told.
     pub(super) fn wishes(&self) -> Option<&[Wish]> {
         match self {
-            Standing::Announced(wishes) | Standing::Leaving(wishes, _) => Some(wishes),
+            Standing::Announced(wishes, _) | Standing::Leaving(wishes, _) => Some(wishes),
             Standing::Withheld(_) => None,
         }
     }
@@ -63,18 +64,24 @@ impl Standing {
         matches!(self, Standing::Leaving(..))
     }
 
-    /// When it ends to leave.
+    /// It is announced, and not about to go.
+    pub(super) fn is_staying(&self) -> bool {
+        matches!(self, Standing::Announced(..))
+    }
+
+    /// When time alone changes it.
     pub(super) fn until(&self) -> Option<Duration> {
         match self {
             Standing::Leaving(_, until) => Some(*until),
-            Standing::Announced(_) | Standing::Withheld(_) => None,
+            Standing::Announced(_, again) => *again,
+            Standing::Withheld(_) => None,
         }
     }
 
     pub(super) fn refusal(&self) -> Option<NodeRefusal> {
         match self {
             Standing::Withheld(why) => Some(*why),
-            Standing::Announced(_) | Standing::Leaving(..) => None,
+            Standing::Announced(..) | Standing::Leaving(..) => None,
         }
     }
 }
@@ -90,7 +97,7 @@ impl Policies<'_> {
 
 impl Bgp {
     /// Decides anew about an address; whether anything has changed.
-    pub(super) fn judge(&mut self, address: IpAddr, now: Duration) -> bool {
+    pub(super) fn judge(&mut self, address: IpAddr, now: Duration, candidates: &Candidates) -> bool {
         let before = self.standings.remove(&address).unwrap_or_default();
         let mut after = BTreeMap::new();
         if let Some(claimed) = self.ips.get(&address) {
@@ -102,6 +109,7 @@ impl Bgp {
                     pool: &pool,
                     service,
                     holder,
+                    candidates,
                 };
                 if let Some(standing) = case.judge(before.get(service), now) {
                     after.insert(service.clone(), standing);
@@ -117,12 +125,13 @@ impl Bgp {
 }
 
 /// One Service on one address.
-struct Case<'a> {
-    bgp: &'a Bgp,
+pub(super) struct Case<'a> {
+    pub(super) bgp: &'a Bgp,
     address: IpAddr,
     pool: &'a Cow<'a, Pool>,
-    service: &'a ServiceId,
-    holder: &'a Holder,
+    pub(super) service: &'a ServiceId,
+    pub(super) holder: &'a Holder,
+    pub(super) candidates: &'a Candidates,
 }
 
 impl Case<'_> {
@@ -130,7 +139,9 @@ impl Case<'_> {
     /// layer 2.
     fn judge(&self, before: Option<&Standing>, now: Duration) -> Option<Standing> {
         let node = &self.bgp.node;
-        let policies = self.policies();
+        let everywhere = self.policies();
+        let here = everywhere.iter().copied();
+        let policies = Policies(here.filter(|policy| policy.covers_node(&node.labels)).collect());
         let counts = self.bgp.endpoints.of(self.service);
         let mut wishes = self.wishes(&policies, counts);
         if wishes.is_empty() && self.bgp.config.bgp_advertisements_unknown {
@@ -145,20 +156,23 @@ impl Case<'_> {
         } else {
             self.no_endpoint(&policies, counts).or_else(|| self.no_peer(&wishes))
         };
-        Some(match (refusal, node.excluded) {
-            (Some(why), _) => Standing::Withheld(why),
-            (None, false) => Standing::Announced(wishes),
-            (None, true) => {
+        if let Some(why) = refusal {
+            return Some(Standing::Withheld(why));
+        }
+        Some(match self.due(&everywhere, now) {
+            Due::No => Standing::Announced(wishes, None),
+            Due::Later(then) => Standing::Announced(wishes, Some(then)),
+            Due::Now(why) => {
                 let until = match before {
                     Some(Standing::Leaving(_, until)) => *until,
-                    Some(Standing::Announced(_)) => {
+                    Some(Standing::Announced(..)) => {
                         now + policies.first(|p| p.bgp.graceful_shutdown).unwrap_or(GRACEFUL_SHUTDOWN)
                     }
                     Some(Standing::Withheld(_)) | None => now,
                 };
                 match until > now {
                     true => Standing::Leaving(wishes, until),
-                    false => Standing::Withheld(NodeRefusal::Excluded),
+                    false => Standing::Withheld(why),
                 }
             }
         })
@@ -180,22 +194,25 @@ impl Case<'_> {
         (!told).then_some(NodeRefusal::NoPeer)
     }
 
-    fn policies(&self) -> Policies<'_> {
+    /// The policies of the Service, whatever the node.
+    fn policies(&self) -> Vec<&AnnouncementPolicy> {
         let service = Applicant {
             id: self.service,
             labels: &self.holder.labels,
             policy: self.holder.policy.as_deref(),
         };
-        let these = self.bgp.config.policies_of(Some(self.pool), &[service]);
-        let here = these.filter(|policy| policy.covers_node(&self.bgp.node.labels));
-        Policies(here.collect())
+        self.bgp.config.policies_of(Some(self.pool), &[service]).collect()
+    }
+
+    /// The advertisements that speak for the Service on the address, whatever the node.
+    pub(super) fn advertisements(&self) -> impl Iterator<Item = &BgpAdvertisement> {
+        let ads = self.bgp.config.bgp_advertisements.values();
+        ads.filter(|ad| ad.covers_pool(self.pool) && ad.covers_service(&self.holder.labels))
     }
 
     fn wishes(&self, policies: &Policies<'_>, counts: Counts) -> Vec<Wish> {
-        let ads = self.bgp.config.bgp_advertisements.values();
-        let ads = ads.filter(|ad| {
-            ad.covers_pool(self.pool) && ad.covers_node(&self.bgp.node.labels) && ad.covers_service(&self.holder.labels)
-        });
+        let ads = self.advertisements();
+        let ads = ads.filter(|ad| ad.covers_node(&self.bgp.node.labels));
         let wish = |ad: &BgpAdvertisement| Wish {
             prefix: ad.prefix(self.address),
             peers: ad.peers.clone(),

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use thiserror::Error;
 
 use super::Bgp;
-use super::judge::{Wish, leaving};
+use super::judge::{Standing, Wish, leaving};
 
 /// What is said about a prefix.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,7 +37,7 @@ pub struct BgpPlan {
     /// The BGP identifier for peers that name none: the first IPv4 address of the Node, otherwise made of its name. It
     /// stays while the process lives, because a change would reset all sessions.
     pub router_id: Ipv4Addr,
-    /// The node is being drained: if the speaker ends now, it leaves for good.
+    /// The node is being drained, and keeps nothing: if the speaker ends now, it leaves for good.
     pub draining: bool,
     /// The sessions, by the name of the peer.
     pub peers: BTreeMap<String, PlannedPeer>,
@@ -104,9 +104,11 @@ impl Bgp {
     /// The plan as things stand.
     pub(super) fn draw(&mut self) -> BgpPlan {
         let config = Arc::clone(&self.config);
+        let mut standings = self.standings.values().flat_map(BTreeMap::values);
+        let stays = standings.any(Standing::is_staying);
         let mut plan = BgpPlan {
             router_id: self.router_id(),
-            draining: self.node.excluded,
+            draining: !self.drain.is_empty() && !stays,
             ..BgpPlan::default()
         };
         let mut routes = RoutesByPeer::new(self);
