@@ -124,6 +124,8 @@ pub mod reasons {
     pub const NODE_ASSIGNED: &str = "nodeAssigned";
     /// Warning, on a Service: the address is not announced.
     pub const ANNOUNCE_FAILED: &str = "announceFailed";
+    /// Warning, on a Service: a node announces its address although its kube-proxy is not known to serve it.
+    pub const DATA_PATH_NOT_READY: &str = "dataPathNotReady";
     /// Warning, on a Service: another machine claims its address.
     pub const ADDRESS_CONFLICT: &str = "addressConflict";
     /// Normal, on a BGPPeer: a node has a session with the router.

@@ -193,6 +193,8 @@ pub enum NodeRefusal {
     NoLayer2,
     /// No BGPPeer that an advertisement speaks to is there for it.
     NoPeer,
+    /// Its kube-proxy has yet to write the rules for the address.
+    DataPathNotReady,
 }
 
 impl NodeRefusal {
@@ -212,6 +214,7 @@ impl NodeRefusal {
             NodeRefusal::NoInterface => "NoInterface",
             NodeRefusal::NoLayer2 => "NoLayer2",
             NodeRefusal::NoPeer => "NoPeer",
+            NodeRefusal::DataPathNotReady => "DataPathNotReady",
         }
     }
 }

@@ -3,12 +3,14 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ferrolb_api::names::{SPEAKER_MANAGER, reasons};
 use ferrolb_api::{Announcer, VirtualIp};
 use ferrolb_model::{Placement, ServiceId, VirtualIpName};
 use ferrolb_runtime::apply::{Failure, merge_status};
 use ferrolb_runtime::events::{Note, Recorder};
+use ferrolb_speaker_core::NotReady;
 use kube::Client;
 use serde_json::json;
 
@@ -88,6 +90,25 @@ impl Api {
     /// Warning event: the address should be announced from here and is not.
     pub(crate) fn announce_failed(&self, service: ServiceId, uid: String, message: String) {
         self.note(service, uid, true, reasons::ANNOUNCE_FAILED, message);
+    }
+
+    /// Warning event on each holder: the address is announced from here although kube-proxy is not known to serve it.
+    pub(crate) fn data_path_not_ready(
+        &self,
+        address: IpAddr,
+        waited: Duration,
+        why: NotReady,
+        services: Vec<(ServiceId, String)>,
+    ) {
+        let message = format!(
+            "node {:?} announces {address} after {} s, although its kube-proxy is not known to serve it: {why}; see to \
+             kube-proxy on that node, or set spec.endpoints.waitSeconds of an AnnouncementPolicy",
+            self.node,
+            waited.as_secs()
+        );
+        for (service, uid) in services {
+            self.note(service, uid, true, reasons::DATA_PATH_NOT_READY, message.clone());
+        }
     }
 
     /// Warning event on each holder: somebody else claims the address.

@@ -1,5 +1,6 @@
 //! The command line. A bad one ends the process with exit code 2 and one line (see `ferrolb_runtime::args`).
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -44,13 +45,30 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PORT", env = "FERROLB_LIVENESS_PORT", default_value_t = ferrolb_liveness::PORT,
           value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) liveness_port: u16,
+
+    /// Where this node's kube-proxy serves its metrics, which say how far it is; empty to announce without asking it
+    #[arg(long, value_name = "IP:PORT", env = "FERROLB_KUBE_PROXY_METRICS", default_value = "127.0.0.1:10249",
+          value_parser = kube_proxy)]
+    pub(crate) kube_proxy_metrics: KubeProxy,
 }
+
+/// Where kube-proxy is asked, if it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KubeProxy(pub(crate) Option<SocketAddr>);
 
 impl Args {
     /// Time between two refreshes of an announcement; zero means never.
     pub(crate) fn refresh(&self) -> Duration {
         Duration::from_secs(self.refresh_interval)
     }
+}
+
+fn kube_proxy(text: &str) -> Result<KubeProxy, String> {
+    if text.is_empty() {
+        return Ok(KubeProxy(None));
+    }
+    let target = text.parse().map(Some).map(KubeProxy);
+    target.map_err(|_| "write an IP address and a port, as in 127.0.0.1:10249 or [::1]:10249, or nothing".to_owned())
 }
 
 /// A name that the API server would accept for a Node (RFC 1123 subdomain).
@@ -76,6 +94,10 @@ mod tests {
         assert_eq!(args.state_dir, PathBuf::from("/run/ferrolb"));
         assert_eq!(args.refresh(), Duration::from_secs(60));
         assert_eq!((args.load_balancer_class, args.liveness_port), (None, 7947));
+        let proxy = SocketAddr::from(([127, 0, 0, 1], 10249));
+        assert_eq!(args.kube_proxy_metrics, KubeProxy(Some(proxy)));
+        let off = read(&["--node-name=node-a", "--kube-proxy-metrics="]).unwrap();
+        assert_eq!(off.kube_proxy_metrics, KubeProxy(None));
         assert!(args.exclude_interfaces.iter().any(|p| p.matches("veth1234")));
         assert!(!args.exclude_interfaces.iter().any(|p| p.matches("eth0")));
     }
@@ -90,6 +112,7 @@ mod tests {
             (vec!["--node-name=a", "--refresh-interval=-1"], "-1"),
             (vec!["--node-name=a", "--liveness-port=0"], "--liveness-port"),
             (vec!["--node-name=a", "--refresh-interval=86401"], "86400"),
+            (vec!["--node-name=a", "--kube-proxy-metrics=10249"], "[::1]:10249"),
             (vec!["--node-name=a", "--load-balancer-class="], "--load-balancer-class"),
             (
                 vec!["--node-name=a", "--load-balancer-class=a b"],

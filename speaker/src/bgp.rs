@@ -32,12 +32,14 @@ use ferrolb_bgp::engine::Board;
 use ferrolb_model::{NodeRefusal, ServiceId};
 use ferrolb_runtime::events::Recorder;
 use ferrolb_runtime::tasks::Tasks;
-use ferrolb_speaker_core::{Bgp, BgpPlan, Input, Settings};
+use ferrolb_speaker_core::{Bgp, BgpPlan, DataPath, Input, Late, Settings};
 use jiff::Timestamp;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::info;
+
+use crate::kube_proxy::Clock;
 
 use keeper::{Ends, Keeper};
 
@@ -101,7 +103,6 @@ pub(crate) fn spawn(
 /// The owner task's side: decides, and tells the keeper.
 pub(crate) struct Decider {
     core: Bgp,
-    start: Instant,
     planned: watch::Sender<Option<Planned>>,
     /// What was not announced when it was last looked at, for the log.
     withheld: BTreeMap<(ServiceId, IpAddr), NodeRefusal>,
@@ -112,7 +113,6 @@ impl Decider {
     pub(crate) fn new(node: &str, settings: Settings, planned: watch::Sender<Option<Planned>>) -> Self {
         Decider {
             core: Bgp::new(node, settings),
-            start: Instant::now(),
             planned,
             withheld: BTreeMap::new(),
         }
@@ -123,23 +123,34 @@ impl Decider {
         self.core.handle(input);
     }
 
-    /// Tells the keeper what follows from it; `uid` gives that of a BGPPeer.
-    pub(crate) fn settle(&mut self, uid: impl Fn(&str) -> Option<String>) {
-        let Some(plan) = self.core.plan(self.start.elapsed()) else {
-            return;
+    /// Routers may still hold what the last run announced.
+    pub(crate) fn resume(&mut self) {
+        self.core.resume();
+    }
+
+    /// Tells the keeper what follows from it; `uid` gives that of a BGPPeer. Returns what has waited for kube-proxy in vain.
+    pub(crate) fn settle(&mut self, path: &DataPath, now: Duration, uid: impl Fn(&str) -> Option<String>) -> Vec<Late> {
+        let Some(plan) = self.core.plan(path, now) else {
+            return self.core.late();
         };
         let peers = plan.peers.keys().chain(plan.refused.keys());
         let uids = peers.filter_map(|peer| Some((peer.clone(), uid(peer)?))).collect();
         self.planned.send_replace(Some(Planned { plan, uids }));
         self.log();
+        self.core.late()
+    }
+
+    /// Whether something waits for kube-proxy.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.core.is_waiting()
     }
 
     /// When to settle although nothing was heard.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
+    pub(crate) fn deadline(&self, clock: Clock) -> Option<Instant> {
         // A plan that is due is settled with whatever comes first.
         let soon = Duration::from_millis(1);
         let after = self.core.deadline()?;
-        Some((self.start + after).max(Instant::now() + soon))
+        Some(clock.instant(after).max(Instant::now() + soon))
     }
 
     /// Each Service that is announced, with its address.

@@ -12,6 +12,7 @@ mod bgp;
 mod configuration;
 mod engine;
 mod guard;
+mod kube_proxy;
 mod metrics;
 mod mirror;
 mod news;
@@ -35,7 +36,7 @@ use ferrolb_runtime::tasks::Tasks;
 use ferrolb_runtime::watch::{self, Source, watch};
 use ferrolb_runtime::write_health::WriteHealth;
 use ferrolb_runtime::{args as common, client, events, logs};
-use ferrolb_speaker_core::{Input, Ownership, Speaker};
+use ferrolb_speaker_core::{DataPath, Input, Ownership, Speaker};
 use k8s_openapi::api::core::v1::{Node, Secret, Service};
 use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, watch as latest};
@@ -46,6 +47,7 @@ use crate::api::Api;
 use crate::args::Args;
 use crate::engine::Engine;
 use crate::guard::{Briefing, KeyFile};
+use crate::kube_proxy::Asker;
 use crate::metrics::Board;
 use crate::news::News;
 use crate::owner::{Ends, Owner};
@@ -170,13 +172,32 @@ async fn speak(args: Args) -> anyhow::Result<()> {
     let watches = watch::Metrics::register(&mut registry);
     let (recorder, poster) = events::recorder(client.clone(), "ferrolb-speaker", node, &mut registry);
     let namespace = args.common.namespace();
+    let marker = bgp::Marker::new(&args.state_dir, node);
+    let resumes = marker.is_set();
     let fixed = bgp::Fixed {
         node: node.to_owned(),
         namespace: namespace.clone(),
-        marker: bgp::Marker::new(&args.state_dir, node),
+        marker,
         seed: seed(node),
     };
-    let (decider, bgp_picture) = bgp::spawn(&mut tasks, &mut registry, fixed, settings, recorder.clone());
+    let (mut decider, bgp_picture) = bgp::spawn(&mut tasks, &mut registry, fixed, settings, recorder.clone());
+    if resumes {
+        decider.resume();
+    }
+    let (asks, asked) = latest::channel(false);
+    let data_path = match args.kube_proxy_metrics.0 {
+        None => DataPath::off(),
+        Some(target) => {
+            let news = news_in.clone();
+            let asker = Asker {
+                target,
+                asks: asked,
+                news,
+            };
+            tasks.spawn("kube-proxy", asker.run(tasks.stop()));
+            DataPath::new(node)
+        }
+    };
     let heartbeat = Heartbeat::new(STUCK);
     let writes = WriteHealth::new(&readiness, "patch virtualips/status");
     let listener = admin::bind(args.common.admin_addr).await?;
@@ -212,6 +233,8 @@ async fn speak(args: Args) -> anyhow::Result<()> {
         board,
         picture: picture_in,
         bgp: decider,
+        data_path,
+        asks,
         engine,
         writes,
         heartbeat,

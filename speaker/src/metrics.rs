@@ -33,6 +33,8 @@ pub(crate) struct Published {
     /// Mistakes in objects of the configuration, which are left out or stand at an older version; `None` before the first
     /// reading.
     pub(crate) config_errors: Option<u64>,
+    /// Whether kube-proxy was there when it was last asked; `None` before that.
+    pub(crate) kube_proxy: Option<bool>,
 }
 
 /// The owner task's side: replaces what was published.
@@ -121,6 +123,12 @@ impl SpeakerMetrics {
             "Addresses of Services that a BGPAdvertisement speaks for and that this node tells no router of, by reason",
             withheld,
         )?;
+        if let Some(there) = now.kube_proxy {
+            let name = "ferrolb_kube_proxy_readable";
+            let help = "1 if kube-proxy said how far it is when it was last asked, 0 if nobody was there";
+            let readable = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            ConstGauge::new(u64::from(there)).encode(readable)?;
+        }
         for (name, help, value) in [
             (
                 "ferrolb_speaker_failed_writes",
@@ -299,6 +307,7 @@ mod tests {
             withheld_by_bgp: BTreeMap::from([(NodeRefusal::NoPeer, 1)]),
             failed_writes: 0,
             config_errors: Some(1),
+            kube_proxy: Some(true),
         });
         let mut registry = Registry::default();
         register(&mut registry, "node-a", board, Default::default());
@@ -316,6 +325,7 @@ mod tests {
             r#"ferrolb_l2_defences_total{protocol="NDP"} 0"#,
             r#"ferrolb_l2_drops_total{reason="truncated"} 0"#,
             "ferrolb_liveness_sent_total 0",
+            "ferrolb_kube_proxy_readable 1",
             "metallb_k8s_client_config_loaded_bool 1",
             "metallb_k8s_client_config_stale_bool 1",
         ] {

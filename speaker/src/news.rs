@@ -4,8 +4,9 @@
 use ferrolb_api::{IpAddressPool, L2Advertisement, VirtualIp};
 use ferrolb_model::{LivenessKeys, NodeView, ServiceId, VirtualIpName};
 use ferrolb_runtime::watch::{Event, ObjectKey};
-use ferrolb_speaker_core::Input;
+use ferrolb_speaker_core::{Input, ProxyAnswer};
 use k8s_openapi::api::core::v1::{Node, Secret, Service};
+use tokio::time::Instant;
 use tracing::warn;
 
 use crate::configuration::Change;
@@ -24,6 +25,8 @@ pub(crate) enum News {
     Configuration(Box<Change>),
     /// The stream delivered its first complete list.
     Synced(Stream),
+    /// What kube-proxy answered to a question asked then.
+    KubeProxy(ProxyAnswer, Instant),
     /// The layer-2 engine does not run, and why.
     EngineDown(String),
 }

@@ -17,12 +17,13 @@ use ferrolb_config::Kind;
 use ferrolb_l2::interfaces::suitable;
 use ferrolb_l2::{Fault, InterfaceChoice, InterfaceState, Mac, NamePattern, Report};
 use ferrolb_liveness::Outcome;
+use ferrolb_model::ServiceId;
 use ferrolb_runtime::apply::Failure;
 use ferrolb_runtime::backoff::Backoff;
 use ferrolb_runtime::readiness::{Check, Heartbeat};
 use ferrolb_runtime::write_health::WriteHealth;
 use ferrolb_runtime::writer::{Turn, Writer};
-use ferrolb_speaker_core::{Effect, Input, Ownership};
+use ferrolb_speaker_core::{DataPath, Effect, Input, Late, NotReady, Ownership, ProxyAnswer};
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -33,6 +34,7 @@ use crate::api::Api;
 use crate::bgp::Decider;
 use crate::configuration::Configuration;
 use crate::guard::{self, Briefing};
+use crate::kube_proxy::Clock;
 use crate::metrics::{Board, Published};
 use crate::news::{News, Stream};
 use crate::picture::{self, Picture, Trouble};
@@ -71,6 +73,10 @@ pub(crate) struct Ends {
     pub(crate) picture: watch::Sender<Picture>,
     /// To BGP.
     pub(crate) bgp: Decider,
+    /// What is known of kube-proxy.
+    pub(crate) data_path: DataPath,
+    /// To the task that asks kube-proxy: whether something waits.
+    pub(crate) asks: watch::Sender<bool>,
     /// To `/readyz`: the engine runs.
     pub(crate) engine: Check,
     /// To `/readyz`: the API server takes what this speaker writes.
@@ -103,6 +109,11 @@ pub(crate) struct Owner {
     retry: Backoff,
     retry_at: Option<Instant>,
     publish_at: Option<Instant>,
+    clock: Clock,
+    /// When to look again at what waits for kube-proxy.
+    begin_at: Option<Instant>,
+    /// Whether kube-proxy was there when it was last asked.
+    proxy: Option<Result<(), String>>,
     /// When each fault was last logged.
     logged: BTreeMap<Fault, Instant>,
     trouble: Trouble,
@@ -131,6 +142,9 @@ impl Owner {
             retry: Backoff::new(RETRY.0, RETRY.1),
             retry_at: None,
             publish_at: None,
+            clock: Clock::start(),
+            begin_at: None,
+            proxy: None,
             logged: BTreeMap::new(),
             trouble: Trouble::default(),
             interfaces: Vec::new(),
@@ -145,7 +159,8 @@ impl Owner {
         let mut batch = Vec::new();
         loop {
             self.ends.heartbeat.beat();
-            let (retry_at, publish_at, bgp_at) = (self.retry_at, self.publish_at, self.ends.bgp.deadline());
+            let (retry_at, publish_at, begin_at) = (self.retry_at, self.publish_at, self.begin_at);
+            let bgp_at = self.ends.bgp.deadline(self.clock);
             let mut effects = Vec::new();
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
@@ -168,6 +183,7 @@ impl Owner {
                     effects = self.ownership.handle(Input::Retry);
                 }
                 () = sleep_until(bgp_at) => {}
+                () = sleep_until(begin_at) => {}
                 () = sleep_until(publish_at) => {
                     self.publish_at = None;
                     self.publish();
@@ -176,8 +192,13 @@ impl Owner {
                 }
                 _ = pulse.tick() => continue,
             }
+            self.begin(&mut effects);
             self.run_effects(effects);
-            self.ends.bgp.settle(|peer| self.configuration.uid(Kind::BgpPeer, peer));
+            self.settle_bgp();
+            let waits = self.ownership.is_waiting() || self.ends.bgp.is_waiting();
+            self.ends
+                .asks
+                .send_if_modified(|asks| std::mem::replace(asks, waits) != waits);
             self.plan_retry();
             let soon = Instant::now() + PUBLISH;
             self.publish_at = Some(self.publish_at.map_or(soon, |at| at.min(soon)));
@@ -209,6 +230,7 @@ impl Owner {
                     // An empty configuration is one, too.
                     self.stale |= stream.configures();
                 }
+                News::KubeProxy(answer, at) => self.kube_proxy(answer, at),
                 News::EngineDown(why) => {
                     self.trouble.engine = Some(why.clone());
                     self.trouble.faults.clear();
@@ -233,8 +255,51 @@ impl Owner {
         }
     }
 
+    /// What waits for kube-proxy, as far as it need not any more.
+    fn begin(&mut self, effects: &mut Vec<Effect>) {
+        let (begun, again) = self.ownership.begin(&self.ends.data_path, self.clock.now());
+        effects.extend(begun);
+        self.begin_at = again.map(|at| self.clock.instant(at));
+    }
+
+    fn settle_bgp(&mut self) {
+        let uid = |peer: &str| self.configuration.uid(Kind::BgpPeer, peer);
+        for late in self.ends.bgp.settle(&self.ends.data_path, self.clock.now(), uid) {
+            let Late {
+                address,
+                service,
+                uid,
+                waited,
+                why,
+            } = late;
+            self.late(address, waited, why, vec![(service, uid)]);
+        }
+    }
+
+    fn late(&self, address: IpAddr, waited: Duration, why: NotReady, services: Vec<(ServiceId, String)>) {
+        warn!(%address, "announced although kube-proxy is not known to serve it: {why}");
+        self.api.data_path_not_ready(address, waited, why, services);
+    }
+
+    /// Whether it is there is told when that changes.
+    fn kube_proxy(&mut self, answer: ProxyAnswer, at: Instant) {
+        self.ends.data_path.answered(answer, self.clock.at(at));
+        let Some(now) = self.ends.data_path.is_asked() else {
+            return;
+        };
+        let now = now.map_err(str::to_owned);
+        match (&self.proxy, &now) {
+            (Some(Err(before)), Err(why)) if before == why => {}
+            (_, Err(why)) => info!("announcing without asking kube-proxy whether it is ready: {why}"),
+            (Some(Err(_)), Ok(())) => info!("kube-proxy is asked before addresses are announced"),
+            (None | Some(Ok(())), Ok(())) => {}
+        }
+        self.proxy = Some(now);
+    }
+
     /// Both cores hear it.
     fn take(&mut self, input: Input) -> Vec<Effect> {
+        self.ends.data_path.hear(&input, self.clock.now());
         self.ends.bgp.hear(&input);
         self.ownership.handle(input)
     }
@@ -350,6 +415,12 @@ impl Owner {
                     warn!(%service, "{message}");
                     self.api.announce_failed(service, uid, message);
                 }
+                Effect::DataPathNotReady {
+                    address,
+                    waited,
+                    why,
+                    services,
+                } => self.late(address, waited, why, services),
                 Effect::Conflict {
                     address,
                     interface,
@@ -432,6 +503,7 @@ impl Owner {
             withheld_by_bgp: self.ends.bgp.withheld(),
             failed_writes: u64::try_from(self.ownership.failed_writes()).unwrap_or(u64::MAX),
             config_errors: self.config_errors,
+            kube_proxy: self.proxy.as_ref().map(Result::is_ok),
         });
     }
 }

@@ -18,13 +18,15 @@
 //!   that are aggregated into one prefix are merged in the same way, and the prefix goes with the last of them.
 //! - What is announced stays announced while an advertisement cannot be read, and a session keeps the key it has while
 //!   its Secret is missing.
+//! - An address that begins to be announced waits until kube-proxy is ready ([`crate::DataPath`]). What routers may still
+//!   hold from this speaker's last run is no beginning.
 //! - A node that is drained marks its routes as leaving (RFC 8326) before it takes them back, and announces them at once
 //!   when the drain ends.
 //!
 //! `judge.rs` decides about one Service on one address, `drain.rs` when a node gives up, `endpoints.rs` counts endpoints, `plan.rs` puts it together.
 
 mod drain;
-mod endpoints;
+pub(crate) mod endpoints;
 mod judge;
 mod plan;
 
@@ -37,6 +39,7 @@ use ferrolb_model::{
     Config, Labels, NodeRefusal, NodeView, Password, ServiceId, ServiceType, ServiceView, TrafficPolicy, VirtualIp,
 };
 
+use crate::data_path::{DataPath, NotReady};
 use crate::input::Input;
 use crate::speaker::Settings;
 
@@ -49,6 +52,8 @@ pub use plan::{BgpPlan, PeerRefusal, PlannedPeer, PlannedRoutes, RouteAttributes
 /// What is kept of a Service that may hold an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Holder {
+    /// For events.
+    uid: String,
     labels: Labels,
     traffic_policy: TrafficPolicy,
     /// The policy it asks for.
@@ -95,6 +100,34 @@ pub struct Bgp {
     peers_stale: bool,
     router_id: Option<Ipv4Addr>,
     plan: Arc<BgpPlan>,
+    /// Routers may hold what the last run of this speaker announced, and nothing was planned yet.
+    resuming: bool,
+    /// What waits for kube-proxy, since when.
+    waiting: BTreeMap<(IpAddr, ServiceId), Wait>,
+    /// What was begun although kube-proxy was not ready.
+    late: Vec<Late>,
+}
+
+/// How long something waits for kube-proxy.
+#[derive(Clone, Copy, Debug)]
+struct Wait {
+    since: Duration,
+    until: Duration,
+}
+
+/// An address that is announced although kube-proxy is not known to serve it, because it has waited for long enough.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Late {
+    /// The address.
+    pub address: IpAddr,
+    /// Who holds it.
+    pub service: ServiceId,
+    /// Its uid.
+    pub uid: String,
+    /// How long it has waited.
+    pub waited: Duration,
+    /// What is missing.
+    pub why: NotReady,
 }
 
 impl Bgp {
@@ -127,7 +160,15 @@ impl Bgp {
             peers_stale: true,
             router_id: None,
             plan: Arc::default(),
+            resuming: false,
+            waiting: BTreeMap::new(),
+            late: Vec::new(),
         }
+    }
+
+    /// Routers may still hold what the last run of this speaker announced: the first plan waits for nothing.
+    pub fn resume(&mut self) {
+        self.resuming = true;
     }
 
     /// Takes one piece of news in. What concerns layer 2 alone means nothing here.
@@ -192,9 +233,20 @@ impl Bgp {
         })
     }
 
+    /// Whether something waits for kube-proxy.
+    pub fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// What was begun since the last call although kube-proxy was not ready.
+    pub fn late(&mut self) -> Vec<Late> {
+        std::mem::take(&mut self.late)
+    }
+
     /// When the plan changes by itself.
     pub fn deadline(&self) -> Option<Duration> {
-        self.timed().map(|(_, until)| until).min()
+        let waiting = self.waiting.values().map(|wait| wait.until);
+        self.timed().map(|(_, until)| until).chain(waiting).min()
     }
 
     /// The addresses about which time alone decides anew, and when. There are none unless the node is drained.
@@ -209,8 +261,8 @@ impl Bgp {
         })
     }
 
-    /// The plan, if it is another than the one given last.
-    pub fn plan(&mut self, now: Duration) -> Option<Arc<BgpPlan>> {
+    /// The plan, if it is another than the one given last. Of what begins it has what `path` is ready for.
+    pub fn plan(&mut self, path: &DataPath, now: Duration) -> Option<Arc<BgpPlan>> {
         self.drain.look(&self.node, now);
         if !self.synced {
             return None;
@@ -218,8 +270,9 @@ impl Bgp {
         let candidates = Candidates::default();
         let mut changed = std::mem::take(&mut self.peers_stale);
         for address in self.due(now) {
-            changed |= self.judge(address, now, &candidates);
+            changed |= self.judge(address, path, now, &candidates);
         }
+        self.resuming = false;
         if !changed {
             return None;
         }
@@ -239,6 +292,7 @@ impl Bgp {
         };
         let over = self.timed().filter(|(_, until)| *until <= now);
         due.extend(over.map(|(address, _)| address));
+        due.extend(self.waiting.keys().map(|(address, _)| *address));
         due
     }
 
@@ -247,6 +301,7 @@ impl Bgp {
             return self.service_gone(&view.id);
         }
         let holder = Holder {
+            uid: view.uid.clone(),
             labels: view.labels.clone(),
             traffic_policy: view.traffic_policy,
             policy: view.announcement_policy.clone(),

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use ferrolb_model::{ConflictDetection, NodeRefusal, Placement, ServiceId};
 
+use crate::data_path::NotReady;
+
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
@@ -58,6 +60,18 @@ pub enum Effect {
         uid: String,
         /// Names the object, the field, the value and what would be right.
         message: String,
+    },
+    /// Warning event `dataPathNotReady` on each Service: this node announces the address although its kube-proxy is not
+    /// known to serve it, because it has waited for long enough.
+    DataPathNotReady {
+        /// The address.
+        address: IpAddr,
+        /// How long it has waited.
+        waited: Duration,
+        /// What is missing.
+        why: NotReady,
+        /// The Services that hold the address, each with its uid.
+        services: Vec<(ServiceId, String)>,
     },
     /// For the log, and as a Warning event on each Service: a stranger claims the address. Once for each MAC address.
     Conflict {

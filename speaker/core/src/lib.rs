@@ -3,17 +3,20 @@
 //! [`Speaker::handle`] takes an [`Input`] and gives back [`Effect`]s; it does no IO and cannot fail. Read `input.rs` and
 //! `effect.rs` first: they are the whole interface. `decide.rs` says whether one address is announced and where,
 //! `announcer.rs` keeps `status.announcer` true, `speaker.rs` holds the state and what changes it. [`Bgp`] hears the same
-//! inputs and decides what routers are told; it shares nothing else with layer 2.
+//! inputs and decides what routers are told; it shares nothing else with layer 2. [`DataPath`] hears them, too, and knows
+//! whether kube-proxy is ready for what either is about to begin.
 
 mod announcer;
 mod bgp;
+mod data_path;
 mod decide;
 mod effect;
 mod input;
 mod ownership;
 mod speaker;
 
-pub use bgp::{Bgp, BgpPlan, PeerRefusal, PlannedPeer, PlannedRoutes, RouteAttributes};
+pub use bgp::{Bgp, BgpPlan, Late, PeerRefusal, PlannedPeer, PlannedRoutes, RouteAttributes};
+pub use data_path::{Beginning, DataPath, NotReady, Progress, ProxyAnswer, Reading, Scrape, WAIT, WAIT_TO_TAKE};
 pub use effect::{Announcement, Duty, Effect, Liveness, Manner};
 pub use input::Input;
 pub use ownership::Ownership;

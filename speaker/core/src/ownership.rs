@@ -5,14 +5,18 @@
 //! of the owner, the same order everywhere), and the `Speaker` is shown that one. A takeover of this node is written to
 //! the API server until it stands there, or something greater.
 //!
-//! An address that was placed elsewhere stays a duty until the new owner is heard: make before break.
+//! An address that was placed elsewhere stays a duty until the new owner is heard: make before break. The new owner
+//! is not able before its kube-proxy is ready ([`Ownership::begin`]); what was taken over, was announced before, or is stood
+//! by for is never asked about.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
-use ferrolb_model::{Placement, ServiceId, VirtualIp};
+use ferrolb_model::{NodeRefusal, Placement, ServiceId, VirtualIp};
 
 use crate::announcer::{Writes, names};
+use crate::data_path::{Beginning, DataPath, WAIT, WAIT_TO_TAKE};
 use crate::effect::{Announcement, Duty, Effect};
 use crate::input::Input;
 use crate::speaker::Speaker;
@@ -36,9 +40,23 @@ pub struct Ownership {
     /// Owned until a moment ago; the new owner has yet to be heard.
     leaving: BTreeMap<IpAddr, Duty>,
     duties: BTreeMap<IpAddr, Duty>,
+    /// Owned and not begun: kube-proxy is waited for.
+    waiting: BTreeMap<IpAddr, Wait>,
     synced: bool,
     writes: Writes,
 }
+
+/// How far a beginning is.
+#[derive(Clone, Copy, Debug, Default)]
+struct Wait {
+    /// Since when, once it was looked at.
+    since: Option<Duration>,
+    /// It was told.
+    told: bool,
+}
+
+/// A beginning that takes longer than kube-proxy usually does is worth a line in the log.
+const WORTH_A_WORD: Duration = Duration::from_millis(1500);
 
 impl Ownership {
     /// Stands before `speaker`, the speaker of `node`.
@@ -50,6 +68,7 @@ impl Ownership {
             beliefs: BTreeMap::new(),
             leaving: BTreeMap::new(),
             duties: BTreeMap::new(),
+            waiting: BTreeMap::new(),
             synced: false,
             writes: Writes::default(),
         }
@@ -112,6 +131,66 @@ impl Ownership {
         }
         effects.retain(|effect| !matches!(effect, Effect::Announce(_)));
         effects
+    }
+
+    /// Whether something waits for kube-proxy.
+    pub fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Begins what has waited for kube-proxy and need not any more. To be called after each input or answer of kube-proxy,
+    /// before the effects are acted on, and at the time that it returned last.
+    pub fn begin(&mut self, path: &DataPath, now: Duration) -> (Vec<Effect>, Option<Duration>) {
+        let mut effects = Vec::new();
+        let mut next: Option<Duration> = None;
+        let mut begun = Vec::new();
+        for (address, wait) in &mut self.waiting {
+            let Some(ip) = self.ips.get(address) else { continue };
+            let settings = self.speaker.endpoint_settings(ip);
+            let bound = settings.wait.unwrap_or(WAIT);
+            let announcer = ip.announcer.as_ref().map(|announcer| announcer.node.as_str());
+            let bound = if announcer.is_some() {
+                bound.min(WAIT_TO_TAKE)
+            } else {
+                bound
+            };
+            let since = *wait.since.get_or_insert(now);
+            let beginning = Beginning {
+                address: *address,
+                terminating: settings.serving.unwrap_or(true),
+                asked: since,
+            };
+            let ready = path.ready(beginning, ip.claims.iter().map(|claim| &claim.service));
+            let Err(why) = ready else {
+                begun.push(*address);
+                continue;
+            };
+            let (until, word) = (since + bound, since + WORTH_A_WORD);
+            if now >= until {
+                begun.push(*address);
+                let late = Effect::DataPathNotReady {
+                    address: *address,
+                    waited: bound,
+                    why,
+                    services: self.speaker.holders_of(ip),
+                };
+                effects.extend((!bound.is_zero()).then_some(late));
+                continue;
+            }
+            if now >= word && !std::mem::replace(&mut wait.told, true) {
+                let why = NodeRefusal::DataPathNotReady;
+                effects.push(Effect::Withheld { address: *address, why });
+            }
+            let look = if wait.told { until } else { until.min(word) };
+            next = Some(next.map_or(look, |next| next.min(look)));
+        }
+        for address in &begun {
+            self.waiting.remove(address);
+            self.speaker.waits(*address, false);
+        }
+        self.settle(begun, &mut effects);
+        effects.retain(|effect| !matches!(effect, Effect::Announce(_)));
+        (effects, next)
     }
 
     /// What the last run knew counts until the API server is heard in full; what it had taken over counts on.
@@ -235,10 +314,11 @@ impl Ownership {
     fn settle(&mut self, addresses: impl IntoIterator<Item = IpAddr>, effects: &mut Vec<Effect>) {
         let mut changed = false;
         for address in addresses {
-            let duty = match self.synced {
+            let mut duty = match self.synced {
                 true => self.duty(address),
                 false => self.restored_duty(address),
             };
+            self.hold_back(address, duty.as_mut());
             changed |= self.duties.get(&address) != duty.as_ref();
             match duty {
                 Some(duty) => self.duties.insert(address, duty),
@@ -282,6 +362,36 @@ impl Ownership {
             liveness: self.speaker.liveness(ip),
             manner,
         })
+    }
+
+    /// An owner that does not answer yet is not able until [`Self::begin`] says so.
+    fn hold_back(&mut self, address: IpAddr, duty: Option<&mut Duty>) {
+        let owned = duty.filter(|duty| duty.able && duty.placement.owner == self.node);
+        let Some(owned) = owned.filter(|_| self.synced) else {
+            self.waiting.remove(&address);
+            return self.speaker.waits(address, false);
+        };
+        let before = self.duties.get(&address);
+        let begun = before.is_some_and(|before| {
+            let waits = self.waiting.contains_key(&address);
+            before.placement.owner == self.node && !waits && before.uid == owned.uid
+        });
+        let taken = self
+            .beliefs
+            .get(&address)
+            .is_some_and(|b| b.placement.owner == self.node);
+        let announced = self
+            .ips
+            .get(&address)
+            .is_some_and(|ip| names(ip.announcer.as_ref(), &self.node));
+        if begun || taken || announced {
+            self.waiting.remove(&address);
+        } else {
+            self.waiting.entry(address).or_default();
+            owned.able = false;
+        }
+        let waits = self.waiting.contains_key(&address);
+        self.speaker.waits(address, waits);
     }
 
     /// Before the API server was heard in full only what a VirtualIP itself takes away goes.

@@ -10,7 +10,9 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ferrolb_model::{Config, Labels, NodeRefusal, ServiceId, ServiceType, ServiceView, VirtualIp};
+use ferrolb_model::{
+    Claim, Config, EndpointSettings, Labels, NodeRefusal, ServiceId, ServiceType, ServiceView, VirtualIp,
+};
 
 use crate::announcer::{Writes, names};
 use crate::decide::{Facts, HeldIp, Holder, Holders, claimants};
@@ -85,6 +87,8 @@ pub struct Speaker {
     engine: Result<Interfaces, String>,
     /// Why an address that is placed here is not announced.
     withheld: BTreeMap<IpAddr, NodeRefusal>,
+    /// Wanted, and not begun before kube-proxy is ready.
+    waiting: BTreeSet<IpAddr>,
     writes: Writes,
     /// Services that were told that their address is announced here.
     assigned: BTreeMap<IpAddr, Told>,
@@ -109,6 +113,7 @@ impl Speaker {
             answering: BTreeMap::new(),
             engine: Ok(Interfaces::default()),
             withheld: BTreeMap::new(),
+            waiting: BTreeSet::new(),
             writes: Writes::default(),
             assigned: BTreeMap::new(),
             failing: BTreeMap::new(),
@@ -190,7 +195,8 @@ impl Speaker {
     /// name none. Nothing is said while that is not known: before the first sync, and while the engine has yet to say
     /// what it does about an address.
     pub fn services(&self) -> Option<BTreeMap<&ServiceId, Option<BTreeSet<String>>>> {
-        let said = self.engine.is_err() || self.wanted.keys().all(|address| self.answering.contains_key(address));
+        let said = |address| self.answering.contains_key(address) || self.waiting.contains(address);
+        let said = self.engine.is_err() || self.wanted.keys().all(said);
         self.facts().filter(|_| said)?;
         let mut services: BTreeMap<&ServiceId, Option<BTreeSet<String>>> = BTreeMap::new();
         for (service, address) in self.announced() {
@@ -257,6 +263,36 @@ impl Speaker {
         liveness
     }
 
+    /// Whether terminating endpoints count for the address, and how long kube-proxy is waited for, as far as a policy says
+    /// it.
+    pub(crate) fn endpoint_settings(&self, ip: &VirtualIp) -> EndpointSettings {
+        let mut settings = EndpointSettings::default();
+        let Some(facts) = self.facts() else {
+            return settings;
+        };
+        let policies = facts.policies(ip.address, ip.pool.as_deref(), &ip.claims);
+        for of in policies.map(|policy| policy.endpoints) {
+            settings.serving = settings.serving.or(of.serving);
+            settings.wait = settings.wait.or(of.wait);
+        }
+        settings
+    }
+
+    /// The Services that claim the address and are there, each with its uid.
+    pub(crate) fn holders_of(&self, ip: &VirtualIp) -> Vec<(ServiceId, String)> {
+        let held = |claim: &Claim| Some((claim.service.clone(), self.holders.get(&claim.service)?.uid.clone()));
+        ip.claims.iter().filter_map(held).collect()
+    }
+
+    /// Whether the address, if it is wanted, waits for kube-proxy.
+    pub(crate) fn waits(&mut self, address: IpAddr, waits: bool) {
+        if waits {
+            self.waiting.insert(address);
+        } else {
+            self.waiting.remove(&address);
+        }
+    }
+
     /// How many addresses the engine is asked to answer for.
     pub fn wanted(&self) -> usize {
         self.wanted.len()
@@ -269,10 +305,12 @@ impl Speaker {
             .as_ref()
             .map_or(NodeRefusal::NoLayer2, |_| NodeRefusal::NoInterface);
         let unusable = self.failing.keys().map(move |address| (*address, why));
+        let waiting = self.waiting.iter();
         self.withheld
             .iter()
             .map(|(address, why)| (*address, *why))
             .chain(unusable)
+            .chain(waiting.map(|address| (*address, NodeRefusal::DataPathNotReady)))
     }
 
     /// How many writes failed and wait for [`Input::Retry`].

@@ -22,10 +22,14 @@ impl Marker {
         Marker(dir.join(format!("bgp-{}.boot", &sum[..20])))
     }
 
+    /// Whether BGP ran here since the last boot.
+    pub(crate) fn is_set(&self) -> bool {
+        boot().is_some_and(|boot| read(&self.0).is_ok_and(|known| known == boot))
+    }
+
     /// Whether BGP ran here since the last boot. It does from now on.
     pub(crate) fn set(&self) -> bool {
-        let read = |path: &Path| std::fs::read_to_string(path).map(|text| text.trim().to_owned());
-        let Some(boot) = read(Path::new(BOOT_ID)).ok().filter(|boot| !boot.is_empty()) else {
+        let Some(boot) = boot() else {
             return false;
         };
         match read(&self.0) {
@@ -43,6 +47,14 @@ impl Marker {
     }
 }
 
+fn boot() -> Option<String> {
+    read(Path::new(BOOT_ID)).ok().filter(|boot| !boot.is_empty())
+}
+
+fn read(path: &Path) -> std::io::Result<String> {
+    std::fs::read_to_string(path).map(|text| text.trim().to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -52,10 +64,13 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("ferrolb-marker-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         let marker = Marker::new(&dir, "node-a");
+        assert!(!marker.is_set());
         assert!(!marker.set(), "the first");
+        assert!(marker.is_set());
         assert!(marker.set(), "the second");
         assert!(!Marker::new(&dir, "node-b").set(), "another node");
         std::fs::write(&marker.0, "another boot").unwrap();
+        assert!(!marker.is_set());
         assert!(!marker.set(), "after a boot");
         assert!(marker.set());
         std::fs::remove_dir_all(&dir).unwrap();

@@ -66,6 +66,8 @@ impl Bench {
             board: Board::default(),
             picture: watch::Sender::new(Picture::default()),
             bgp: Decider::new("node-a", Settings::default(), watch::Sender::new(None)),
+            data_path: DataPath::off(),
+            asks: watch::Sender::new(false),
             engine: readiness.check("layer 2", "starting"),
             writes,
             heartbeat: Heartbeat::new(Duration::from_secs(30)),

@@ -9,20 +9,20 @@ use ferrolb_model::{Endpoint, EndpointsView, ServiceId};
 
 /// How many endpoints there are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Count {
+pub(crate) struct Count {
     /// Ready.
-    pub(super) ready: u32,
+    pub(crate) ready: u32,
     /// Not ready, and still serving: they terminate.
-    pub(super) terminating: u32,
+    pub(crate) terminating: u32,
 }
 
 /// How many a Service has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Counts {
+pub(crate) struct Counts {
     /// On this node.
-    pub(super) here: Count,
+    pub(crate) here: Count,
     /// On any node, this one included.
-    pub(super) anywhere: Count,
+    pub(crate) anywhere: Count,
 }
 
 impl Count {
@@ -32,12 +32,12 @@ impl Count {
     }
 
     /// Whether one of them can serve: a ready one, else one that terminates if those count.
-    pub(super) fn can_serve(self, terminating: bool) -> bool {
+    pub(crate) fn can_serve(self, terminating: bool) -> bool {
         self.ready > 0 || terminating && self.terminating > 0
     }
 
     /// How many share the load.
-    pub(super) fn serving(self) -> u32 {
+    pub(crate) fn serving(self) -> u32 {
         if self.ready > 0 { self.ready } else { self.terminating }
     }
 }
@@ -54,7 +54,7 @@ type Slice = (String, String);
 
 /// The EndpointSlices.
 #[derive(Debug, Default)]
-pub(super) struct Endpoints {
+pub(crate) struct Endpoints {
     slices: BTreeMap<Slice, Known>,
     of: BTreeMap<ServiceId, BTreeSet<Slice>>,
     /// The names in use, each once.
@@ -72,7 +72,7 @@ struct Known {
 
 impl Endpoints {
     /// Takes a slice in, as `node` sees it; gives the Services that it changes something for.
-    pub(super) fn insert(&mut self, node: &str, view: &EndpointsView) -> Vec<ServiceId> {
+    pub(crate) fn insert(&mut self, node: &str, view: &EndpointsView) -> Vec<ServiceId> {
         let mut counts = Counts::default();
         let mut elsewhere = BTreeSet::new();
         for endpoint in &view.endpoints {
@@ -99,7 +99,7 @@ impl Endpoints {
     }
 
     /// A slice is gone; gives the Service it belonged to.
-    pub(super) fn remove(&mut self, slice: &Slice) -> Option<ServiceId> {
+    pub(crate) fn remove(&mut self, slice: &Slice) -> Option<ServiceId> {
         let Known {
             service,
             ready_elsewhere,
@@ -121,7 +121,7 @@ impl Endpoints {
     }
 
     /// How many endpoints a Service has.
-    pub(super) fn of(&self, service: &ServiceId) -> Counts {
+    pub(crate) fn of(&self, service: &ServiceId) -> Counts {
         let slices = self.of.get(service).into_iter().flatten();
         let mut sum = Counts::default();
         for known in slices.filter_map(|slice| self.slices.get(slice)) {

@@ -7,13 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ferrolb_model::{
-    AnnouncementPolicy, Applicant, BgpAdvertisement, Community, NodeRefusal, Pool, ServiceId, TrafficPolicy,
+    AnnouncementPolicy, Applicant, BgpAdvertisement, Community, EndpointSettings, NodeRefusal, Pool, ServiceId,
+    TrafficPolicy,
 };
 use ipnet::IpNet;
 
 use super::drain::{Candidates, Due};
 use super::endpoints::Counts;
-use super::{Bgp, Holder, RouteAttributes};
+use super::{Bgp, Holder, Late, RouteAttributes, Wait};
+use crate::data_path::{Beginning, DataPath, WAIT};
 use crate::decide::pool_of;
 
 /// How long routes are marked as leaving where no policy says it.
@@ -97,9 +99,10 @@ impl Policies<'_> {
 
 impl Bgp {
     /// Decides anew about an address; whether anything has changed.
-    pub(super) fn judge(&mut self, address: IpAddr, now: Duration, candidates: &Candidates) -> bool {
+    pub(super) fn judge(&mut self, address: IpAddr, path: &DataPath, now: Duration, candidates: &Candidates) -> bool {
         let before = self.standings.remove(&address).unwrap_or_default();
         let mut after = BTreeMap::new();
+        let mut begins = Vec::new();
         if let Some(claimed) = self.ips.get(&address) {
             let pool = pool_of(&self.config, claimed.pool.as_deref(), address);
             for (service, holder) in claimed.by.iter().filter_map(|id| Some((id, self.holders.get(id)?))) {
@@ -111,9 +114,22 @@ impl Bgp {
                     holder,
                     candidates,
                 };
-                if let Some(standing) = case.judge(before.get(service), now) {
-                    after.insert(service.clone(), standing);
+                let Some(standing) = case.judge(before.get(service), now) else {
+                    continue;
+                };
+                let is_told = |standing: &Standing| standing.wishes().is_some();
+                if is_told(&standing) && !self.resuming && !before.get(service).is_some_and(is_told) {
+                    begins.push((service.clone(), holder.uid.clone(), case.endpoint_settings()));
                 }
+                after.insert(service.clone(), standing);
+            }
+        }
+        self.waiting
+            .retain(|(of, service), _| *of != address || begins.iter().any(|(begins, ..)| begins == service));
+        for (service, uid, settings) in begins {
+            if !self.may_begin(address, (&service, uid), settings, path, now) {
+                let why = NodeRefusal::DataPathNotReady;
+                after.insert(service, Standing::Withheld(why));
             }
         }
         let changed = before != after;
@@ -121,6 +137,44 @@ impl Bgp {
             self.standings.insert(address, after);
         }
         changed
+    }
+
+    /// Whether a Service that was not announced on the address may be now.
+    fn may_begin(
+        &mut self,
+        address: IpAddr,
+        (service, uid): (&ServiceId, String),
+        settings: EndpointSettings,
+        path: &DataPath,
+        now: Duration,
+    ) -> bool {
+        let waited = settings.wait.unwrap_or(WAIT);
+        let key = (address, service.clone());
+        let (since, until) = (now, now + waited);
+        let wait = *self.waiting.entry(key.clone()).or_insert(Wait { since, until });
+        let beginning = Beginning {
+            address,
+            terminating: settings.serving.unwrap_or(true),
+            asked: wait.since,
+        };
+        let ready = path.ready(beginning, [service]);
+        if ready.is_err() && now < wait.until {
+            return false;
+        }
+        self.waiting.remove(&key);
+        if let Err(why) = ready
+            && !waited.is_zero()
+        {
+            let service = service.clone();
+            self.late.push(Late {
+                address,
+                service,
+                uid,
+                waited,
+                why,
+            });
+        }
+        true
     }
 }
 
@@ -176,6 +230,16 @@ impl Case<'_> {
                 }
             }
         })
+    }
+
+    fn endpoint_settings(&self) -> EndpointSettings {
+        let labels = &self.bgp.node.labels;
+        let policies = self.policies().into_iter().filter(|policy| policy.covers_node(labels));
+        let policies = Policies(policies.collect());
+        EndpointSettings {
+            serving: policies.first(|p| p.endpoints.serving),
+            wait: policies.first(|p| p.endpoints.wait),
+        }
     }
 
     fn no_endpoint(&self, policies: &Policies<'_>, counts: Counts) -> Option<NodeRefusal> {

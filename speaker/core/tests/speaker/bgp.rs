@@ -10,7 +10,10 @@ use ferrolb_model::{
     EndpointSettings, EndpointsView, Layer2Settings, NodeRefusal, NodeView, OnRequest, Password, PasswordSource, Peer,
     PeerEndpoint, PoolSelection, RemoteAsn, ServiceView, TrafficPolicy,
 };
-use ferrolb_speaker_core::{Bgp, BgpPlan, Input, PeerRefusal, RouteAttributes, Settings};
+use ferrolb_speaker_core::{
+    Bgp, BgpPlan, DataPath, Input, NotReady, PeerRefusal, Progress, ProxyAnswer, Reading, RouteAttributes, Settings,
+    WAIT,
+};
 use proptest::prelude::*;
 
 use crate::make::{ME, OTHER, id, ip, labels, pool, selector, service, set, virtual_ip};
@@ -122,6 +125,7 @@ fn facts(config: Config) -> Vec<Input> {
 
 struct Bench {
     bgp: Bgp,
+    path: DataPath,
     plan: Arc<BgpPlan>,
     now: Duration,
 }
@@ -130,6 +134,7 @@ impl Bench {
     fn new(facts: Vec<Input>) -> Bench {
         let mut bench = Bench {
             bgp: Bgp::new(ME, Settings::default()),
+            path: DataPath::off(),
             plan: Arc::default(),
             now: Duration::from_secs(1),
         };
@@ -139,6 +144,7 @@ impl Bench {
     }
 
     fn tell(&mut self, input: Input) -> &mut Self {
+        self.path.hear(&input, self.now);
         self.bgp.handle(&input);
         self.look()
     }
@@ -150,10 +156,10 @@ impl Bench {
     }
 
     fn look(&mut self) -> &mut Self {
-        if let Some(plan) = self.bgp.plan(self.now) {
+        if let Some(plan) = self.bgp.plan(&self.path, self.now) {
             self.plan = plan;
         }
-        assert!(self.bgp.plan(self.now).is_none(), "nothing is told twice");
+        assert!(self.bgp.plan(&self.path, self.now).is_none(), "nothing is told twice");
         self
     }
 
@@ -179,9 +185,9 @@ fn nothing_is_planned_before_everything_is_heard() {
     all.pop();
     let mut bgp = Bgp::new(ME, Settings::default());
     all.iter().for_each(|input| bgp.handle(input));
-    assert_eq!(bgp.plan(Duration::ZERO), None);
+    assert_eq!(bgp.plan(&DataPath::off(), Duration::ZERO), None);
     bgp.handle(&Input::BgpSynced);
-    let plan = bgp.plan(Duration::ZERO).expect("a plan");
+    let plan = bgp.plan(&DataPath::off(), Duration::ZERO).expect("a plan");
     assert_eq!(plan.peers["one"].routes.len(), 1);
     assert_eq!(plan.services, BTreeMap::from([(id("web"), Arc::new(set(&["one"])))]));
     assert_eq!(plan.router_id.to_string(), "10.0.0.11");
@@ -712,4 +718,105 @@ proptest! {
         let plan = BgpPlan { router_id: expected.router_id, ..BgpPlan::clone(&bench.plan) };
         prop_assert_eq!(plan, BgpPlan::clone(&expected));
     }
+}
+
+/// `web` with its address, which kube-proxy goes by.
+fn web_with_address() -> Input {
+    let mut view = service("web", labels(&[("app", "web")]));
+    view.ingress = vec![ip(WEB)];
+    Input::Service(view)
+}
+
+/// A node with a kube-proxy that says nothing yet; `resumes` if routers may hold routes of an earlier run.
+fn gated(resumes: bool) -> Bench {
+    let mut bench = Bench {
+        bgp: Bgp::new(ME, Settings::default()),
+        path: DataPath::new(ME),
+        plan: Arc::default(),
+        now: Duration::from_secs(1_000),
+    };
+    if resumes {
+        bench.bgp.resume();
+    }
+    let mut facts = facts(config());
+    facts.insert(facts.len() - 1, web_with_address());
+    for input in &facts {
+        bench.path.hear(input, bench.now);
+        bench.bgp.handle(input);
+    }
+    bench.look();
+    bench
+}
+
+/// kube-proxy answers that it has written its rules a while ago, or never.
+fn answers(bench: &mut Bench, synced: bool) {
+    let at = bench.now - Duration::from_secs(60);
+    let progress = Progress {
+        queued: Some(at),
+        synced: synced.then_some(at),
+        syncs: u64::from(synced),
+        spent: Duration::ZERO,
+    };
+    let reading = Reading {
+        is_proxy: true,
+        progress: [(None, progress)].into(),
+    };
+    let wall = bench.now;
+    bench.path.answered(ProxyAnswer::Reading { reading, wall }, bench.now);
+    bench.look();
+}
+
+#[test]
+fn after_a_boot_a_route_waits_for_kube_proxy() {
+    let mut bench = gated(false);
+    assert_eq!(bench.withheld(), [NodeRefusal::DataPathNotReady]);
+    assert!(bench.prefixes("one").is_empty() && bench.bgp.is_waiting());
+    answers(&mut bench, false);
+    assert!(bench.prefixes("one").is_empty(), "it has just started");
+    answers(&mut bench, true);
+    assert_eq!(bench.prefixes("one"), ["192.0.2.7/32"]);
+    assert!(!bench.bgp.is_waiting() && bench.bgp.late().is_empty());
+    // What is announced stays so.
+    bench.path.answered(ProxyAnswer::Silence, bench.now);
+    bench.tell(endpoints("web", &[("node-c", true)]));
+    assert_eq!(bench.prefixes("one"), ["192.0.2.7/32"]);
+    // Gone and back: it begins anew.
+    bench.tell(endpoints("web", &[]));
+    assert_eq!(bench.withheld(), [NodeRefusal::NoEndpoint]);
+    bench.tell(endpoints("web", &[(ME, true)]));
+    assert_eq!(bench.withheld(), [NodeRefusal::DataPathNotReady]);
+    bench.tell(Input::ServiceGone(id("web")));
+    assert!(!bench.bgp.is_waiting(), "nothing is left to wait for");
+}
+
+#[test]
+fn after_a_restart_the_first_plan_has_what_routers_hold() {
+    let mut bench = gated(true);
+    assert_eq!(bench.prefixes("one"), ["192.0.2.7/32"]);
+    bench.tell(endpoints("web", &[]));
+    bench.tell(endpoints("web", &[(ME, true)]));
+    assert_eq!(
+        bench.withheld(),
+        [NodeRefusal::DataPathNotReady],
+        "from then on it is asked"
+    );
+}
+
+#[test]
+fn a_route_is_announced_anyway_after_a_while() {
+    let mut bench = gated(false);
+    let until = bench.bgp.deadline().expect("a bound");
+    assert_eq!(until, bench.now + WAIT);
+    bench.wait(4);
+    assert!(bench.prefixes("one").is_empty());
+    bench.wait(1);
+    assert_eq!(bench.prefixes("one"), ["192.0.2.7/32"]);
+    let late: Vec<_> = bench
+        .bgp
+        .late()
+        .into_iter()
+        .map(|late| (late.uid, late.waited, late.why))
+        .collect();
+    assert_eq!(late, [("uid-web".to_owned(), WAIT, NotReady::Unasked)]);
+    assert_eq!(bench.bgp.deadline(), None);
 }

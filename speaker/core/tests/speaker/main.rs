@@ -2,6 +2,7 @@
 
 mod behaviour;
 mod bgp;
+mod data_path;
 mod make;
 mod ownership;
 mod properties;

@@ -9,7 +9,7 @@ use ferrolb_model::{
     AnnouncementPolicy, Announcer, BgpSettings, Config, DrainSettings, EndpointSettings, Layer2Settings, OnRequest,
     Placement, PoolSelection, ServiceView, VirtualIp,
 };
-use ferrolb_speaker_core::{Duty, Effect, Input, Liveness, Ownership};
+use ferrolb_speaker_core::{DataPath, Duty, Effect, Input, Liveness, Ownership};
 
 use crate::make::*;
 
@@ -44,6 +44,8 @@ fn ownership(first: Placement) -> Ownership {
     for input in facts {
         ownership.handle(input);
     }
+    // Nothing here waits for kube-proxy.
+    ownership.begin(&DataPath::off(), Duration::ZERO);
     ownership
 }
 

@@ -149,6 +149,7 @@ impl World {
                 | Effect::NodeAssigned { .. }
                 | Effect::AnnounceFailed { .. }
                 | Effect::Conflict { .. }
+                | Effect::DataPathNotReady { .. }
                 | Effect::Duties(_)
                 | Effect::SetPlacement { .. } => {}
             }

@@ -1,0 +1,232 @@
+//! Whether this node's kube-proxy can serve an address, before the node begins to announce it.
+//!
+//! [`DataPath`] hears the same news as the cores, and what kube-proxy and its health check ports answer when they are
+//! asked. For each Service it knows since when kube-proxy could serve it here: since its status has the address, and
+//! an endpoint can take the traffic (one of this node under externalTrafficPolicy Local). An address is ready when
+//! kube-proxy has written its rules after that moment (`proxy.rs`) and its health check port does not deny it.
+//!
+//! Only a beginning waits: [`crate::Ownership`] and [`crate::Bgp`] ask about what they are about to announce and do not
+//! announce yet, never about what they do. It waits for a bounded time ([`WAIT`], or as a policy says) and goes ahead then.
+//! Where nobody is there to ask, nothing waits: another program than kube-proxy may carry the traffic, or one that does not
+//! tell.
+
+mod proxy;
+mod scrape;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ferrolb_model::{Family, ServiceId, TrafficPolicy};
+
+use crate::bgp::endpoints::{Counts, Endpoints};
+use crate::input::Input;
+
+use proxy::{Lag, Proxy};
+
+pub use proxy::ProxyAnswer;
+pub use scrape::{Progress, Reading, Scrape};
+
+/// How long a beginning waits at most, where no policy says it.
+pub const WAIT: Duration = Duration::from_secs(5);
+/// The same where another node answers for the address meanwhile, which it does not do for ever (its speaker gives up 10 s
+/// after the move): a policy that says more is not followed so far.
+pub const WAIT_TO_TAKE: Duration = Duration::from_secs(8);
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct DataPath {
+    node: String,
+    /// Without anything to ask, nothing waits.
+    asks: bool,
+    /// What was known by then was known before this speaker ran, or may have been.
+    synced: bool,
+    services: BTreeMap<ServiceId, Known>,
+    endpoints: Endpoints,
+    proxy: Proxy,
+}
+
+/// What is known of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Known {
+    ingress: BTreeSet<IpAddr>,
+    policy: TrafficPolicy,
+    since: Duration,
+}
+
+/// What somebody is about to announce.
+#[derive(Clone, Copy, Debug)]
+pub struct Beginning {
+    /// The address.
+    pub address: IpAddr,
+    /// Endpoints that terminate and still serve count.
+    pub terminating: bool,
+    /// Since when it waits.
+    pub asked: Duration,
+}
+
+/// Why an address is not known to be served here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotReady {
+    /// This speaker knows of no Service with the address in its status and an endpoint that can take its traffic here.
+    Nothing,
+    /// kube-proxy has not been heard yet.
+    Unasked,
+    /// kube-proxy does not answer.
+    Silent,
+    /// kube-proxy has never written its rules.
+    NeverSynced,
+    /// kube-proxy has not written its rules since.
+    Behind,
+}
+
+impl fmt::Display for NotReady {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            NotReady::Nothing => {
+                "no Service has it in its status together with an endpoint that can take traffic there"
+            }
+            NotReady::Unasked => "it has not answered yet",
+            NotReady::Silent => "it does not answer, although something listens where it is asked",
+            NotReady::NeverSynced => "it has not written its rules since it started",
+            NotReady::Behind => "it has not written its rules since the address was given out",
+        })
+    }
+}
+
+impl From<Lag> for NotReady {
+    fn from(lag: Lag) -> Self {
+        match lag {
+            Lag::Unasked => NotReady::Unasked,
+            Lag::Silent => NotReady::Silent,
+            Lag::NeverSynced => NotReady::NeverSynced,
+            Lag::Behind => NotReady::Behind,
+        }
+    }
+}
+
+impl DataPath {
+    /// That of `node`, whose kube-proxy can be asked.
+    pub fn new(node: impl Into<String>) -> Self {
+        DataPath {
+            node: node.into(),
+            asks: true,
+            ..DataPath::default()
+        }
+    }
+
+    /// One that asks nobody: every address is ready.
+    pub fn off() -> Self {
+        DataPath::default()
+    }
+
+    /// Takes one piece of news in.
+    pub fn hear(&mut self, input: &Input, now: Duration) {
+        if !self.asks {
+            return;
+        }
+        match input {
+            Input::Service(view) => {
+                let ingress = view.ingress.iter().copied().collect();
+                let before = self.services.get(&view.id);
+                let more = before
+                    .is_none_or(|known| known.policy != view.traffic_policy || !known.ingress.is_superset(&ingress));
+                let since = match before {
+                    Some(known) if !more => known.since,
+                    _ => self.now(now),
+                };
+                let policy = view.traffic_policy;
+                self.services.insert(view.id.clone(), Known { ingress, policy, since });
+            }
+            Input::ServiceGone(id) => drop(self.services.remove(id)),
+            Input::Endpoints(view) => {
+                let touched = BTreeSet::from([view.service.clone()]);
+                let before = self.counts(&touched);
+                self.endpoints.insert(&self.node, view);
+                self.appeared(&before, now);
+            }
+            Input::EndpointsGone(slice) => drop(self.endpoints.remove(slice)),
+            Input::BgpSynced => self.synced = true,
+            _ => {}
+        }
+    }
+
+    /// Takes in what kube-proxy answered.
+    pub fn answered(&mut self, answer: ProxyAnswer, now: Duration) {
+        self.proxy.answered(answer, now);
+    }
+
+    /// Whether what `claims` the address is served here.
+    ///
+    /// # Errors
+    /// Why it is not known to be.
+    pub fn ready<'a>(
+        &self,
+        beginning: Beginning,
+        claims: impl IntoIterator<Item = &'a ServiceId>,
+    ) -> Result<(), NotReady> {
+        let Beginning {
+            address,
+            terminating,
+            asked,
+        } = beginning;
+        if !self.asks {
+            return Ok(());
+        }
+        let since = claims.into_iter().filter_map(|id| {
+            let known = self.services.get(id)?;
+            let served = can_serve(known.policy, self.endpoints.of(id), terminating);
+            (served && known.ingress.contains(&address)).then_some(known.since)
+        });
+        match since.max() {
+            Some(since) => Ok(self.proxy.caught_up(Family::of(address), since, asked)?),
+            None if self.proxy.is_absent(asked) => Ok(()),
+            None => Err(NotReady::Nothing),
+        }
+    }
+
+    /// Whether kube-proxy can be asked, and otherwise why not; `None` while that is not known, or nobody asks.
+    pub fn is_asked(&self) -> Option<Result<(), &str>> {
+        match self.proxy.nobody() {
+            Some(why) => Some(Err(why)),
+            None => self.proxy.is_read().then_some(Ok(())),
+        }
+    }
+
+    fn now(&self, now: Duration) -> Duration {
+        if self.synced { now } else { Duration::ZERO }
+    }
+
+    fn counts(&self, services: &BTreeSet<ServiceId>) -> Vec<(ServiceId, Counts)> {
+        services.iter().map(|id| (id.clone(), self.endpoints.of(id))).collect()
+    }
+
+    /// Endpoints have changed: where there were none that could serve, kube-proxy has to hear of them first.
+    fn appeared(&mut self, before: &[(ServiceId, Counts)], now: Duration) {
+        let now = self.now(now);
+        for (id, before) in before {
+            let after = self.endpoints.of(id);
+            let Some(known) = self.services.get_mut(id) else {
+                continue;
+            };
+            let newly = |terminating| {
+                can_serve(known.policy, after, terminating) && !can_serve(known.policy, *before, terminating)
+            };
+            if newly(true) || newly(false) {
+                known.since = now;
+            }
+        }
+    }
+}
+
+fn can_serve(policy: TrafficPolicy, counts: Counts, terminating: bool) -> bool {
+    match policy {
+        TrafficPolicy::Cluster => counts.anywhere,
+        TrafficPolicy::Local => counts.here,
+    }
+    .can_serve(terminating)
+}
+
+#[cfg(test)]
+mod tests;

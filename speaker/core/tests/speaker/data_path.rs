@@ -1,0 +1,418 @@
+//! What waits for kube-proxy, and what never does.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ferrolb_model::{
+    AnnouncementPolicy, BgpSettings, Config, DrainSettings, Endpoint, EndpointSettings, EndpointsView, Layer2Settings,
+    NodeRefusal, Placement, PoolSelection, TrafficPolicy, VirtualIp,
+};
+use ferrolb_speaker_core::{
+    Beginning, DataPath, Duty, Effect, Input, NotReady, Ownership, Progress, ProxyAnswer, Reading, WAIT, WAIT_TO_TAKE,
+};
+
+use crate::make::*;
+
+const ADDRESS: &str = "192.0.2.7";
+/// By the core's clock, the first moment of a test.
+const START: Duration = Duration::from_secs(1_764_424_000);
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// One node's ownership and what is known of its kube-proxy.
+struct Node {
+    ownership: Ownership,
+    path: DataPath,
+    now: Duration,
+    duty: Option<Duty>,
+    next: Option<Duration>,
+}
+
+/// `web` at its address, with an endpoint on another node.
+fn web(policy: TrafficPolicy) -> Input {
+    let mut view = service("web", labels(&[]));
+    view.ingress = vec![ip(ADDRESS)];
+    view.traffic_policy = policy;
+    Input::Service(view)
+}
+
+fn endpoints(node: &str, ready: bool, serving: bool) -> Input {
+    Input::Endpoints(EndpointsView {
+        slice: ("shop".to_owned(), format!("web-{node}")),
+        service: id("web"),
+        endpoints: vec![Endpoint {
+            node: Some(node.to_owned()),
+            ready,
+            serving,
+        }],
+    })
+}
+
+fn placed(owner: &str, standbys: &[&str], epoch: u64, version: u64) -> Input {
+    Input::VirtualIp(VirtualIp {
+        placement: Some(Placement {
+            owner: owner.to_owned(),
+            standbys: standbys.iter().map(|name| (*name).to_owned()).collect(),
+            epoch,
+        }),
+        resource_version: version.to_string(),
+        ..virtual_ip(ip(ADDRESS), None, &["web"])
+    })
+}
+
+fn policy(name: &str, endpoints: EndpointSettings) -> AnnouncementPolicy {
+    AnnouncementPolicy {
+        name: name.to_owned(),
+        on_request: None,
+        pools: PoolSelection::All,
+        service_selectors: Vec::new(),
+        node_selectors: Vec::new(),
+        layer2: Layer2Settings::default(),
+        drain: DrainSettings::default(),
+        endpoints,
+        bgp: BgpSettings::default(),
+    }
+}
+
+impl Node {
+    /// In sync, where nothing is placed on this node.
+    fn new(path: DataPath) -> Node {
+        let mut node = Node {
+            ownership: Ownership::new(ME, speaker()),
+            path,
+            now: START,
+            duty: None,
+            next: None,
+        };
+        for input in [
+            plain_config(),
+            crate::make::node(labels(&[])),
+            Input::Synced,
+            Input::BgpSynced,
+        ] {
+            node.hear(input);
+        }
+        node
+    }
+
+    fn hear(&mut self, input: Input) -> Vec<Effect> {
+        self.path.hear(&input, self.now);
+        let effects = self.ownership.handle(input);
+        self.look(effects)
+    }
+
+    fn look(&mut self, mut effects: Vec<Effect>) -> Vec<Effect> {
+        let (more, next) = self.ownership.begin(&self.path, self.now);
+        effects.extend(more);
+        self.next = next;
+        for effect in &effects {
+            if let Effect::Duties(all) = effect {
+                self.duty = all.get(&ip(ADDRESS)).cloned();
+            }
+        }
+        effects
+    }
+
+    /// kube-proxy has just begun, and finished, to write its rules.
+    fn synced(&mut self) -> Vec<Effect> {
+        // It is asked twice: only then one knows when it began.
+        let progress = |syncs, at| Progress {
+            queued: Some(at),
+            synced: Some(at),
+            syncs,
+            spent: Duration::ZERO,
+        };
+        for (syncs, after) in [(1, 0), (2, 10)] {
+            self.now += ms(after);
+            let reading = Reading {
+                is_proxy: true,
+                progress: BTreeMap::from([(None, progress(syncs, self.now))]),
+            };
+            let wall = self.now;
+            self.path.answered(ProxyAnswer::Reading { reading, wall }, self.now);
+        }
+        self.look(Vec::new())
+    }
+
+    fn silent(&mut self, after: u64) -> Vec<Effect> {
+        self.now += ms(after);
+        self.path.answered(ProxyAnswer::Silence, self.now);
+        self.look(Vec::new())
+    }
+
+    fn able(&self) -> Option<bool> {
+        self.duty.as_ref().map(|duty| duty.able)
+    }
+}
+
+fn late(effects: &[Effect]) -> Vec<(Duration, NotReady)> {
+    let late = |effect: &Effect| match effect {
+        Effect::DataPathNotReady {
+            waited, why, services, ..
+        } => {
+            assert_eq!(*services, [(id("web"), "uid-web".to_owned())]);
+            Some((*waited, *why))
+        }
+        _ => None,
+    };
+    effects.iter().filter_map(late).collect()
+}
+
+#[test]
+fn a_new_address_waits_for_kube_proxy() {
+    let mut node = Node::new(DataPath::new(ME));
+    node.hear(web(TrafficPolicy::Cluster));
+    node.hear(endpoints(OTHER, true, true));
+    node.now += ms(10);
+    let effects = node.hear(placed(ME, &[OTHER], 1, 1));
+    assert_eq!((node.able(), node.ownership.is_waiting()), (Some(false), true));
+    assert_eq!(late(&effects), []);
+    let withheld: Vec<_> = node.ownership.speaker().withheld().collect();
+    assert_eq!(withheld, [(ip(ADDRESS), NodeRefusal::DataPathNotReady)]);
+    assert!(node.ownership.speaker().services().is_some(), "others are told of");
+    node.now += ms(40);
+    let effects = node.synced();
+    assert_eq!((node.able(), node.ownership.is_waiting()), (Some(true), false));
+    assert_eq!((late(&effects), node.next), (vec![], None));
+    assert_eq!(node.ownership.speaker().withheld().count(), 0);
+    // kube-proxy hangs or is gone: who has begun goes on.
+    node.silent(1_000);
+    node.hear(placed(ME, &["node-c"], 1, 2));
+    assert_eq!(node.able(), Some(true));
+}
+
+#[test]
+fn it_is_announced_anyway_after_a_while_and_says_so() {
+    let mut node = Node::new(DataPath::new(ME));
+    node.hear(web(TrafficPolicy::Cluster));
+    node.hear(endpoints(OTHER, true, true));
+    node.hear(placed(ME, &[OTHER], 1, 1));
+    let word = node.next.expect("a moment to say so");
+    assert_eq!(node.silent(1_000), [], "not worth a word yet");
+    assert_eq!(node.next, Some(word));
+    node.now = word;
+    let withheld = Effect::Withheld {
+        address: ip(ADDRESS),
+        why: NodeRefusal::DataPathNotReady,
+    };
+    assert_eq!(node.look(Vec::new()), [withheld], "once");
+    assert_eq!((node.silent(1_000), node.next), (vec![], Some(START + WAIT)));
+    node.now = START + WAIT;
+    let effects = node.look(Vec::new());
+    assert_eq!(late(&effects), [(WAIT, NotReady::Silent)]);
+    assert_eq!((node.able(), node.next), (Some(true), None));
+}
+
+#[test]
+fn a_planned_move_waits_but_not_for_as_long_as_the_old_owner_answers() {
+    let mut node = Node::new(DataPath::new(ME));
+    let mut config = Config::clone(match &plain_config() {
+        Input::Config(config) => config,
+        _ => unreachable!("a configuration"),
+    });
+    let policy = policy(
+        "patient",
+        EndpointSettings {
+            wait: Some(Duration::from_secs(60)),
+            ..Default::default()
+        },
+    );
+    config.announcement_policies.insert(policy.name.clone(), policy);
+    node.hear(Input::Config(config.into()));
+    node.hear(web(TrafficPolicy::Cluster));
+    node.hear(endpoints(OTHER, true, true));
+    node.hear(placed(OTHER, &[ME], 1, 1));
+    assert_eq!(
+        (node.able(), node.ownership.is_waiting()),
+        (Some(true), false),
+        "as a standby"
+    );
+    let Input::VirtualIp(mut moved) = placed(ME, &[OTHER], 2, 2) else {
+        unreachable!("a VirtualIP")
+    };
+    moved.announcer = Some(ferrolb_model::Announcer {
+        node: OTHER.to_owned(),
+        interfaces: set(&["eth0"]),
+    });
+    node.hear(Input::VirtualIp(moved));
+    assert_eq!((node.able(), node.ownership.is_waiting()), (Some(false), true));
+    let effects = node.silent(WAIT_TO_TAKE.as_millis() as u64);
+    assert_eq!(late(&effects), [(WAIT_TO_TAKE, NotReady::Silent)]);
+    assert_eq!(node.able(), Some(true));
+}
+
+#[test]
+fn a_takeover_waits_for_nothing() {
+    let mut node = Node::new(DataPath::new(ME));
+    node.hear(web(TrafficPolicy::Cluster));
+    node.hear(endpoints(OTHER, true, true));
+    node.hear(placed(OTHER, &[ME], 1, 1));
+    node.silent(0);
+    let placement = Placement {
+        owner: ME.to_owned(),
+        standbys: vec![OTHER.to_owned()],
+        epoch: 2,
+    };
+    node.hear(Input::TookOver {
+        address: ip(ADDRESS),
+        placement,
+    });
+    assert_eq!((node.able(), node.ownership.is_waiting()), (Some(true), false));
+    node.hear(placed(ME, &[OTHER], 2, 2));
+    assert_eq!(
+        (node.able(), node.ownership.is_waiting()),
+        (Some(true), false),
+        "once it is written, too"
+    );
+}
+
+#[test]
+fn a_restart_waits_for_nothing() {
+    let restored = BTreeMap::from([(ip(ADDRESS), announcement(None, 1))]);
+    let mut node = Node {
+        ownership: Ownership::new(ME, speaker()),
+        path: DataPath::new(ME),
+        now: START,
+        duty: None,
+        next: None,
+    };
+    node.hear(snapshot(&restored));
+    for input in [
+        plain_config(),
+        crate::make::node(labels(&[])),
+        web(TrafficPolicy::Local),
+        placed(ME, &[OTHER], 1, 1),
+        Input::Synced,
+    ] {
+        node.hear(input);
+        assert_eq!((node.able(), node.ownership.is_waiting()), (Some(true), false));
+    }
+    // Without a snapshot, what stands in the object says that it is announced.
+    let mut node = Node::new(DataPath::new(ME));
+    node.hear(web(TrafficPolicy::Cluster));
+    node.hear(with_announcer(ME, &["eth0"], "1"));
+    assert_eq!((node.able(), node.ownership.is_waiting()), (Some(true), false));
+}
+
+#[test]
+fn nobody_to_ask_means_no_wait() {
+    let mut node = Node::new(DataPath::off());
+    node.hear(placed(ME, &[], 1, 1));
+    node.hear(web(TrafficPolicy::Cluster));
+    assert_eq!((node.able(), node.ownership.is_waiting()), (Some(true), false));
+
+    let mut node = Node::new(DataPath::new(ME));
+    node.hear(web(TrafficPolicy::Local));
+    node.hear(placed(ME, &[], 1, 1));
+    assert!(node.ownership.is_waiting(), "until that is known");
+    node.path
+        .answered(ProxyAnswer::Nobody("connection refused".to_owned()), node.now);
+    node.look(Vec::new());
+    assert_eq!((node.able(), node.ownership.is_waiting()), (Some(true), false));
+    assert_eq!(node.path.is_asked(), Some(Err("connection refused")));
+}
+
+#[test]
+fn what_can_be_served_depends_on_policy_and_place() {
+    let ready = |inputs: Vec<Input>, terminating| {
+        let mut path = DataPath::new(ME);
+        path.hear(&Input::BgpSynced, START);
+        inputs.iter().for_each(|input| path.hear(input, START));
+        let now = START + ms(10_000);
+        let at = START + ms(5_000);
+        let progress = Progress {
+            queued: Some(at),
+            synced: Some(at),
+            syncs: 1,
+            spent: Duration::ZERO,
+        };
+        let reading = Reading {
+            is_proxy: true,
+            progress: [(None, progress)].into(),
+        };
+        path.answered(ProxyAnswer::Reading { reading, wall: now }, now);
+        path.ready(
+            Beginning {
+                address: ip(ADDRESS),
+                terminating,
+                asked: now,
+            },
+            [&id("web")],
+        )
+    };
+    use TrafficPolicy::{Cluster, Local};
+    assert_eq!(ready(vec![web(Cluster), endpoints(OTHER, true, true)], true), Ok(()));
+    assert_eq!(
+        ready(vec![web(Local), endpoints(OTHER, true, true)], true),
+        Err(NotReady::Nothing)
+    );
+    assert_eq!(ready(vec![web(Local), endpoints(ME, true, true)], true), Ok(()));
+    assert_eq!(ready(vec![web(Local), endpoints(ME, false, true)], true), Ok(()));
+    assert_eq!(
+        ready(vec![web(Local), endpoints(ME, false, true)], false),
+        Err(NotReady::Nothing)
+    );
+    assert_eq!(ready(vec![endpoints(OTHER, true, true)], true), Err(NotReady::Nothing));
+    let elsewhere = Input::Service(service("web", labels(&[])));
+    assert_eq!(
+        ready(vec![elsewhere, endpoints(OTHER, true, true)], true),
+        Err(NotReady::Nothing)
+    );
+    let gone = vec![
+        web(Cluster),
+        endpoints(OTHER, true, true),
+        Input::ServiceGone(id("web")),
+    ];
+    assert_eq!(ready(gone, true), Err(NotReady::Nothing));
+}
+
+/// An endpoint that comes back to a node is news to its kube-proxy; one more is not.
+#[test]
+fn only_the_first_endpoint_has_to_be_heard_of() {
+    let mut path = DataPath::new(ME);
+    for input in [
+        Input::BgpSynced,
+        web(TrafficPolicy::Cluster),
+        endpoints(OTHER, true, true),
+    ] {
+        path.hear(&input, START);
+    }
+    let progress = |syncs, at| Progress {
+        queued: Some(at),
+        synced: Some(at),
+        syncs,
+        spent: Duration::ZERO,
+    };
+    for (syncs, at) in [(1, START), (2, START + ms(10))] {
+        let reading = Reading {
+            is_proxy: true,
+            progress: [(None, progress(syncs, at))].into(),
+        };
+        path.answered(ProxyAnswer::Reading { reading, wall: at }, at);
+    }
+    let address: IpAddr = ip(ADDRESS);
+    let ready = |path: &DataPath, asked| {
+        path.ready(
+            Beginning {
+                address,
+                terminating: true,
+                asked,
+            },
+            [&id("web")],
+        )
+    };
+    path.hear(&endpoints("node-c", true, true), START + ms(500));
+    assert_eq!(ready(&path, START + ms(500)), Ok(()));
+    for name in [OTHER, "node-c"] {
+        path.hear(
+            &Input::EndpointsGone(("shop".to_owned(), format!("web-{name}"))),
+            START + ms(600),
+        );
+    }
+    assert_eq!(ready(&path, START + ms(600)), Err(NotReady::Nothing));
+    path.hear(&endpoints(OTHER, true, true), START + ms(700));
+    assert_eq!(ready(&path, START + ms(700)), Err(NotReady::Unasked));
+}
