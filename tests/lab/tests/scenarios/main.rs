@@ -8,6 +8,7 @@ mod availability;
 mod bad_input;
 mod bgp;
 mod contract;
+mod data_path;
 mod failover;
 mod families;
 mod ground;
@@ -146,6 +147,17 @@ fn main() -> std::process::ExitCode {
                 .scenario("speaker_state", with_pool(speakers::speaker_state))
                 .scenario("service_status", with_pool(speakers::service_status))
                 .scenario("stranger", with_pool(speakers::stranger)),
+        )
+        .group(
+            Group::new(Setup::named("data-path"))
+                .scenario("first_question", without_pool(data_path::first_question))
+                .scenario("hanging", without_pool(data_path::hanging))
+                .scenario("hanging_for_long", without_pool(data_path::hanging_for_long))
+                .scenario(
+                    "restarted_while_it_hangs",
+                    without_pool(data_path::restarted_while_it_hangs),
+                )
+                .scenario("absent", without_pool(data_path::absent)),
         )
         .group(
             Group::new(Setup::named("bgp"))

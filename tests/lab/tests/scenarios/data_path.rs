@@ -1,0 +1,185 @@
+//! A node announces an address when its kube-proxy serves it: kube-proxies that hang, that are not there, that have
+//! never been a matter before.
+//!
+//! `node-1` alone announces, where a scenario does not say otherwise, and the pods run on `node-2`: what kube-proxy of `node-1`
+//! does is all that counts.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use ferrolb_lab::{Program, wait_until};
+
+use crate::manifests::{deployment, service};
+use crate::scene::{PATIENCE, Scene};
+
+const ANNOUNCER: &str = "node-1";
+const BACKENDS: &str = "node-2";
+
+const WAITING: &str = "ferrolb_speaker_withheld{reason=\"DataPathNotReady\"} 1";
+
+/// Less than the second after which a lost SYN is sent again: one that is lost is a failure.
+const FIRST: Duration = Duration::from_millis(900);
+
+fn on(nodes: &str) -> String {
+    format!(
+        "  nodeSelectors:\n    - matchExpressions:\n        \
+         - {{ key: kubernetes.io/hostname, operator: In, values: [{nodes}] }}\n"
+    )
+}
+
+/// Pods that are ready, a pool that `node-1` alone announces, and a policy by which it waits for its kube-proxy.
+async fn prepared(s: &Scene, wait_seconds: u32) -> Result<()> {
+    s.apply_config(&(s.pool() + &on(ANNOUNCER))).await?;
+    s.apply_config(&patience(s, wait_seconds)).await?;
+    let pinned = format!("      nodeSelector: {{ kubernetes.io/hostname: {BACKENDS} }}\n");
+    s.apply(&(deployment("web", 2) + &pinned)).await?;
+    s.ready("web", 2).await?;
+    s.fence().await
+}
+
+fn patience(s: &Scene, seconds: u32) -> String {
+    format!(
+        "apiVersion: ferrolb.io/v1alpha1\nkind: AnnouncementPolicy\nmetadata: {{name: {0}}}\n\
+         spec: {{ipAddressPools: [{0}], endpoints: {{waitSeconds: {seconds}}}}}\n",
+        s.namespace()
+    )
+}
+
+/// Stops kube-proxy of the announcer while `told` is told.
+async fn while_it_hangs(s: &Scene, told: impl Future<Output = Result<()>>) -> Result<()> {
+    let node = s.node(ANNOUNCER)?;
+    node.freeze(Program::Proxy)?;
+    let result = told.await;
+    node.thaw(Program::Proxy)?;
+    result
+}
+
+/// The announcer's metrics have this line.
+async fn says(s: &Scene, line: &str) -> Result<()> {
+    wait_until(&format!("{ANNOUNCER} to say {line:?}"), PATIENCE, async || {
+        let metrics = s.metrics(s.node(ANNOUNCER)?.host()).await?;
+        ensure!(metrics.lines().any(|l| l == line), "it says\n{metrics}");
+        Ok(())
+    })
+    .await
+}
+
+/// A page with the first packet that is sent for it.
+async fn first_page(s: &Scene, address: IpAddr) -> Result<()> {
+    let client = s.browser();
+    let get = move || client.http_get(address, 80, "lab.example", "/", FIRST);
+    let response = tokio::task::spawn_blocking(get).await?.context("the first question")?;
+    ensure!(response.status == 200, "status {}", response.status);
+    Ok(())
+}
+
+/// A new address is not answered while kube-proxy of its node hangs, and the reason is shown; once it goes on, the address is
+/// answered and the first question gets its page.
+pub(crate) async fn hanging(s: Scene) -> Result<()> {
+    prepared(&s, 60).await?;
+    let mut address = None;
+    while_it_hangs(&s, async {
+        let new = s
+            .apply_and_address("web", &service("web", "web", "type: LoadBalancer"))
+            .await?;
+        address = Some(new);
+        says(&s, WAITING).await?;
+        ensure!(s.placement(new).await?.owner == ANNOUNCER, "it is placed elsewhere");
+        ensure!(s.who_answers(new).await?.is_empty(), "it is answered");
+        Ok(())
+    })
+    .await?;
+    let address = address.context("an address")?;
+    s.answered_by(address, ANNOUNCER).await?;
+    first_page(&s, address).await?;
+    let metrics = s.metrics(s.node(ANNOUNCER)?.host()).await?;
+    ensure!(!metrics.contains("DataPathNotReady"), "it still waits:\n{metrics}");
+    says(&s, "ferrolb_kube_proxy_readable 1").await
+}
+
+/// After the time that the policy gives the address is answered all the same, and its Service is told.
+pub(crate) async fn hanging_for_long(s: Scene) -> Result<()> {
+    prepared(&s, 2).await?;
+    while_it_hangs(&s, async {
+        let address = s
+            .apply_and_address("web", &service("web", "web", "type: LoadBalancer"))
+            .await?;
+        s.answered_by(address, ANNOUNCER).await?;
+        s.event("web", "dataPathNotReady", "it does not answer").await
+    })
+    .await
+}
+
+/// Whoever has announced an address goes on: its kube-proxy may hang, and its speaker be restarted meanwhile.
+pub(crate) async fn restarted_while_it_hangs(s: Scene) -> Result<()> {
+    prepared(&s, 60).await?;
+    let address = s
+        .apply_and_address("web", &service("web", "web", "type: LoadBalancer"))
+        .await?;
+    s.page(address, 80).await?;
+    s.owner(address).await?;
+    while_it_hangs(&s, async {
+        s.node(ANNOUNCER)?.program(Program::Speaker)?.kill();
+        s.node(ANNOUNCER)?.restart(Program::Speaker)?;
+        s.wait_ferrolb_ready().await?;
+        s.answered_by(address, ANNOUNCER).await?;
+        first_page(&s, address).await?;
+        let metrics = s.metrics(s.node(ANNOUNCER)?.host()).await?;
+        ensure!(!metrics.contains("DataPathNotReady"), "it waits:\n{metrics}");
+        Ok(())
+    })
+    .await
+}
+
+/// Where no kube-proxy is, nothing waits for it.
+pub(crate) async fn absent(s: Scene) -> Result<()> {
+    prepared(&s, 60).await?;
+    s.node(ANNOUNCER)?.kill(Program::Proxy)?;
+    let told = async {
+        let address = s
+            .apply_and_address("web", &service("web", "web", "type: LoadBalancer"))
+            .await?;
+        s.answered_by(address, ANNOUNCER).await?;
+        says(&s, "ferrolb_kube_proxy_readable 0").await
+    }
+    .await;
+    s.node(ANNOUNCER)?.restart(Program::Proxy)?;
+    told
+}
+
+/// Of several Services, each made when its pods are ready, the first question after the address is answered for gets its page.
+pub(crate) async fn first_question(s: Scene) -> Result<()> {
+    prepared(&s, 5).await?;
+    let mut lost = 0;
+    let mut took = Vec::new();
+    for number in 0..SERVICES {
+        let name = format!("web-{number}");
+        let start = Instant::now();
+        let address = s
+            .apply_and_address(&name, &service(&name, "web", "type: LoadBalancer"))
+            .await?;
+        answered_for(&s, address).await?;
+        lost += u32::from(first_page(&s, address).await.is_err());
+        s.page(address, 80).await?;
+        took.push(start.elapsed().as_millis());
+    }
+    eprintln!("  {lost} of {SERVICES} first questions lost; from the Service to the first page: {took:?} ms");
+    ensure!(lost == 0, "{lost} first questions were lost");
+    Ok(())
+}
+
+const SERVICES: u32 = 6;
+
+/// Returns with the first answer.
+async fn answered_for(s: &Scene, address: IpAddr) -> Result<()> {
+    let until = Instant::now() + PATIENCE;
+    while Instant::now() < until {
+        let client = s.browser();
+        let ask = move || client.resolve(address, Duration::from_millis(20));
+        if !tokio::task::spawn_blocking(ask).await??.is_empty() {
+            return Ok(());
+        }
+    }
+    bail!("nobody answers for {address}")
+}
