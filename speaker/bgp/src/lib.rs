@@ -14,10 +14,11 @@
 //! | [`route`] | routes wanted by several | one route per prefix |
 //! | [`adj_rib_out`] | the routes wanted, what the peer was told | the fewest UPDATE messages between the two |
 //! | [`session`] | connections, bytes, the time, wishes | bytes, connections to make and to close, a status |
+//! | [`discovery::link`] | Router Advertisements, the time | who the router on a link is, what to send |
 //! | [`proto`] | bytes and events | messages and the RFC 4271 state machine; the only module that names the pinned crates |
 //!
-//! The rest does IO: [`engine`] and `transport`. Nothing needs a capability but listening on a port below 1024
-//! (`CAP_NET_BIND_SERVICE`) and binding to a device (`CAP_NET_RAW` on kernels before 5.7).
+//! The rest does IO: [`engine`], [`mod@discovery`] and `transport`. Nothing needs a capability but discovery and binding to a
+//! device on kernels before 5.7 (`CAP_NET_RAW`), and listening on a port below 1024 (`CAP_NET_BIND_SERVICE`).
 //!
 //! One session is one task with one [`session::Session`]. The task owns at most two connections: the one it dialled
 //! and, where listening is allowed, the one it accepted (RFC 4271 section 6.8). Messages are made when there is room
@@ -25,6 +26,7 @@
 #![cfg(target_os = "linux")]
 
 pub mod adj_rib_out;
+pub mod discovery;
 pub mod engine;
 pub mod proto;
 pub mod route;

@@ -3,7 +3,7 @@
 //! [`dial`] connects, [`Listener`] accepts, [`tune`] applies to a connection what may change on it. [`task`] runs a
 //! session over them.
 
-mod options;
+pub(crate) mod options;
 pub(crate) mod task;
 
 use std::io;
@@ -12,7 +12,7 @@ use std::os::fd::AsFd;
 use std::task::{Context, Poll};
 
 use nix::ifaddrs::getifaddrs;
-use nix::net::if_::if_nametoindex;
+use nix::net::if_::{if_indextoname, if_nametoindex};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
@@ -194,10 +194,14 @@ pub(crate) fn local(stream: &TcpStream) -> io::Result<Local> {
             Some((entry.interface_name, v4.or(v6)?))
         })
         .collect();
-    let interface = own
-        .iter()
-        .find(|(_, own)| *own == address)
-        .map(|(name, _)| name.clone());
+    // One link-local address may be on several interfaces.
+    let interface = match stream.local_addr()? {
+        SocketAddr::V6(v6) if v6.scope_id() != 0 => if_indextoname(v6.scope_id())?.into_string().ok(),
+        _ => own
+            .iter()
+            .find(|(_, own)| *own == address)
+            .map(|(name, _)| name.clone()),
+    };
     let of_interface = || {
         own.iter()
             .filter(|(name, _)| Some(name) == interface.as_ref())

@@ -68,6 +68,23 @@ pub fn drop_privileges() {
     );
 }
 
+/// The same, but for `CAP_NET_RAW`.
+pub fn drop_privileges_but_raw() {
+    const VERSION_3: u32 = 0x2008_0522;
+    const NET_RAW: u32 = 1 << 13;
+    /// `struct __user_cap_header_struct` and two of `struct __user_cap_data_struct`.
+    #[repr(C)]
+    struct Header(u32, i32);
+    #[repr(C)]
+    struct Data([u32; 3], [u32; 3]);
+    // SAFETY: no pointers; the flag belongs to this thread and keeps what is permitted over the change of the user.
+    unsafe { assert_eq!(libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0), 0) };
+    drop_privileges();
+    let (header, data) = (Header(VERSION_3, 0), Data([NET_RAW, NET_RAW, 0], [0; 3]));
+    // SAFETY: the kernel reads both, which live until the call returns, and changes the calling thread alone.
+    unsafe { assert_eq!(libc::syscall(libc::SYS_capset, &raw const header, &raw const data), 0) };
+}
+
 /// An address that is one.
 pub fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()

@@ -53,7 +53,8 @@ impl Session {
     }
 }
 
-/// This node as next hop on a session.
+/// This node as next hop on a session. Over link-local addresses it is the link-local one alone, as on links without any other:
+/// of two that are told (RFC 2545 section 3) BIRD takes the global one, which is on no link that it knows.
 pub(super) fn own_hops(peer: &Peer, local: &Local, negotiated: &Negotiated) -> OwnHops {
     let own_v4 = match local.address {
         IpAddr::V4(_) => Some(local.address),

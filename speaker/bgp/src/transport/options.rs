@@ -1,4 +1,4 @@
-//! Socket options that no safe crate has: TCP-MD5 keys and the least TTL let in. The only unsafe code of the crate.
+//! Socket options that no safe crate has: TCP-MD5 keys, the least TTL let in, the ICMPv6 types let in.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -56,9 +56,18 @@ pub(super) fn set_minimum_ttl(socket: BorrowedFd<'_>, v4: bool, least: u8) -> io
     }
 }
 
+/// Drops what is not of this ICMPv6 type (`struct icmp6_filter` of RFC 3542: a bit that is set keeps a type out).
+pub(crate) fn let_in_only(socket: BorrowedFd<'_>, of: u8) -> io::Result<()> {
+    /// `linux/icmpv6.h`.
+    const ICMPV6_FILTER: c_int = 1;
+    let mut filter = [u32::MAX; 8];
+    filter[usize::from(of) / 32] &= !(1 << (of % 32));
+    set(socket, libc::IPPROTO_ICMPV6, ICMPV6_FILTER, &filter)
+}
+
 fn set<T>(socket: BorrowedFd<'_>, level: c_int, option: c_int, value: &T) -> io::Result<()> {
     // SAFETY: the kernel reads `size_of::<T>()` octets from `value`, which lives until the call returns, and writes
-    // nothing. The types passed are `c_int` and `Md5Signature`, laid out as the options ask for.
+    // nothing. The types passed are `c_int`, `[u32; 8]` and `Md5Signature`, laid out as the options ask for.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),

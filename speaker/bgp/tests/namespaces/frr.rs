@@ -25,6 +25,15 @@ pub(crate) fn neighbour(address: &str, remote_as: &str, lines: &[&str]) -> Strin
     text
 }
 
+/// The configuration for the neighbour at the other end of an interface. FRR dials it, and listens.
+pub(crate) fn interface_neighbour(interface: &str, remote_as: &str) -> String {
+    let mut text = format!(" neighbor {interface} interface remote-as {remote_as}\n");
+    for family in ["ipv4", "ipv6"] {
+        text += &format!(" address-family {family} unicast\n  neighbor {interface} activate\n exit-address-family\n");
+    }
+    text
+}
+
 impl<'a> Frr<'a> {
     /// FRR in AS 64512 with these neighbours.
     pub(crate) fn start(lab: &'a Lab, neighbours: &str) -> Frr<'a> {

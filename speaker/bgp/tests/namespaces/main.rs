@@ -8,6 +8,7 @@ mod engine;
 mod frr;
 mod gobgp;
 mod make;
+mod unnumbered;
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
