@@ -102,7 +102,7 @@ struct Demand<'a> {
     nodes: Option<BTreeSet<&'a str>>,
     /// Some endpoint of some holder can serve.
     anywhere: bool,
-    /// The same, when endpoints on nodes that are not Ready are taken to serve.
+    /// The same, when all that is better than nothing is taken to serve.
     hopeful_nodes: Option<BTreeSet<&'a str>>,
     hopeful_anywhere: bool,
 }
@@ -179,7 +179,7 @@ impl Controller {
         }
         let rules = self.rules(address, &views);
         let standings = coverage.of(&ads, &rules, self.world.nodes(), &self.allocator);
-        let demand = self.demand(&views);
+        let demand = self.demand(address, &views);
         let refusal = |name: &str, s: &Standing| {
             let not_ready = (!s.ready).then_some(NodeRefusal::NotReady);
             s.refusal.or_else(|| demand.refusal(name)).or(not_ready)
@@ -205,7 +205,7 @@ impl Controller {
         let choice = || self.best_owner(address, record, rules.anti_affinity, &eligible);
         if let Some(placed) = &record.placed {
             let owner = placed.owner.as_str();
-            let blind = |s: &Standing| s.refusal.is_none() && !s.ready && demand.may_serve(owner);
+            let blind = |s: &Standing| s.refusal.is_none() && demand.may_serve(owner);
             let own = eligible.iter().find(|c| *c.name == *owner);
             let better = |own: &Candidate| rules.preemption && choice().is_some_and(|c| c.score > own.score);
             if own.is_some_and(|own| !better(own)) {
@@ -216,7 +216,7 @@ impl Controller {
                 };
                 return (Some(placed), None);
             }
-            // Losing sight of nodes is no reason to withdraw the last candidate.
+            // Losing sight of nodes is no reason to withdraw the last candidate, nor are endpoints that still serve.
             if eligible.is_empty() && standings.nodes.get(owner).is_some_and(blind) {
                 return (Some(placed.clone()), None);
             }
@@ -268,7 +268,8 @@ impl Controller {
         Rules::of(self.world.config().policies_of(pool, &services))
     }
 
-    fn demand(&self, views: &[&ServiceView]) -> Demand<'_> {
+    fn demand(&self, address: IpAddr, views: &[&ServiceView]) -> Demand<'_> {
+        let pool = self.world.pool_of(address);
         let mut demand = Demand {
             nodes: None,
             anywhere: false,
@@ -280,10 +281,12 @@ impl Controller {
             None => *all = Some(nodes),
         };
         for view in views {
-            let serving = self.world.serving(&view.id);
+            let mut policies = self.world.config().policies_of(pool, &[view.applicant()]);
+            let terminating = policies.find_map(|policy| policy.endpoints.serving).unwrap_or(true);
+            let serving = self.world.serving(&view.id, terminating);
             let hopeful = serving
                 .nodes
-                .union(&serving.out_of_sight)
+                .union(&serving.to_the_last)
                 .copied()
                 .collect::<BTreeSet<_>>();
             let local = view.traffic_policy == TrafficPolicy::Local;

@@ -165,19 +165,25 @@ impl World {
         BTreeSet::from([service])
     }
 
-    /// Where the Service can be served.
-    pub(crate) fn serving(&self, service: &ServiceId) -> Serving<'_> {
+    /// Where the Service can be served: by endpoints that are ready; where there are none, by those that terminate and still
+    /// serve, if `terminating` ones count.
+    pub(crate) fn serving(&self, service: &ServiceId, terminating: bool) -> Serving<'_> {
         let mut serving = Serving::default();
-        let endpoints = self.slices.get(service).into_iter().flat_map(LiteMap::values);
-        for endpoint in endpoints.flat_map(|s| &s.endpoints) {
+        let slices = self.slices.get(service).into_iter().flat_map(LiteMap::values);
+        let endpoints = slices.flat_map(|slice| &slice.endpoints);
+        let ready = endpoints.clone().any(|endpoint| endpoint.ready);
+        for endpoint in endpoints {
             let node = endpoint.node.as_deref();
-            if endpoint.can_serve() {
+            let ending = terminating && !endpoint.ready && endpoint.serving;
+            if endpoint.ready || ending && !ready {
                 serving.anywhere = true;
                 serving.nodes.extend(node);
+            } else if ending {
+                serving.to_the_last.extend(node);
             }
             // A node that is not Ready drags its endpoints down with it, whether they work or not.
             if let Some(node) = node.filter(|n| self.nodes.get(*n).is_some_and(|v| !v.ready)) {
-                serving.out_of_sight.insert(node);
+                serving.to_the_last.insert(node);
             }
         }
         serving
@@ -207,6 +213,7 @@ pub(crate) struct Serving<'a> {
     pub(crate) anywhere: bool,
     /// The nodes with an endpoint that can serve.
     pub(crate) nodes: BTreeSet<&'a str>,
-    /// Nodes that are not Ready and have an endpoint, of which nobody can say whether it serves.
-    pub(crate) out_of_sight: BTreeSet<&'a str>,
+    /// Nodes that are better than none: not Ready, with an endpoint of which nobody can say whether it serves, or with one
+    /// that terminates while others are ready.
+    pub(crate) to_the_last: BTreeSet<&'a str>,
 }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use ferrolb_controller_core::EventKind;
 use ferrolb_model::{
-    Announcer, BgpAdvertisement, Condition, ConditionType, Config, FamilyPolicy, LabelSelector, NodeView, Operator,
-    Placement, PoolSelection, PreferredNode, Requirement, TrafficPolicy,
+    AnnouncementPolicy, Announcer, BgpAdvertisement, Condition, ConditionType, Config, EndpointSettings, EndpointsView,
+    FamilyPolicy, LabelSelector, NodeView, Operator, Placement, PoolSelection, PreferredNode, Requirement,
+    TrafficPolicy,
 };
 
 use crate::fixtures::*;
@@ -139,6 +140,63 @@ fn local_needs_an_endpoint_on_the_node() {
     assert_eq!(again.owner, "n1");
     assert!(again.epoch >= epoch, "the epoch grows over a time without an owner");
     lab.assert_quiet();
+}
+
+/// The endpoints of `web`, each with its node, and whether it is ready; those that are not terminate and still serve.
+fn ending(each: &[(&str, bool)]) -> EndpointsView {
+    let mut view = endpoints("web", &each.iter().map(|(node, _)| *node).collect::<Vec<_>>());
+    for (endpoint, (_, ready)) in view.endpoints.iter_mut().zip(each) {
+        endpoint.ready = *ready;
+    }
+    view
+}
+
+#[test]
+fn a_local_address_leaves_before_its_last_endpoint_ends() {
+    let mut lab = one(&["n1"]);
+    let mut local = service("web", 1);
+    local.traffic_policy = TrafficPolicy::Local;
+    lab.apply(local);
+    lab.set_endpoints(ending(&[("n1", true), ("n2", true)]));
+    lab.settle();
+    assert_eq!(lab.owner(ADDRESS), Some("n1"));
+    lab.set_endpoints(ending(&[("n1", false), ("n2", true)]));
+    lab.settle();
+    assert_eq!(lab.owner(ADDRESS), Some("n2"), "while the one on n1 still serves");
+    lab.set_endpoints(ending(&[("n1", true), ("n2", false)]));
+    let mut excluded = node("n1");
+    excluded.excluded = true;
+    lab.set_node(excluded);
+    lab.settle();
+    assert_eq!(
+        lab.owner(ADDRESS),
+        Some("n2"),
+        "the ready one is where nobody may announce"
+    );
+    lab.set_endpoints(ending(&[("n2", false), ("n3", false)]));
+    lab.settle();
+    assert_eq!(lab.owner(ADDRESS), Some("n2"), "none is ready");
+    edit(&mut lab, |config| {
+        let policy = AnnouncementPolicy {
+            name: "ready".to_owned(),
+            pools: PoolSelection::All,
+            service_selectors: Vec::new(),
+            node_selectors: Vec::new(),
+            on_request: None,
+            layer2: Default::default(),
+            drain: Default::default(),
+            endpoints: EndpointSettings {
+                serving: Some(false),
+                wait: None,
+            },
+            bgp: Default::default(),
+        };
+        config.announcement_policies.insert(policy.name.clone(), policy);
+    });
+    assert_eq!(
+        (placement(&lab), announced(&lab).reason),
+        (None, "NoEndpoint".to_owned())
+    );
 }
 
 #[test]

@@ -111,7 +111,7 @@ impl Case<'_> {
     }
 
     /// Whether no other node can carry the address.
-    fn is_last(&self, policies: &[&AnnouncementPolicy]) -> bool {
+    pub(super) fn is_last(&self, policies: &[&AnnouncementPolicy]) -> bool {
         let ads: Vec<_> = self.advertisements().collect();
         let names = [
             ads.iter().map(|ad| ad.name.clone()).collect(),

@@ -208,7 +208,8 @@ impl Case<'_> {
         let refusal = if node.network_unavailable {
             Some(NodeRefusal::NetworkUnavailable)
         } else {
-            self.no_endpoint(&policies, counts).or_else(|| self.no_peer(&wishes))
+            self.no_endpoint(&policies, &everywhere, counts)
+                .or_else(|| self.no_peer(&wishes))
         };
         if let Some(why) = refusal {
             return Some(Standing::Withheld(why));
@@ -242,13 +243,23 @@ impl Case<'_> {
         }
     }
 
-    fn no_endpoint(&self, policies: &Policies<'_>, counts: Counts) -> Option<NodeRefusal> {
+    /// A node whose last endpoints terminate gives up while they still serve, if another one can go on.
+    fn no_endpoint(
+        &self,
+        policies: &Policies<'_>,
+        everywhere: &[&AnnouncementPolicy],
+        counts: Counts,
+    ) -> Option<NodeRefusal> {
         let terminating = policies.first(|p| p.endpoints.serving).unwrap_or(true);
-        let (count, why) = match self.holder.traffic_policy {
-            TrafficPolicy::Cluster => (counts.anywhere, NodeRefusal::NoEndpoint),
-            TrafficPolicy::Local => (counts.here, NodeRefusal::NoLocalEndpoint),
+        let (serves, why) = match self.holder.traffic_policy {
+            TrafficPolicy::Cluster => (counts.anywhere.can_serve(terminating), NodeRefusal::NoEndpoint),
+            TrafficPolicy::Local => {
+                let here = counts.here.can_serve(terminating);
+                let serves = here && (counts.here.ready > 0 || self.is_last(everywhere));
+                (serves, NodeRefusal::NoLocalEndpoint)
+            }
         };
-        (!count.can_serve(terminating)).then_some(why)
+        (!serves).then_some(why)
     }
 
     fn no_peer(&self, wishes: &[Wish]) -> Option<NodeRefusal> {

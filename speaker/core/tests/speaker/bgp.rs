@@ -225,7 +225,30 @@ fn each_no_has_its_reason_and_each_yes_its_route() {
         ),
         (
             "Local, one terminates here",
-            vec![local, endpoints("web", &[(ME, false)])],
+            vec![local.clone(), endpoints("web", &[(ME, false)])],
+            Some(None),
+        ),
+        (
+            "Local, one terminates here, one is ready where nobody announces",
+            vec![local.clone(), endpoints("web", &[(ME, false), (OTHER, true)])],
+            Some(None),
+        ),
+        (
+            "Local, one terminates here, one is ready on another node",
+            vec![
+                local.clone(),
+                Input::OtherNode(another(OTHER, "b")),
+                endpoints("web", &[(ME, false), (OTHER, true)]),
+            ],
+            Some(Some(NodeRefusal::NoLocalEndpoint)),
+        ),
+        (
+            "Local, one terminates here and one does not",
+            vec![
+                local,
+                Input::OtherNode(another(OTHER, "b")),
+                endpoints("web", &[(ME, false), (ME, true), (OTHER, true)]),
+            ],
             Some(None),
         ),
         (

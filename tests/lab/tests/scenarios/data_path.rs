@@ -4,10 +4,11 @@
 //! `node-1` alone announces, where a scenario does not say otherwise, and the pods run on `node-2`: what kube-proxy of `node-1`
 //! does is all that counts.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use ferrolb_lab::client::{Probe, Tally};
 use ferrolb_lab::{Program, wait_until};
 
 use crate::manifests::{deployment, service};
@@ -183,3 +184,62 @@ async fn answered_for(s: &Scene, address: IpAddr) -> Result<()> {
     }
     bail!("nobody answers for {address}")
 }
+
+/// Under traffic policy Local a node loses its last pod, which serves until it ends: the address goes to the node with the other
+/// pod, and a client that asks every millisecond loses nothing.
+pub(crate) async fn last_local_endpoint(s: Scene) -> Result<()> {
+    s.apply_config(&s.pool()).await?;
+    let apart = "      topologySpreadConstraints:\n        - { maxSkew: 1, topologyKey: kubernetes.io/hostname, \
+                 whenUnsatisfiable: DoNotSchedule, labelSelector: { matchLabels: { app: web } } }\n";
+    s.apply(&(deployment("web", 2) + apart)).await?;
+    s.apply(LOCAL).await?;
+    s.ready("web", 2).await?;
+    let address = s.addresses("web", 1).await?[0];
+    s.page(address, 80).await?;
+    let owner = s.owner(address).await?;
+    let prober = s
+        .browser()
+        .probe(SocketAddr::new(address, 53), Probe::Udp, Duration::from_millis(1))?;
+    wait_until("the client to be served", PATIENCE, async || {
+        let tally = prober.so_far();
+        ensure!(tally.answered() >= 500, "{tally:?}");
+        Ok(())
+    })
+    .await?;
+    s.kubectl(&["cordon", &owner]).await?;
+    let moved = async {
+        let pods = s.kubectl(&["get", "pods", "-l", "app=web", "-o", "json"]).await?;
+        let pods: serde_json::Value = serde_json::from_str(&pods)?;
+        let pods = pods["items"].as_array().context("pods")?;
+        let on_owner = pods.iter().find(|pod| pod["spec"]["nodeName"] == owner.as_str());
+        let pod = on_owner.context("no pod on the owner")?["metadata"]["name"]
+            .as_str()
+            .context("its name")?;
+        s.kubectl(&["delete", "pod", pod]).await?;
+        s.other_owner(address, &owner).await
+    }
+    .await;
+    s.kubectl(&["uncordon", &owner]).await?;
+    let heir = moved?;
+    s.answered_by(address, &heir).await?;
+    let tally: Tally = prober.stop();
+    eprintln!(
+        "  {} of {} lost, longest silence {:?}",
+        tally.lost, tally.sent, tally.longest_gap
+    );
+    ensure!(tally.lost == 0, "questions were lost: {tally:?}");
+    Ok(())
+}
+
+const LOCAL: &str = r#"
+apiVersion: v1
+kind: Service
+metadata: { name: web }
+spec:
+  type: LoadBalancer
+  externalTrafficPolicy: Local
+  selector: { app: web }
+  ports:
+    - { name: http, port: 80, targetPort: http }
+    - { name: udp, port: 53, targetPort: 5353, protocol: UDP }
+"#;

@@ -157,7 +157,8 @@ fn main() -> std::process::ExitCode {
                     "restarted_while_it_hangs",
                     without_pool(data_path::restarted_while_it_hangs),
                 )
-                .scenario("absent", without_pool(data_path::absent)),
+                .scenario("absent", without_pool(data_path::absent))
+                .scenario("last_local_endpoint", without_pool(data_path::last_local_endpoint)),
         )
         .group(
             Group::new(Setup::named("bgp"))
