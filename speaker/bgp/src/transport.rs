@@ -21,6 +21,8 @@ use crate::settings::{Peer, Reach};
 
 /// Network control (RFC 4594), the class of service routers give to BGP.
 const TRAFFIC_CLASS: u32 = 0xc0;
+/// The answer to a router that counts hops (RFC 5082) has to come with this.
+const TTL_MAX: u32 = 255;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 64;
 
@@ -95,8 +97,8 @@ pub(crate) struct Listening {
     pub(crate) v6: bool,
     /// The port.
     pub(crate) port: u16,
-    /// The VRF device.
-    pub(crate) vrf: Option<String>,
+    /// The interface of a link-local router, or the VRF device.
+    pub(crate) device: Option<String>,
 }
 
 /// A socket that accepts connections of peers.
@@ -114,11 +116,17 @@ impl Listener {
             Ipv4Addr::UNSPECIFIED.into()
         };
         let socket = socket(any)?;
-        if let Some(device) = &at.vrf {
+        if let Some(device) = &at.device {
             socket.bind_device(Some(device.as_bytes()))?;
         }
         if at.v6 {
             socket.set_only_v6(true)?;
+            // One router's address may be on several links, each with a listener; of those that fit the kernel takes
+            // that of the link.
+            socket.set_reuse_port(true)?;
+            socket.set_unicast_hops_v6(TTL_MAX)?;
+        } else {
+            socket.set_ttl_v4(TTL_MAX)?;
         }
         socket.set_reuse_address(true)?;
         socket.bind(&SocketAddr::new(any, at.port).into())?;

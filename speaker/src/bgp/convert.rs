@@ -1,11 +1,12 @@
-//! From a plan to what the engines want. Pure, but for the addresses of this machine, which are an argument.
+//! From a plan to what the engines want. Pure: what is known of this machine and its links is an argument.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ferrolb_bfd::WantedSession;
+use ferrolb_bgp::discovery::{Finding, Found};
 use ferrolb_bgp::settings::{GracefulRestart, Password, Reach, SettingsError};
 use ferrolb_bgp::{
     Attributes, Community, ExtendedCommunity, LargeCommunity, NextHop, Peer, RemoteAsn, Routes, Wanted, WantedPeer,
@@ -34,20 +35,38 @@ pub(super) struct Converted {
     pub(super) faults: BTreeMap<String, String>,
 }
 
+/// What is known of the network around this machine.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ground<'a> {
+    /// The subnets it is in.
+    pub(super) subnets: &'a [IpNet],
+    /// The routers at the other ends of its links, where one is wanted.
+    pub(super) found: &'a Found,
+}
+
+/// The interfaces of a plan at whose other end a router has to be found.
+pub(super) fn links(plan: &BgpPlan) -> BTreeSet<String> {
+    let interfaces = plan.peers.values().filter_map(|planned| match &planned.peer.endpoint {
+        PeerEndpoint::Interface(name) => Some(name.clone()),
+        PeerEndpoint::Address(_) => None,
+    });
+    interfaces.collect()
+}
+
 /// Turns a plan into what the engines want. `before` is what came of the last one, so that what has not changed stays
-/// the same object; `subnets` are those that this machine is in.
-pub(super) fn convert(plan: &BgpPlan, before: &Known, subnets: &[IpNet]) -> (Converted, Known) {
+/// the same object.
+pub(super) fn convert(plan: &BgpPlan, before: &Known, ground: Ground<'_>) -> (Converted, Known) {
     let mut converted = Converted::default();
     let mut shared = Known::new();
     for (name, planned) in &plan.peers {
-        let PeerEndpoint::Address(address) = planned.peer.endpoint else {
-            // The core keeps those without an address back.
-            continue;
-        };
-        let peer = match settings(address, planned, plan.router_id) {
+        let peer = address(&planned.peer.endpoint, ground.found).and_then(|address| {
+            let peer = settings(address, planned, plan.router_id);
+            peer.map_err(|error| error.to_string())
+        });
+        let peer = match peer {
             Ok(peer) => peer,
             Err(error) => {
-                converted.faults.insert(name.clone(), error.to_string());
+                converted.faults.insert(name.clone(), error);
                 continue;
             }
         };
@@ -61,7 +80,7 @@ pub(super) fn convert(plan: &BgpPlan, before: &Known, subnets: &[IpNet]) -> (Con
             }
         };
         if let Some(profile) = &planned.peer.bfd {
-            let path = Arc::new(path(address, &planned.peer, &peer, subnets));
+            let path = Arc::new(path(&planned.peer, &peer, ground.subnets));
             // Two peers behind one path share its session, with the settings of the first.
             converted
                 .bfd
@@ -80,6 +99,18 @@ pub(super) fn convert(plan: &BgpPlan, before: &Known, subnets: &[IpNet]) -> (Con
     (converted, shared)
 }
 
+/// The router's address; or why there is none yet.
+fn address(endpoint: &PeerEndpoint, found: &Found) -> Result<IpAddr, String> {
+    match endpoint {
+        PeerEndpoint::Address(address) => Ok(*address),
+        PeerEndpoint::Interface(name) => {
+            let finding = found.get(name).unwrap_or(&Finding::Nobody);
+            let router = finding.router().map(IpAddr::V6);
+            router.ok_or_else(|| format!("spec.interface: {name:?}: {finding}"))
+        }
+    }
+}
+
 fn settings(address: IpAddr, planned: &PlannedPeer, router_id: std::net::Ipv4Addr) -> Result<Peer, SettingsError> {
     let given = &planned.peer;
     let remote_asn = match given.remote_asn {
@@ -92,7 +123,10 @@ fn settings(address: IpAddr, planned: &PlannedPeer, router_id: std::net::Ipv4Add
     peer.port = given.port;
     peer.source = given.source_address;
     peer.vrf.clone_from(&given.vrf);
-    if given.dual_stack {
+    if let PeerEndpoint::Interface(name) = &given.endpoint {
+        peer.interface = Some(name.clone());
+    }
+    if given.dual_stack || peer.interface.is_some() {
         peer.families = FamilySet { v4: true, v6: true };
     }
     if let Some(timers) = given.timers {
@@ -123,14 +157,15 @@ fn whole_seconds(time: Duration) -> u16 {
 }
 
 /// Over several hops if that is said, and towards routers of our own AS that are in none of our subnets, as FRR does.
-fn path(address: IpAddr, given: &model::Peer, peer: &Peer, subnets: &[IpNet]) -> ferrolb_bfd::Path {
-    let near = subnets.iter().any(|subnet| subnet.contains(&address));
+fn path(given: &model::Peer, peer: &Peer, subnets: &[IpNet]) -> ferrolb_bfd::Path {
+    let address = peer.address;
+    let near = peer.interface.is_some() || subnets.iter().any(|subnet| subnet.contains(&address));
     ferrolb_bfd::Path {
         peer: address,
         local: given.source_address,
-        interface: None,
+        interface: peer.interface.clone(),
         vrf: given.vrf.clone(),
-        multi_hop: given.ebgp_multihop || !peer.is_external() && !near,
+        multi_hop: peer.interface.is_none() && given.ebgp_multihop || !peer.is_external() && !near,
     }
 }
 

@@ -1,12 +1,13 @@
-//! The threads: BGP with the relay from BFD on one, BFD on another.
+//! The threads: BGP on one, with the relay from BFD and the search for routers on links; BFD on another.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ferrolb_bfd::{DriverError, Path, Report};
+use ferrolb_bgp::discovery::{self, Found};
 use ferrolb_bgp::engine::{Board, Config, EngineError};
 use ferrolb_bgp::{Phase, Wanted};
 use jiff::Timestamp;
@@ -53,10 +54,13 @@ pub(super) struct Threads {
     pub(super) start: (Timestamp, Instant),
     /// To BGP.
     pub(super) wanted: watch::Sender<Arc<Wanted>>,
+    /// The interfaces at whose other end a router is to be found.
+    pub(super) links: watch::Sender<BTreeSet<String>>,
     phase: watch::Sender<Phase>,
     dependents: watch::Sender<Dependents>,
     sessions: watch::Receiver<Board>,
     paths: watch::Receiver<BfdBoard>,
+    found: watch::Receiver<Found>,
     reports: mpsc::Sender<Report>,
     ended: oneshot::Receiver<Result<(), EngineError>>,
     bfd: Option<Bfd>,
@@ -67,11 +71,26 @@ struct Bfd {
     ended: tokio::task::JoinHandle<Result<Result<(), DriverError>, Box<dyn std::any::Any + Send>>>,
 }
 
+/// What has changed.
+pub(super) enum Changed {
+    /// A session or a path; all of them.
+    Boards(Board, BfdBoard),
+    /// What is known of the links.
+    Links,
+}
+
 impl Threads {
-    /// Starts BGP with what is wanted. `restarted_for`: for so long routers are told of a restart.
-    pub(super) fn start(wanted: Arc<Wanted>, restarted_for: Duration, seed: u64) -> Result<Self, BgpLost> {
+    /// Starts BGP with what is wanted, and looks for routers on `links`. `restarted_for`: for so long routers are told of a restart.
+    pub(super) fn start(
+        wanted: Arc<Wanted>,
+        links: BTreeSet<String>,
+        restarted_for: Duration,
+        seed: u64,
+    ) -> Result<Self, BgpLost> {
         const NAME: &str = "ferrolb-bgp";
         let (wanted, wanted_out) = watch::channel(wanted);
+        let (links, links_out) = watch::channel(links);
+        let (found_in, found) = watch::channel(Found::new());
         let (phase, phase_out) = watch::channel(Phase::Stay);
         let (dependents, dependents_out) = watch::channel(Dependents::new());
         let (sessions_in, sessions) = watch::channel(Board::new());
@@ -89,6 +108,7 @@ impl Threads {
             tokio::select! {
                 result = ferrolb_bgp::run(config, wanted_out, phase_out, downs_out, sessions_in) => result,
                 never = relay(reports_out, dependents_out, downs, paths_in) => match never {},
+                never = discovery::run(seed, links_out, found_in) => match never {},
             }
         };
         let body = move || {
@@ -104,10 +124,12 @@ impl Threads {
         Ok(Threads {
             start,
             wanted,
+            links,
             phase,
             dependents,
             sessions,
             paths,
+            found,
             reports,
             ended,
             bfd: None,
@@ -132,8 +154,13 @@ impl Threads {
         Ok(())
     }
 
-    /// Waits until a session or a path has changed, and gives all of them.
-    pub(super) async fn changed(&mut self) -> Result<(Board, BfdBoard), BgpLost> {
+    /// What is known of the links.
+    pub(super) fn found(&mut self) -> Found {
+        self.found.borrow_and_update().clone()
+    }
+
+    /// Waits until something has changed.
+    pub(super) async fn changed(&mut self) -> Result<Changed, BgpLost> {
         let bfd_ended = async {
             match &mut self.bfd {
                 Some(bfd) => (&mut bfd.ended).await,
@@ -143,6 +170,7 @@ impl Threads {
         tokio::select! {
             Ok(()) = self.sessions.changed() => {}
             Ok(()) = self.paths.changed() => {}
+            Ok(()) = self.found.changed() => return Ok(Changed::Links),
             ended = &mut self.ended => return Err(match ended {
                 Ok(Err(error)) => error.into(),
                 Ok(Ok(())) | Err(_) => BgpLost::Ended("ferrolb-bgp"),
@@ -154,7 +182,7 @@ impl Threads {
         }
         let sessions = self.sessions.borrow_and_update().clone();
         let paths = self.paths.borrow_and_update().clone();
-        Ok((sessions, paths))
+        Ok(Changed::Boards(sessions, paths))
     }
 
     /// Leaves, in this way, and waits until every router knows. BFD says nothing: a router would take the session down.

@@ -1,5 +1,6 @@
 //! The task that keeps the engines in line with the plan, and the view in line with both.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,8 +17,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::convert::{Converted, Known, RESTART_TIME, convert};
-use super::engine::{BgpLost, Dependents, Threads};
+use super::convert::{Converted, Ground, Known, RESTART_TIME, convert, links};
+use super::engine::{BgpLost, Changed, Dependents, Threads};
 use super::marker::Marker;
 use super::notices::{Notice, Notices};
 use super::picture::{self, Services};
@@ -91,13 +92,13 @@ impl Keeper {
             tokio::select! {
                 () = stop.cancelled() => return self.leave().await,
                 Ok(()) = self.ends.planned.changed() => self.follow()?,
-                boards = changed => {
-                    let (sessions, bfd) = boards?;
-                    self.ends.view.send_modify(|view| {
+                changed = changed => match changed? {
+                    Changed::Links => self.follow()?,
+                    Changed::Boards(sessions, bfd) => self.ends.view.send_modify(|view| {
                         let view = Arc::make_mut(view);
                         (view.sessions, view.bfd) = (sessions, bfd);
-                    });
-                }
+                    }),
+                },
                 () = tokio::time::sleep_until(notice_at.unwrap_or(self.born)), if notice_at.is_some() => {}
             }
             self.tell();
@@ -151,13 +152,19 @@ impl Keeper {
         }
     }
 
+    /// Brings the engines in line with the plan and with what is known of the links.
     fn follow(&mut self) -> Result<(), BgpLost> {
         let Some(planned) = self.ends.planned.borrow_and_update().clone() else {
             return Ok(());
         };
         let watched = planned.plan.peers.values().any(|planned| planned.peer.bfd.is_some());
         let subnets = if watched { subnets() } else { Vec::new() };
-        let (converted, routes) = convert(&planned.plan, &self.routes, &subnets);
+        let found = self.threads.as_mut().map(Threads::found).unwrap_or_default();
+        let ground = Ground {
+            subnets: &subnets,
+            found: &found,
+        };
+        let (converted, routes) = convert(&planned.plan, &self.routes, ground);
         self.routes = routes;
         let Converted {
             bgp,
@@ -171,9 +178,15 @@ impl Keeper {
             dependents.entry(Arc::clone(path)).or_default().push(peer.clone());
         }
         match &self.threads {
-            Some(threads) => drop(threads.wanted.send_replace(Arc::clone(&bgp))),
-            None if bgp.peers.is_empty() => {}
-            None => self.threads = Some(self.start(Arc::clone(&bgp))?),
+            Some(threads) => {
+                threads.wanted.send_replace(Arc::clone(&bgp));
+                let links = links(&planned.plan);
+                threads
+                    .links
+                    .send_if_modified(|wanted| std::mem::replace(wanted, links.clone()) != links);
+            }
+            None if planned.plan.peers.is_empty() => {}
+            None => self.threads = Some(self.start(Arc::clone(&bgp), links(&planned.plan))?),
         }
         if let Some(threads) = &mut self.threads {
             threads.watch(bfd, dependents)?;
@@ -191,7 +204,7 @@ impl Keeper {
         Ok(())
     }
 
-    fn start(&self, wanted: Arc<ferrolb_bgp::Wanted>) -> Result<Threads, BgpLost> {
+    fn start(&self, wanted: Arc<ferrolb_bgp::Wanted>, links: BTreeSet<String>) -> Result<Threads, BgpLost> {
         let restarted = self.fixed.marker.set();
         let kept = Duration::from_secs(RESTART_TIME.into());
         let restarted_for = if restarted {
@@ -200,7 +213,7 @@ impl Keeper {
             Duration::ZERO
         };
         info!(peers = wanted.peers.len(), restarted, "starting BGP");
-        Threads::start(wanted, restarted_for, self.fixed.seed)
+        Threads::start(wanted, links, restarted_for, self.fixed.seed)
     }
 
     async fn leave(self) -> Result<(), BgpLost> {

@@ -160,7 +160,10 @@ impl Collector for Metrics {
         let view = Arc::clone(&self.0.borrow());
         let labels = |name: &String| -> Option<Labels> {
             let peer = &view.wanted.peers.get(name)?.peer;
-            let at = std::net::SocketAddr::new(peer.address, peer.port).to_string();
+            let at = match &peer.interface {
+                Some(interface) => format!("[{}%{interface}]:{}", peer.address, peer.port),
+                None => std::net::SocketAddr::new(peer.address, peer.port).to_string(),
+            };
             let vrf = peer.vrf.clone().unwrap_or_else(|| "default".to_owned());
             Some([("peer", at), ("vrf", vrf)])
         };

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use ferrolb_api::{BfdSession, BfdState, BgpSession, BgpState, Negotiated, ServiceBgpStatusStatus, SessionState};
 use ferrolb_bgp::{State, Status};
-use ferrolb_model::ServiceId;
+use ferrolb_model::{PeerEndpoint, ServiceId};
 use ferrolb_runtime::text::shortened;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -66,7 +66,6 @@ pub(super) fn state(view: &View) -> Option<BgpState> {
 
 fn session(view: &View, name: &str) -> BgpSession {
     let plan = view.planned.as_ref().map(|planned| &planned.plan);
-    let planned = plan.and_then(|plan| plan.peers.get(name));
     let refused = plan.and_then(|plan| plan.refused.get(name)).map(ToString::to_string);
     let fault = refused.or_else(|| view.faults.get(name).cloned());
     let status = view.sessions.get(name);
@@ -74,9 +73,7 @@ fn session(view: &View, name: &str) -> BgpSession {
     let error = fault.or_else(|| status.and_then(|status| last_error(status)));
     BgpSession {
         peer: name.to_owned(),
-        address: planned
-            .map(|planned| planned.peer.endpoint.to_string())
-            .unwrap_or_default(),
+        address: address(view, name).unwrap_or_default(),
         state: status.map_or(SessionState::Idle, |status| session_state(status.state)),
         since: status.and_then(|status| at(view, status.since)),
         negotiated: status.and_then(|status| {
@@ -87,6 +84,16 @@ fn session(view: &View, name: &str) -> BgpSession {
         last_error: shortened(error.unwrap_or_default(), MAX_ERROR),
         bfd: view.paths.get(name).map(|path| bfd(view, path)),
     }
+}
+
+/// Where the router is; that of a link once it was found.
+fn address(view: &View, name: &str) -> Option<String> {
+    let planned = view.planned.as_ref()?.plan.peers.get(name)?;
+    let peer = view.wanted.peers.get(name).map(|wanted| &wanted.peer);
+    Some(match (&planned.peer.endpoint, peer) {
+        (PeerEndpoint::Interface(interface), Some(peer)) => format!("{}%{interface}", peer.address),
+        (endpoint, _) => endpoint.to_string(),
+    })
 }
 
 /// A moment of the sessions' clock.
@@ -283,6 +290,19 @@ mod tests {
         view.bfd.insert(Arc::clone(&path), Report { path, status, counters });
         assert_eq!(bfd(&view).since, Some(Time(Timestamp::from_second(1002).unwrap())));
         assert_eq!(bfd(&view).state, BfdState::Up);
+    }
+
+    #[test]
+    fn an_unnumbered_session_tells_the_address_that_was_found() {
+        let mut view = view();
+        let mut plan = BgpPlan::clone(&view.planned.as_ref().unwrap().plan);
+        let endpoint = &mut plan.peers.get_mut("one").unwrap().peer.endpoint;
+        *endpoint = PeerEndpoint::Interface("eth0".to_owned());
+        view.planned.as_mut().unwrap().plan = Arc::new(plan);
+        let told = |view: &View| state(view).unwrap().sessions[0].address.clone();
+        assert_eq!(told(&view), "10.0.0.1%eth0");
+        view.wanted = Arc::default();
+        assert_eq!(told(&view), "eth0");
     }
 
     #[test]

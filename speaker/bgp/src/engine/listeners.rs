@@ -1,8 +1,9 @@
-//! The sockets that accept connections of routers: one per family and VRF that some peer wants, each with the TCP-MD5
-//! keys of its peers. What cannot be opened is tried again every few seconds.
+//! The sockets that accept connections of routers: one per family, VRF and link that some peer wants, each with the
+//! TCP-MD5 keys of its peers. What cannot be opened is tried again every few seconds.
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::task::Poll;
@@ -35,7 +36,7 @@ fn at(port: u16, peer: &Peer) -> Option<Listening> {
     (peer.opening != Opening::Dial).then(|| Listening {
         v6: peer.address.is_ipv6(),
         port,
-        vrf: peer.vrf.clone(),
+        device: peer.interface.clone().or_else(|| peer.vrf.clone()),
     })
 }
 
@@ -53,7 +54,15 @@ impl Listeners {
         let failed_before = std::mem::take(&mut self.failed);
         for (at, keys) in wanted {
             if let Err(error) = self.open_with(&at, keys) {
-                let error = format!("cannot listen on port {}: {error}", at.port);
+                let error = match error.kind() {
+                    ErrorKind::PermissionDenied => {
+                        format!(
+                            "cannot listen on port {}: {error}: one below 1024 needs CAP_NET_BIND_SERVICE",
+                            at.port
+                        )
+                    }
+                    _ => format!("cannot listen on port {}: {error}", at.port),
+                };
                 if failed_before.get(&at) != Some(&error) {
                     warn!(%error, "routers cannot connect");
                 }

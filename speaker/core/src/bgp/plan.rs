@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use ferrolb_model::{Community, ExtendedCommunity, Password, PasswordSource, Peer, PeerEndpoint, ServiceId};
+use ferrolb_model::{Community, ExtendedCommunity, Password, PasswordSource, Peer, ServiceId};
 use ipnet::IpNet;
 use thiserror::Error;
 
@@ -73,12 +73,6 @@ pub struct PlannedPeer {
 /// Why a peer of this node has no session, or one that is not as configured.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum PeerRefusal {
-    /// Its neighbour would have to be found out.
-    #[error("spec.interface: {interface:?}: sessions without an address are not supported; write spec.peerAddress")]
-    Unnumbered {
-        /// The interface.
-        interface: String,
-    },
     /// Its key is not there.
     #[error(
         "spec.passwordSecret.name: {secret:?}: there is no such Secret of type kubernetes.io/basic-auth with a key \
@@ -94,7 +88,6 @@ impl PeerRefusal {
     /// The stable name.
     pub fn as_str(&self) -> &'static str {
         match self {
-            PeerRefusal::Unnumbered { .. } => "Unnumbered",
             PeerRefusal::NoPassword { .. } => "NoPassword",
         }
     }
@@ -115,12 +108,6 @@ impl Bgp {
         let here = config.peers.values().filter(|peer| peer.covers_node(&self.node.labels));
         let mut passwords = BTreeMap::new();
         for peer in here {
-            if let PeerEndpoint::Interface(interface) = &peer.endpoint {
-                let interface = interface.clone();
-                plan.refused
-                    .insert(peer.name.clone(), PeerRefusal::Unnumbered { interface });
-                continue;
-            }
             let password = match &peer.password {
                 None => None,
                 Some(PasswordSource::Text(password)) => Some(password.clone()),

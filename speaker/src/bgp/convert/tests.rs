@@ -60,8 +60,25 @@ fn plan(peers: Vec<model::Peer>, password: Option<&str>, routes: &PlannedRoutes)
 }
 
 fn converted(peers: Vec<model::Peer>) -> Converted {
+    converted_with(peers, &Found::new())
+}
+
+fn converted_with(peers: Vec<model::Peer>, found: &Found) -> Converted {
     let subnets = ["10.0.0.0/24".parse().unwrap()];
-    convert(&plan(peers, None, &PlannedRoutes::new()), &Known::new(), &subnets).0
+    let ground = Ground {
+        subnets: &subnets,
+        found,
+    };
+    convert(&plan(peers, None, &PlannedRoutes::new()), &Known::new(), ground).0
+}
+
+/// What follows from a plan where nothing is known of this machine.
+fn nowhere(plan: &BgpPlan, before: &Known) -> (Converted, Known) {
+    let ground = Ground {
+        subnets: &[],
+        found: &Found::new(),
+    };
+    convert(plan, before, ground)
 }
 
 #[test]
@@ -181,7 +198,7 @@ fn a_key_that_cannot_be_used_costs_its_peer_alone_and_is_not_told() {
     let long = "k".repeat(81);
     for (key, faults) in [("s3cret", 0), (long.as_str(), 1)] {
         let plan = plan(vec![peer("10.0.0.1")], Some(key), &PlannedRoutes::new());
-        let (converted, _) = convert(&plan, &Known::new(), &[]);
+        let (converted, _) = nowhere(&plan, &Known::new());
         assert_eq!(
             (converted.faults.len(), converted.bgp.peers.len()),
             (faults, 1 - faults)
@@ -245,7 +262,7 @@ fn routes_carry_what_is_wished_and_stay_the_same_object_while_they_do() {
     let wishes = [wish(Some(50), Some(9)), wish(None, Some(4))].map(Arc::new).into();
     let planned = PlannedRoutes::from([(prefix, wishes)]);
     let plan = plan(vec![peer("10.0.0.1"), peer("10.0.0.2")], None, &planned);
-    let (first, known) = convert(&plan, &Known::new(), &[]);
+    let (first, known) = nowhere(&plan, &Known::new());
     let routes = |converted: &Converted, peer: &str| Arc::clone(&converted.bgp.peers[peer].routes);
     let expected = Attributes {
         next_hop: NextHop::Session,
@@ -264,6 +281,48 @@ fn routes_carry_what_is_wished_and_stay_the_same_object_while_they_do() {
     };
     assert_eq!(**routes(&first, "10.0.0.1").get(&prefix).unwrap(), expected);
     assert!(Arc::ptr_eq(&routes(&first, "10.0.0.1"), &routes(&first, "10.0.0.2")));
-    let (second, _) = convert(&plan, &known, &[]);
+    let (second, _) = nowhere(&plan, &known);
     assert!(Arc::ptr_eq(&routes(&first, "10.0.0.1"), &routes(&second, "10.0.0.1")));
+}
+
+#[test]
+fn the_router_at_the_other_end_of_an_interface_has_to_be_found() {
+    let of = |interface: &str| model::Peer {
+        endpoint: PeerEndpoint::Interface(interface.to_owned()),
+        bfd: Some(profile()),
+        remote_asn: model::RemoteAsn::Internal,
+        ..peer("10.0.0.1")
+    };
+    let peers = vec![of("eth0"), of("eth1"), of("eth2"), peer("10.0.0.2")];
+    let named: BTreeSet<String> = ["eth0", "eth1", "eth2"].map(str::to_owned).into();
+    assert_eq!(links(&plan(peers.clone(), None, &PlannedRoutes::new())), named);
+    let router = "fe80::9".parse().unwrap();
+    let there = Finding::Router {
+        address: router,
+        other: None,
+    };
+    let found = Found::from([("eth0".to_owned(), there), ("eth1".to_owned(), Finding::Missing)]);
+    let converted = converted_with(peers, &found);
+    let session = &converted.bgp.peers["eth0"].peer;
+    assert_eq!(
+        (session.address, session.interface.as_deref()),
+        (router.into(), Some("eth0"))
+    );
+    assert_eq!(session.families, FamilySet { v4: true, v6: true });
+    assert_eq!(session.check(), Ok(()));
+    let path = &converted.paths["eth0"];
+    assert_eq!(
+        (path.peer, path.interface.as_deref(), path.multi_hop),
+        (router.into(), Some("eth0"), false),
+        "on the link, although it is internal and in no subnet"
+    );
+    assert!(converted.bgp.peers.contains_key("10.0.0.2"), "others do not wait");
+    assert_eq!(converted.faults.keys().collect::<Vec<_>>(), ["eth1", "eth2"]);
+    for (interface, part) in [("eth1", "no interface of this name"), ("eth2", "no router was heard")] {
+        let fault = &converted.faults[interface];
+        assert!(
+            fault.starts_with(&format!("spec.interface: {interface:?}: ")) && fault.contains(part),
+            "{fault}"
+        );
+    }
 }
