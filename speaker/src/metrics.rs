@@ -260,6 +260,11 @@ fn liveness(encoder: &mut DescriptorEncoder, now: &ferrolb_liveness::Counters) -
             "Questions asked on the wire",
             &now.questions,
         ),
+        (
+            "ferrolb_liveness_vouched",
+            "Answers of other nodes that heard an owner that this one did not",
+            &now.vouched,
+        ),
     ] {
         ConstCounter::new(count.get()).encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
     }

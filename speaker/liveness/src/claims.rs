@@ -77,6 +77,8 @@ pub struct Address {
     pub belief: Placement,
     /// What this node does.
     pub stage: Stage,
+    /// Owned, but with no interface left to answer on, since then.
+    pub lost: Option<Duration>,
     /// Who owned it before.
     before: Option<Arc<str>>,
     announced: Option<Duration>,
@@ -90,6 +92,7 @@ impl Address {
             before: duty.previous_owner.clone(),
             duty,
             stage: Stage::Idle,
+            lost: None,
             announced: None,
         };
         let change = address.begin(me, None);

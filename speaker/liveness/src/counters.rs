@@ -55,6 +55,8 @@ pub struct Counters {
     pub stalls: Count,
     /// Questions asked.
     pub questions: Count,
+    /// Answers of other nodes that heard an owner that this one did not.
+    pub vouched: Count,
     drops: [Count; Dropped::NAMES.len()],
 }
 

@@ -4,10 +4,12 @@
 //! [`Guard::next_deadline`] says when it wants a tick.
 //!
 //! Here is what holds the parts together: addresses ([`crate::claims`]), other nodes ([`crate::peer`]), silent owners
-//! ([`crate::suspicion`]). `talk` speaks to the other nodes, `judge` acts on what the wire says.
+//! ([`crate::suspicion`]). `talk` speaks to the other nodes, `judge` acts on what the wire says, `witness` asks
+//! others what they hear.
 
 mod judge;
 mod talk;
+mod witness;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -81,6 +83,7 @@ impl Guard {
             Input::Duties(duties) => self.take_duties(duties, now),
             Input::Ground(ground) => {
                 self.ground = ground;
+                self.mind_links(now);
                 // What peers are told of this node's places and of its layer 2 is news to them.
                 self.peers.values_mut().for_each(|peer| peer.hurry(now));
             }
@@ -271,6 +274,7 @@ impl Guard {
             self.dirty = true;
             self.find_pairs(now);
             self.close_cases();
+            self.mind_links(now);
             // New pairs, and claims, are spoken to at once.
             self.speak(now);
         }

@@ -88,10 +88,14 @@ impl Peer {
         self.pace = pace.or(self.pace);
     }
 
+    fn pace(&self) -> (Duration, u8) {
+        let timing = self.pair.unwrap_or_default();
+        self.pace.unwrap_or((timing.interval, timing.multiplier))
+    }
+
     /// The silence after which it is suspected.
     pub fn detection(&self) -> Duration {
-        let timing = self.pair.unwrap_or_default();
-        let (interval, multiplier) = self.pace.unwrap_or((timing.interval, timing.multiplier));
+        let (interval, multiplier) = self.pace();
         (interval * u32::from(multiplier.max(1))).max(LEAST_DETECTION)
     }
 
@@ -105,6 +109,18 @@ impl Peer {
         let watched = self.watched?;
         let at = self.healthy.map_or(watched + UNHEARD, |at| at + self.detection());
         Some(at.max(self.excused))
+    }
+
+    /// It was heard by another node at `heard`: does that refute the silence that makes it a suspect here? What was sent before
+    /// it went silent reaches one node up to an interval later than another.
+    pub fn refuted_by(&self, heard: Duration) -> bool {
+        let (interval, _) = self.pace();
+        heard > self.silent_since() + interval + interval / 4
+    }
+
+    /// How long ago it last said that it answers.
+    pub fn well_ago(&self, now: Duration) -> Option<Duration> {
+        self.healthy.map(|at| now.saturating_sub(at))
     }
 
     /// Since when it has been silent, or unheard.

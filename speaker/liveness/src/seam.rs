@@ -53,6 +53,14 @@ pub struct Duty {
     pub manner: Manner,
 }
 
+impl Duty {
+    /// May the address be announced on this interface?
+    pub fn announces_on(&self, link: &Link, address: IpAddr) -> bool {
+        let subnet = || link.addresses.iter().any(|net| net.contains(&address));
+        self.interfaces.has(&link.interface) && (!self.manner.subnet_check || subnet())
+    }
+}
+
 /// Who owns an address and who stands by, in their order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placement {
@@ -383,6 +391,8 @@ pub enum Takeover {
     NodeGone,
     /// The owner's node lives, but its speaker has been silent for the grace time.
     GraceOver,
+    /// The owner has lost the interfaces that it answered on, and says so itself.
+    OwnerUnable,
 }
 
 impl Takeover {
@@ -391,6 +401,7 @@ impl Takeover {
         match self {
             Takeover::NodeGone => "NodeGone",
             Takeover::GraceOver => "GraceOver",
+            Takeover::OwnerUnable => "OwnerUnable",
         }
     }
 }
@@ -406,6 +417,8 @@ pub enum PeerState {
     Suspect,
     /// Silent, but it, or somebody, answers for its addresses: heartbeats are lost.
     StillAnswers,
+    /// Silent here, while another node hears it: the path between the two is broken.
+    HeardByOthers,
     /// Silent, or about to restart: its kernel answers and its speaker does not.
     SpeakerSilent,
     /// Silent, and its kernel with it.
@@ -420,6 +433,7 @@ impl PeerState {
             PeerState::Alive => "Alive",
             PeerState::Suspect => "Suspect",
             PeerState::StillAnswers => "OwnerStillAnswers",
+            PeerState::HeardByOthers => "OwnerHeardByOthers",
             PeerState::SpeakerSilent => "SpeakerSilent",
             PeerState::Gone => "NodeGone",
         }

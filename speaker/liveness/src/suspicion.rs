@@ -1,11 +1,12 @@
 //! A silent owner: what the wire says about it, and what follows. Pure.
 //!
-//! A round asks the owner's kernel, one address out of each [`Group`], and, if there is one, the kernel of a third node. It
-//! is over when layer 2 says so ([`Note::Over`]): until then silence may mean that layer 2 has not run. Then:
+//! A round asks the owner's kernel, one address out of each [`Group`], and, if there is one, the kernel of a third node; the
+//! other standbys are asked when they heard of the owner. It is over when layer 2 says so ([`Note::Over`]): until then silence may mean that layer 2 has not run. Then:
 //!
 //! | the kernel | the address | what is found | the standby of rank r |
 //! | --- | --- | --- | --- |
 //! | any | answered | [`Finding::Answered`] | waits, asks again in 240 ms |
+//! | another standby hears the owner | | [`Finding::Answered`] | the same: the path between the two is broken |
 //! | answers | silent | [`Finding::SpeakerSilent`] | answers in the owner's name, after r x 60 ms; takes over when the grace time ends |
 //! | silent | silent | [`Finding::Gone`] | takes over, after r x 60 ms |
 //!
@@ -37,6 +38,12 @@ const RANK: Duration = Duration::from_millis(60);
 const AGAIN: Duration = Duration::from_millis(240);
 /// Between two rounds while answering in the owner's name.
 const WATCH: Duration = Duration::from_millis(100);
+/// The other standbys are asked this often in a round.
+const WITNESS_TRIES: u32 = 3;
+/// Between two of these. After two of them whoever hears the owner has heard it later than this node.
+const WITNESS_GAP: Duration = Duration::from_millis(12);
+/// Before the first word of a witness is checked: the owner may have died right after.
+const DOUBT: Duration = Duration::from_millis(50);
 /// So long both answer when the owner is back: its layer 2 has to be ready.
 pub const RELIEF: Duration = Duration::from_millis(100);
 
@@ -109,6 +116,10 @@ struct Round {
     /// Addresses that answered; true if only a stand-in did.
     answered: BTreeMap<IpAddr, bool>,
     unasked: BTreeSet<IpAddr>,
+    /// When the other standbys are asked next, and how often they have been.
+    witnesses: (Option<Duration>, u32),
+    /// One of them has heard the owner since this node did.
+    vouched: bool,
 }
 
 /// One silent owner.
@@ -131,6 +142,8 @@ pub struct Case {
     alone: u32,
     /// Rounds in a row whose end this process has missed.
     late: u32,
+    /// Rounds in a row in which another standby has heard the owner.
+    vouched: u32,
 }
 
 impl Case {
@@ -146,6 +159,7 @@ impl Case {
             findings: BTreeMap::new(),
             alone: 0,
             late: 0,
+            vouched: 0,
         }
     }
 
@@ -167,9 +181,8 @@ impl Case {
 
     /// When something is due.
     pub fn deadline(&self) -> Option<Duration> {
-        self.relieved_at
-            .or(self.round.as_ref().map(|round| round.ends))
-            .or(self.next)
+        let round = |round: &Round| round.witnesses.0.map_or(round.ends, |at| at.min(round.ends));
+        self.relieved_at.or(self.round.as_ref().map(round)).or(self.next)
     }
 
     /// Is it time to ask?
@@ -185,6 +198,25 @@ impl Case {
     /// Is this its question?
     pub fn asked(&self, question: u64) -> bool {
         self.round.as_ref().is_some_and(|round| round.id == question)
+    }
+
+    /// The question to put to the other standbys now, if it is time for that.
+    pub fn asks_witnesses(&mut self, now: Duration) -> Option<u64> {
+        let round = self.round.as_mut().filter(|_| self.relieved_at.is_none())?;
+        let (next, asked) = &mut round.witnesses;
+        if next.is_none_or(|at| now < at) {
+            return None;
+        }
+        *asked += 1;
+        *next = (*asked < WITNESS_TRIES).then(|| now + WITNESS_GAP);
+        Some(round.id)
+    }
+
+    /// Another standby has heard the owner since this node did.
+    pub fn vouch(&mut self) {
+        if let Some(round) = &mut self.round {
+            round.vouched = true;
+        }
     }
 
     /// Begins a round. `kernel` has the owner's addresses and, where they are known, its MACs: others may have the same
@@ -214,6 +246,8 @@ impl Case {
             control_answered: false,
             answered: BTreeMap::new(),
             unasked: BTreeSet::new(),
+            witnesses: (Some(now), 0),
+            vouched: false,
         });
         Question {
             id,
@@ -265,9 +299,10 @@ impl Case {
             self.next = Some(now);
             return (Vec::new(), PeerState::Suspect);
         }
+        self.vouched = if round.vouched { self.vouched + 1 } else { 0 };
         let kernel = !round.macs.is_empty();
-        let deaf = !kernel && !round.control_answered && round.answered.is_empty();
-        if !kernel && round.kernel.iter().all(|address| round.unasked.contains(address)) {
+        let deaf = !round.vouched && !kernel && !round.control_answered && round.answered.is_empty();
+        if !round.vouched && !kernel && round.kernel.iter().all(|address| round.unasked.contains(address)) {
             // Nothing was asked, so silence means nothing.
             self.next = Some(now + AGAIN);
             return (Vec::new(), PeerState::Suspect);
@@ -281,6 +316,7 @@ impl Case {
         for (group, sample) in round.samples {
             let answered = round.answered.get(&sample).copied();
             let finding = match (answered, kernel) {
+                _ if round.vouched => Finding::Answered,
                 _ if round.unasked.contains(&sample) => continue,
                 (None, false) => Finding::Gone,
                 (None, true) | (Some(true), true) => Finding::SpeakerSilent,
@@ -291,10 +327,14 @@ impl Case {
             acts.extend(act.map(|act| (group, act)));
             next = [next, again].into_iter().flatten().min();
         }
-        self.next = Some(next.unwrap_or(now + AGAIN));
+        self.next = Some(match self.vouched {
+            1 => now + DOUBT,
+            _ => next.unwrap_or(now + AGAIN),
+        });
         let state = match worst {
             Some(Finding::Gone) => PeerState::Gone,
             Some(Finding::SpeakerSilent) => PeerState::SpeakerSilent,
+            Some(Finding::Answered) if round.vouched => PeerState::HeardByOthers,
             Some(Finding::Answered) => PeerState::StillAnswers,
             None => PeerState::Suspect,
         };

@@ -33,6 +33,8 @@ pub const LONGEST: usize = 1200;
 pub const LINKS: usize = 8;
 /// Longest name of a node.
 const NAME: usize = 253;
+/// Stands for no time at all.
+const NEVER: u32 = u32::MAX;
 
 /// The rule a datagram breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
@@ -113,6 +115,25 @@ pub enum Message {
     Tell(Vec<Known>),
     /// You own these now, and I answer for them until you claim them.
     Yours(Vec<(IpAddr, u64)>),
+    /// When did you hear of this node?
+    Ask {
+        /// Comes back in the answer.
+        question: u64,
+        /// The node.
+        about: String,
+    },
+    /// Then: the answer to [`Message::Ask`].
+    Heard {
+        /// That of the question.
+        question: u64,
+        /// The node.
+        about: String,
+        /// How long ago it last said that it answers for what it owns; microseconds on the wire. `None`: never, or longer ago
+        /// than can be said.
+        ago: Option<Duration>,
+    },
+    /// I own these and have no interface to answer them on: take them.
+    Unable(Vec<(IpAddr, u64)>),
 }
 
 /// A datagram that has all fields up to its sender, and a signature.
@@ -191,6 +212,16 @@ impl<'a> Packet<'a> {
                 })
             })?),
             Some(5) => Message::Yours(reader.claims()?),
+            Some(6) => Message::Ask {
+                question: reader.number()?,
+                about: reader.name()?.to_owned(),
+            },
+            Some(7) => Message::Heard {
+                question: reader.number()?,
+                about: reader.name()?.to_owned(),
+                ago: reader.ago()?,
+            },
+            Some(8) => Message::Unable(reader.claims()?),
             _ => return Err(Malformed::Kind),
         };
         if reader.0.is_empty() {
@@ -230,6 +261,9 @@ impl Header<'_> {
             Message::Claim(_) => 3,
             Message::Tell(_) => 4,
             Message::Yours(_) => 5,
+            Message::Ask { .. } => 6,
+            Message::Heard { .. } => 7,
+            Message::Unable(_) => 8,
         });
         out.extend(self.key.to_be_bytes());
         out.extend(self.boot.to_be_bytes());
@@ -250,7 +284,7 @@ impl Header<'_> {
                 put_places(&mut out, places);
             }
             Message::Goodbye { places } => put_places(&mut out, places),
-            Message::Claim(claims) | Message::Yours(claims) => {
+            Message::Claim(claims) | Message::Yours(claims) | Message::Unable(claims) => {
                 put_list(&mut out, claims, |out, (address, epoch)| {
                     put_address(out, address);
                     out.extend(epoch.to_be_bytes());
@@ -262,6 +296,16 @@ impl Header<'_> {
                     out.extend(known.epoch.to_be_bytes());
                     put_name(out, &known.owner);
                 });
+            }
+            Message::Ask { question, about } => {
+                out.extend(question.to_be_bytes());
+                put_name(&mut out, about);
+            }
+            Message::Heard { question, about, ago } => {
+                out.extend(question.to_be_bytes());
+                put_name(&mut out, about);
+                let ago = ago.and_then(|ago| u32::try_from(ago.as_micros()).ok());
+                out.extend(ago.unwrap_or(NEVER).to_be_bytes());
             }
         }
         out
@@ -369,6 +413,11 @@ impl<'a> Reader<'a> {
             return Err(Malformed::Links);
         }
         Ok(places)
+    }
+
+    fn ago(&mut self) -> Result<Option<Duration>, Malformed> {
+        let micros = u32::from_be_bytes(*self.take()?);
+        Ok((micros != NEVER).then(|| Duration::from_micros(micros.into())))
     }
 
     fn hello(&mut self) -> Result<Message, Malformed> {

@@ -43,6 +43,7 @@ impl Guard {
             self.relieve(&owner, now);
             self.conclude(&owner, now);
             self.ask(&owner, now);
+            self.ask_witnesses(&owner, now);
         }
     }
 
@@ -125,7 +126,7 @@ impl Guard {
         let mut groups: BTreeMap<Group, BTreeSet<IpAddr>> = BTreeMap::new();
         for (address, entry) in &self.addresses {
             let duty = &entry.duty;
-            let usable = duty.may_announce && links.iter().any(|link| duty.interfaces.has(&link.interface));
+            let usable = duty.may_announce && links.iter().any(|link| duty.announces_on(link, *address));
             if entry.belief.owner != *owner || !usable {
                 continue;
             }

@@ -71,6 +71,8 @@ impl Guard {
         });
         let heirs: Vec<(IpAddr, u64)> = heirs.collect();
         self.send_claims(node, heirs, Message::Yours, now);
+        let unable = self.unable(node, now);
+        self.send_claims(node, unable, Message::Unable, now);
     }
 
     fn hello(&self, node: &Arc<str>, timing: Timing) -> Message {
@@ -127,7 +129,7 @@ impl Guard {
         (0..most).flat_map(nth).take(LINKS).collect()
     }
 
-    fn send(&mut self, node: &Arc<str>, message: &Message, now: Duration) {
+    pub(super) fn send(&mut self, node: &Arc<str>, message: &Message, now: Duration) {
         let Some(peer) = self.peers.get(node) else { return };
         let Some(key) = self.duties.keys.signing() else { return };
         for to in peer.targets(now) {
@@ -209,6 +211,9 @@ impl Guard {
             Message::Claim(claims) => self.claimed(node, &claims, now),
             Message::Tell(all) => self.told(node, &all, now),
             Message::Yours(all) => self.inherit(node, &all, now),
+            Message::Ask { question, about } => self.bear_witness(node, question, about, now),
+            Message::Heard { question, about, ago } => self.vouched(&about, question, ago, now),
+            Message::Unable(all) => self.relieve_unable(node, &all, now),
         }
     }
 

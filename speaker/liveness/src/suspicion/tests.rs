@@ -152,6 +152,8 @@ fn a_late_round_is_repeated_but_not_for_ever_and_one_that_is_not_over_is() {
                 };
                 case.hear(&note, ms(140));
             }
+            // The other standbys are asked meanwhile.
+            assert!([100, 112, 124].iter().all(|at| case.asks_witnesses(ms(*at)).is_some()));
             let now = case.deadline().unwrap() + if over { ms(11) } else { ms(0) };
             let (mut acts, _) = case.conclude(now);
             assert_eq!(acts.pop().map(|(_, act)| act), expected, "over: {over}");
@@ -214,4 +216,39 @@ fn another_station_with_the_owners_address_is_not_the_owner() {
     let mut case = Case::new(ms(0), ms(100));
     let (act, ..) = round(&mut case, &group(0), false, &[other], ms(100));
     assert_eq!(act, Some(Act::Take(Takeover::NodeGone)));
+}
+
+#[test]
+fn an_owner_that_another_standby_hears_is_not_taken_from() {
+    let ask = |case: &mut Case, vouched: bool, at: Duration| {
+        case.ask(
+            1,
+            (BTreeSet::from([KERNEL]), BTreeSet::from([MAC])),
+            BTreeSet::from([THIRD]),
+            BTreeMap::from([(group(0), VIP)]),
+            at,
+        );
+        assert_eq!(case.asks_witnesses(at), Some(1));
+        assert_eq!(case.asks_witnesses(at), None, "once at a time");
+        if vouched {
+            case.vouch();
+        }
+        case.hear(&answer(THIRD, false), at);
+        let over = Note::Over {
+            question: 1,
+            unasked: BTreeSet::new(),
+        };
+        case.hear(&over, at + ms(40));
+        case.conclude(at + ms(40))
+    };
+    let mut case = Case::new(ms(0), ms(100));
+    let doubts = [(ms(100), ms(190)), (ms(190), ms(470)), (ms(470), ms(750))];
+    for (at, next) in doubts {
+        let (acts, state) = ask(&mut case, true, at);
+        assert_eq!((acts, state), (Vec::new(), PeerState::HeardByOthers));
+        assert_eq!(case.deadline(), Some(next), "the first word is checked soon");
+    }
+    let (acts, state) = ask(&mut case, false, ms(750));
+    assert_eq!(acts, [(group(0), Act::Take(Takeover::NodeGone))]);
+    assert_eq!(state, PeerState::Gone, "nobody hears it any more");
 }

@@ -37,6 +37,12 @@ fn messages() -> impl Strategy<Value = Message> {
         places().prop_map(|places| Message::Goodbye { places }),
         proptest::collection::vec((addresses(), any::<u64>()), 0..=255).prop_map(Message::Claim),
         proptest::collection::vec((addresses(), any::<u64>()), 0..=255).prop_map(Message::Yours),
+        proptest::collection::vec((addresses(), any::<u64>()), 0..=255).prop_map(Message::Unable),
+        (any::<u64>(), "[a-z0-9.-]{1,253}").prop_map(|(question, about)| Message::Ask { question, about }),
+        (any::<u64>(), "[a-z0-9.-]{1,253}", proptest::option::of(0..u32::MAX)).prop_map(|(question, about, ago)| {
+            let ago = ago.map(|micros| Duration::from_micros(micros.into()));
+            Message::Heard { question, about, ago }
+        }),
         proptest::collection::vec(known, 0..20).prop_map(Message::Tell),
     ]
 }
@@ -116,7 +122,7 @@ fn every_rule_has_its_name() {
         (0, 0, Malformed::Magic),
         (4, 2, Malformed::Version),
         (5, 0, Malformed::Kind),
-        (5, 6, Malformed::Kind),
+        (5, 9, Malformed::Kind),
         (26, 0, Malformed::Sender),
         (27, 0xff, Malformed::Sender),
         (32, 0, Malformed::Value),

@@ -15,6 +15,8 @@ enum Kind {
     Planned,
     /// Processes that stand still, load, loss, heartbeats that are cut: no takeover.
     Rough,
+    /// Two nodes hear nothing of each other, for long, while the others hear both: no takeover.
+    Deaf,
     /// Everything.
     Wild,
 }
@@ -26,9 +28,19 @@ const REST: Duration = ms(15_000);
 
 /// Plays a history and checks it.
 pub(crate) fn play(seed: u64) {
-    let kind = [Kind::Planned, Kind::Rough, Kind::Wild, Kind::Wild][(seed % 4) as usize];
+    let kinds = [
+        Kind::Planned,
+        Kind::Rough,
+        Kind::Wild,
+        Kind::Wild,
+        Kind::Planned,
+        Kind::Deaf,
+        Kind::Wild,
+        Kind::Wild,
+    ];
+    let kind = kinds[(seed % 8) as usize];
     let mut rng = fastrand::Rng::with_seed(seed);
-    let nodes = if kind == Kind::Planned {
+    let nodes = if matches!(kind, Kind::Planned | Kind::Deaf) {
         rng.usize(3..=5)
     } else {
         rng.usize(2..=if seed % 16 == 3 { 8 } else { 5 })
@@ -51,6 +63,7 @@ pub(crate) fn play(seed: u64) {
     match kind {
         Kind::Planned => planned(&mut world, &mut rng, &addresses),
         Kind::Rough => rough(&mut world, &mut rng),
+        Kind::Deaf => deaf(&mut world, &mut rng),
         Kind::Wild => wild(&mut world, &mut rng, &addresses),
     }
     world.run_until(END);
@@ -123,6 +136,27 @@ fn rough(world: &mut World, rng: &mut fastrand::Rng) {
     plan_outage(world, rng);
 }
 
+fn deaf(world: &mut World, rng: &mut fastrand::Rng) {
+    world.loss = rng.u32(0..=10);
+    world.delay = ms(rng.u64(1..=2));
+    plan_deafness(world, rng, ms(12_500));
+    plan_outage(world, rng);
+}
+
+fn plan_deafness(world: &mut World, rng: &mut fastrand::Rng, longest: Duration) {
+    let order = shuffled(rng, world.nodes.len());
+    let pair = (order[0].min(order[1]), order[0].max(order[1]));
+    let (at, length) = (ms(rng.u64(1_000..2_000)), ms(rng.u64(100..longest.as_millis() as u64)));
+    world.plan(at, move |world| {
+        world.say(|| format!("{pair:?} hear nothing of each other"));
+        world.deaf.insert(pair);
+    });
+    world.plan(at + length, move |world| {
+        world.deaf.remove(&pair);
+        world.judge.forget();
+    });
+}
+
 fn plan_cut(world: &mut World, rng: &mut fastrand::Rng) {
     let order = shuffled(rng, world.nodes.len());
     let pair = (order[0].min(order[1]), order[0].max(order[1]));
@@ -144,7 +178,7 @@ fn wild(world: &mut World, rng: &mut fastrand::Rng, addresses: &[IpAddr]) {
     for _ in 0..rng.usize(2..10) {
         let (at, node, back) = (time(rng), rng.usize(0..nodes), ms(rng.u64(50..5_000)));
         world.faults += 1;
-        match rng.u8(0..8) {
+        match rng.u8(0..10) {
             0 | 1 => {
                 world.plan(at, move |world| world.crash(node));
                 world.plan(at + back, move |world| world.start(node));
@@ -167,6 +201,11 @@ fn wild(world: &mut World, rng: &mut fastrand::Rng, addresses: &[IpAddr]) {
                 world.plan(at + back, |world| split(world, &[]));
             }
             6 => plan_cut(world, rng),
+            7 => plan_deafness(world, rng, ms(5_000)),
+            8 => {
+                world.plan(at, move |world| world.plug(node, false));
+                world.plan(at + back, move |world| world.plug(node, true));
+            }
             _ => {
                 world.plan(at, move |world| world.nodes[node].api = false);
                 world.plan(at + back, move |world| {
@@ -198,9 +237,11 @@ fn heal(world: &mut World) {
     split(world, &[]);
     world.loss = 0;
     world.cut.clear();
+    world.deaf.clear();
     for node in 0..world.nodes.len() {
         world.nodes[node].api = true;
         world.nodes[node].load = Duration::ZERO;
+        world.plug(node, true);
         world.start(node);
     }
     api_back(world);

@@ -41,7 +41,7 @@ impl Judge {
         &mut self,
         now: Duration,
         nodes: &[Node],
-        cut: &BTreeSet<(usize, usize)>,
+        mute: [&BTreeSet<(usize, usize)>; 2],
         addresses: impl Iterator<Item = &'a IpAddr> + Clone,
     ) {
         let sees = |node: &Node| {
@@ -62,12 +62,19 @@ impl Judge {
                 .map(|(_, segment)| *segment)
                 .collect();
             for segment in segments.iter().copied().chain(known).collect::<BTreeSet<_>>() {
-                self.judge(now, nodes, cut, *address, segment);
+                self.judge(now, nodes, mute, *address, segment);
             }
         }
     }
 
-    fn judge(&mut self, now: Duration, nodes: &[Node], cut: &BTreeSet<(usize, usize)>, address: IpAddr, segment: u8) {
+    fn judge(
+        &mut self,
+        now: Duration,
+        nodes: &[Node],
+        mute: [&BTreeSet<(usize, usize)>; 2],
+        address: IpAddr,
+        segment: u8,
+    ) {
         let here = || {
             nodes
                 .iter()
@@ -78,9 +85,11 @@ impl Judge {
         let answers: Vec<(usize, (Mac, bool))> = answers.collect();
         let macs: BTreeSet<Mac> = answers.iter().map(|(_, (mac, _))| *mac).collect();
         // Whoever cannot be told cannot know.
-        let mute = answers
-            .iter()
-            .any(|(one, _)| answers.iter().any(|(two, _)| cut.contains(&(*one, *two))));
+        let mute = answers.iter().any(|(one, _)| {
+            answers
+                .iter()
+                .any(|(two, _)| mute.iter().any(|m| m.contains(&(*one, *two))))
+        });
         let key = (address, segment);
         let differ = macs.len() > 1 && !mute;
         // Two former owners, of the two sides of a split, may both wait for a third that does not show itself.

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use ferrolb_liveness::{Outcome, Timing};
+use ferrolb_liveness::{Outcome, PeerState, Timing};
 
 use crate::world::{World, ms};
 
@@ -120,4 +120,32 @@ fn an_owner_and_its_first_standby_die() {
     let gaps = gaps(100, 4, both, |world| assert_eq!(takeovers(world), 1));
     show("owner and first standby die", &gaps);
     assert!(gaps[gaps.len() - 1] <= ms(350), "{gaps:?}");
+}
+
+#[test]
+fn an_owner_loses_its_link() {
+    let gaps = gaps(
+        200,
+        3,
+        |world| world.plug(0, false),
+        |world| assert_eq!(takeovers(world), 1),
+    );
+    show("carrier loss, heartbeats on another network", &gaps);
+    assert!(gaps[gaps.len() - 1] <= ms(150), "{gaps:?}");
+}
+
+#[test]
+fn a_standby_is_deaf_to_the_owner() {
+    let deaf = |world: &mut World| {
+        world.deaf.insert((0, 1));
+    };
+    let gaps = gaps(200, 3, deaf, |world| {
+        assert_eq!(takeovers(world), 0, "the third node hears the owner");
+        let heard = |(_, node, outcome): &(_, usize, Outcome)| {
+            let by_others = PeerState::HeardByOthers;
+            *node == 1 && matches!(outcome, Outcome::Peer { state, .. } if *state == by_others)
+        };
+        assert!(world.outcomes.iter().any(heard));
+    });
+    assert_eq!(gaps[gaps.len() - 1], Duration::ZERO);
 }

@@ -41,6 +41,8 @@ pub(crate) struct Node {
     pub(crate) snapshot: Arc<Duties>,
     /// Nodes with the same number hear each other.
     pub(crate) segment: u8,
+    /// The interface that it announces on has a carrier.
+    pub(crate) link: bool,
     /// It reaches the API server.
     pub(crate) api: bool,
     /// Wakes up late by up to this.
@@ -54,7 +56,14 @@ impl Node {
 
     /// The MAC that the node's answer about an address has, and whether it is in another's name.
     pub(crate) fn answers(&self, address: IpAddr) -> Option<(Mac, bool)> {
-        match &self.running()?.applied.addresses.get(&address)?.role {
+        match &self
+            .running()
+            .filter(|_| self.link)?
+            .applied
+            .addresses
+            .get(&address)?
+            .role
+        {
             Role::Own => Some((self.mac, false)),
             Role::StandIn(macs) => macs.get("eth0").map(|mac| (*mac, true)),
             Role::Listen => None,
@@ -69,8 +78,10 @@ impl Node {
     /// Could do something about an address.
     pub(crate) fn capable(&self, address: IpAddr) -> bool {
         let duty = || self.snapshot.addresses.get(&address);
-        self.running()
-            .is_some_and(|process| process.applied.addresses.contains_key(&address))
+        self.link
+            && self
+                .running()
+                .is_some_and(|process| process.applied.addresses.contains_key(&address))
             && duty().is_some_and(|duty| duty.may_announce)
     }
 }

@@ -54,6 +54,8 @@ pub(crate) struct World {
     pub(crate) delay: Duration,
     /// Pairs whose heartbeats are lost while the segment is whole.
     pub(crate) cut: BTreeSet<(usize, usize)>,
+    /// Pairs that hear nothing at all of each other.
+    pub(crate) deaf: BTreeSet<(usize, usize)>,
     pub(crate) judge: Judge,
     pub(crate) outcomes: Vec<(Duration, usize, Outcome)>,
     /// Faults so far.
@@ -77,6 +79,7 @@ impl World {
                 runs: 0,
                 snapshot: Arc::default(),
                 segment: 0,
+                link: true,
                 api: true,
                 load: Duration::ZERO,
             }
@@ -91,6 +94,7 @@ impl World {
             loss: 0,
             delay: ms(1),
             cut: BTreeSet::new(),
+            deaf: BTreeSet::new(),
             judge: Judge::default(),
             outcomes: Vec::new(),
             faults: 0,
@@ -140,7 +144,8 @@ impl World {
             if let Some(event) = self.what.remove(&number) {
                 self.happen(event);
             }
-            self.judge.look(self.now, &self.nodes, &self.cut, self.api.keys());
+            let mute = [&self.cut, &self.deaf];
+            self.judge.look(self.now, &self.nodes, mute, self.api.keys());
         }
         self.now = end;
     }
@@ -192,15 +197,15 @@ impl World {
             Waiting::Duties(duties) => self.handle(node, Input::Duties(duties)),
             Waiting::Apply(wanted) => self.apply(node, wanted),
             Waiting::Ground => {
-                let Node { ip, mac, .. } = self.nodes[node];
-                let link = Link {
+                let Node { ip, mac, link, .. } = self.nodes[node];
+                let there = link.then(|| Link {
                     interface: "eth0".to_owned(),
                     mac,
                     addresses: BTreeSet::from([ipnet::IpNet::new(ip, 24).unwrap()]),
-                };
+                });
                 let ground = Ground {
                     answering: true,
-                    links: vec![link],
+                    links: there.into_iter().collect(),
                 };
                 self.handle(node, Input::Ground(Arc::new(ground)));
             }
@@ -315,7 +320,7 @@ impl World {
             return;
         };
         let cut = self.cut.contains(&(node.min(to), node.max(to)));
-        if cut || !self.hear(node, to) || self.lost() {
+        if cut || !self.reach(node, to) || self.lost() {
             return;
         }
         let at = self.now + self.frame_delay() + self.frame_delay();
@@ -329,9 +334,26 @@ impl World {
         );
     }
 
-    fn hear(&self, one: usize, two: usize) -> bool {
+    /// Datagrams pass. They have another way where a link is lost.
+    fn reach(&self, one: usize, two: usize) -> bool {
+        let deaf = self.deaf.contains(&(one.min(two), one.max(two)));
         let (one, two) = (&self.nodes[one], &self.nodes[two]);
-        one.kernel && two.kernel && one.segment == two.segment
+        !deaf && one.kernel && two.kernel && one.segment == two.segment
+    }
+
+    /// Frames pass.
+    fn hear(&self, one: usize, two: usize) -> bool {
+        self.reach(one, two) && self.nodes[one].link && self.nodes[two].link
+    }
+
+    /// The carrier of the interface that is announced on comes or goes.
+    pub(crate) fn plug(&mut self, node: usize, link: bool) {
+        self.say(|| format!("node-{node} carrier: {link}"));
+        self.nodes[node].link = link;
+        if let Some(process) = &self.nodes[node].process {
+            let (at, run) = (self.now + ms(2), process.run);
+            self.at(at, Event::Ground(node, run));
+        }
     }
 
     /// Layer 2 changes what it does.
