@@ -189,6 +189,10 @@ pub enum NodeRefusal {
     NoClaim,
     /// None of the interfaces that may be used is up with carrier.
     NoInterface,
+    /// None of those is in a subnet that contains the address.
+    NoSubnet,
+    /// Its speaker has told of no interface yet, while others have.
+    NoSpeaker,
     /// Layer 2 does not run on it, for want of a capability or of netlink.
     NoLayer2,
     /// No BGPPeer that an advertisement speaks to is there for it.
@@ -212,6 +216,8 @@ impl NodeRefusal {
             NodeRefusal::NotOwner => "NotOwner",
             NodeRefusal::NoClaim => "NoClaim",
             NodeRefusal::NoInterface => "NoInterface",
+            NodeRefusal::NoSubnet => "NoSubnet",
+            NodeRefusal::NoSpeaker => "NoSpeaker",
             NodeRefusal::NoLayer2 => "NoLayer2",
             NodeRefusal::NoPeer => "NoPeer",
             NodeRefusal::DataPathNotReady => "DataPathNotReady",

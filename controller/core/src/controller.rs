@@ -20,8 +20,8 @@ use crate::allocator::{Allocator, Echo};
 use crate::effect::{Effect, WriteKey};
 use crate::input::Input;
 use crate::line::{Line, Turn};
-use crate::placement::Coverage;
 use crate::report::ServiceState;
+use crate::standing::Coverage;
 use crate::timers::{Backoff, Timer, Timers};
 use crate::world::World;
 
@@ -118,20 +118,22 @@ impl Controller {
             Input::Service(view) => self.on_service(view),
             Input::ServiceGone(id) => self.on_service_gone(&id),
             Input::Node(view) => {
-                let old = self.world.set_node(view.clone());
-                self.on_node(old.as_ref(), Some(&view));
+                let old = self.world.set_node(view.clone(), now);
+                self.on_node(old.as_ref(), Some(&view), now);
             }
             Input::NodeGone(name) => {
                 let old = self.world.remove_node(&name);
-                self.on_node(old.as_ref(), None);
+                self.on_node(old.as_ref(), None, now);
             }
             Input::Network(view) => {
-                let old = self.world.set_network(view.clone());
-                self.on_network(&view.node, old.as_ref(), Some(&view));
+                let before = self.network_news();
+                let old = self.world.set_network(view.clone(), now);
+                self.on_network(old.as_ref(), Some(&view), before, now);
             }
             Input::NetworkGone(node) => {
-                let old = self.world.remove_network(&node);
-                self.on_network(&node, old.as_ref(), None);
+                let before = self.network_news();
+                let old = self.world.remove_network(&node, now);
+                self.on_network(old.as_ref(), None, before, now);
             }
             Input::Endpoints(view) => {
                 let touched = self.world.set_slice(view);
@@ -241,11 +243,10 @@ impl Controller {
         self.dirty.placements.extend(&addresses);
     }
 
-    fn on_node(&mut self, old: Option<&NodeView>, new: Option<&NodeView>) {
+    fn on_node(&mut self, old: Option<&NodeView>, new: Option<&NodeView>, now: Duration) {
         if old == new {
             return;
         }
-        self.coverage.clear();
         let of = |view: Option<&NodeView>| {
             let addresses = view.into_iter().flat_map(|v| &v.addresses);
             addresses.map(|a| (*a, AddressUse::Node)).collect()
@@ -258,17 +259,48 @@ impl Controller {
             None => self.allocator.remove_seat(name),
         }
         let freed = self.allocator.set_uses(name, &of(old), &of(new));
+        match (old, new) {
+            (Some(_), Some(view)) if !self.coverage.is_changed_by(view, &self.world, now) => {}
+            _ => self.look_at_placements(),
+        }
         if self.synced {
             self.dirty.freed.extend(freed);
-            self.dirty.placements.extend(self.allocator.records().map(|(a, _)| a));
         }
     }
 
-    fn on_network(&mut self, node: &str, old: Option<&NetworkView>, new: Option<&NetworkView>) {
+    /// What says that the networks have changed for all nodes, and not for one alone.
+    fn network_news(&self) -> (u64, Option<Duration>) {
+        (self.world.subnets().changes(), self.world.since().first_heard())
+    }
+
+    /// What a speaker tells has changed; `before` is [`Self::network_news`] before that.
+    fn on_network(
+        &mut self,
+        old: Option<&NetworkView>,
+        new: Option<&NetworkView>,
+        before: (u64, Option<Duration>),
+        now: Duration,
+    ) {
         let of = |view: Option<&NetworkView>| view.map(|v| v.addresses.clone()).unwrap_or_default();
-        let freed = self.allocator.set_uses(node, &of(old), &of(new));
+        let Some(name) = old.or(new).map(|view| &view.node).filter(|_| old != new) else {
+            return;
+        };
+        let freed = self.allocator.set_uses(name, &of(old), &of(new));
+        let node = self.world.nodes().get(name);
+        let differs = node.is_some_and(|node| self.coverage.is_changed_by(node, &self.world, now));
+        if differs || self.network_news() != before {
+            self.look_at_placements();
+        }
         if self.synced {
             self.dirty.freed.extend(freed);
+        }
+    }
+
+    /// How nodes stand has changed.
+    fn look_at_placements(&mut self) {
+        self.coverage.clear();
+        if self.synced {
+            self.dirty.placements.extend(self.allocator.records().map(|(a, _)| a));
         }
     }
 
@@ -392,6 +424,7 @@ impl Controller {
                 }
                 Timer::Overlap(id) => self.end_overlap(&id, effects),
                 Timer::Sweep => self.dirty.services.extend(self.line.turns().cloned()),
+                Timer::Nodes => self.look_at_placements(),
             }
         }
     }
@@ -422,7 +455,11 @@ impl Controller {
             self.settle_service_status(&id, now, effects);
         }
         while let Some(address) = self.dirty.placements.pop_first() {
-            self.settle_placement(address, effects);
+            self.settle_placement(address, now, effects);
+        }
+        match self.coverage.due() {
+            Some(due) => self.timers.set(Timer::Nodes, due),
+            None => self.timers.clear(&Timer::Nodes),
         }
         if self.line.is_empty() {
             self.timers.clear(&Timer::Sweep);

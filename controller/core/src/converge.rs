@@ -16,6 +16,7 @@ use ferrolb_model::{Claim, Condition, ConditionType, Family, Reason, ServiceId, 
 use crate::allocator::{Echo, Record};
 use crate::controller::Controller;
 use crate::effect::{Effect, Write, WriteKey};
+use crate::placement::Decision;
 use crate::report::Shown;
 use crate::timers::Timer;
 
@@ -260,26 +261,29 @@ impl Controller {
     }
 
     /// Decides who announces an address, and brings placement and conditions into the object.
-    pub(crate) fn settle_placement(&mut self, address: IpAddr, effects: &mut Vec<Effect>) {
+    pub(crate) fn settle_placement(&mut self, address: IpAddr, now: Duration, effects: &mut Vec<Effect>) {
         let Some(record) = self.allocator.record(address) else {
             return;
         };
         if record.object.is_none() {
             return;
         }
-        let silent = if record.holders.is_empty() {
-            self.allocator.set_placed(address, None);
-            None
+        let decision = if record.holders.is_empty() {
+            Decision::default()
         } else {
             let mut coverage = std::mem::take(&mut self.coverage);
-            let (placed, silent) = self.place(address, &mut coverage);
+            let decision = self.place(address, &mut coverage, now);
             self.coverage = coverage;
-            if self.allocator.record(address).is_some_and(|r| r.placed != placed) {
-                self.allocator.set_placed(address, placed);
-            }
-            silent
+            decision
         };
-        self.report_silence(address, silent.as_ref(), effects);
+        if self
+            .allocator
+            .record(address)
+            .is_some_and(|r| r.placed != decision.placed)
+        {
+            self.allocator.set_placed(address, decision.placed.clone());
+        }
+        self.report_silence(address, decision.silent.as_ref(), effects);
         let Some(record) = self.allocator.record(address) else {
             return;
         };
@@ -288,7 +292,7 @@ impl Controller {
         if record.flight.is_some() || record.echo != Echo::None || waits {
             return;
         }
-        let conditions = self.conditions(address, record, silent.as_ref());
+        let conditions = self.conditions(address, record, &decision);
         if object.placement == record.placed && object.conditions == conditions {
             return;
         }
@@ -301,12 +305,7 @@ impl Controller {
         self.start(address, write, effects);
     }
 
-    fn conditions(
-        &self,
-        address: IpAddr,
-        record: &Record,
-        silent: Option<&Reason>,
-    ) -> BTreeMap<ConditionType, Condition> {
+    fn conditions(&self, address: IpAddr, record: &Record, decision: &Decision) -> BTreeMap<ConditionType, Condition> {
         let condition = |status, reason: &str, message: String| Condition {
             status,
             reason: reason.to_owned(),
@@ -316,13 +315,26 @@ impl Controller {
         if record.holders.is_empty() {
             return conditions;
         }
-        let announced = match (&record.placed, silent) {
-            (Some(placed), _) => match record.object.as_ref().and_then(|o| o.announcer.as_ref()) {
-                Some(announcer) if announcer.node == placed.owner => {
-                    condition(true, "Announced", format!("node {} announces it", placed.owner))
-                }
-                _ => condition(false, "Pending", format!("node {} has not confirmed yet", placed.owner)),
-            },
+        let announced = match (&record.placed, &decision.silent) {
+            (Some(placed), _) => {
+                let announcer = record.object.as_ref().and_then(|o| o.announcer.as_ref());
+                let confirmed = announcer.is_some_and(|announcer| announcer.node == placed.owner);
+                let does = if confirmed {
+                    "announces it"
+                } else {
+                    "has not confirmed yet"
+                };
+                let reason = match (confirmed, decision.last) {
+                    (false, _) => "Pending",
+                    (true, None) => "Announced",
+                    (true, Some(_)) => "LastCandidate",
+                };
+                let last = decision
+                    .last
+                    .map(|why| format!("; it is {}, but no other node can have it", why.as_str()));
+                let message = format!("node {} {does}{}", placed.owner, last.unwrap_or_default());
+                condition(confirmed, reason, message)
+            }
             (None, Some(reason)) => condition(false, reason.as_str(), reason.to_string()),
             (None, None) => return conditions,
         };

@@ -1,98 +1,130 @@
 //! Who announces an address at layer 2.
 //!
-//! The owner stays as long as it may announce, and a choice (`spread.rs`) is made only without one, or where a policy asks
-//! for pre-emption and a node of a higher score is there. Standbys stay in the same way, so that a node that comes or goes
+//! The owner stays as long as it may announce (`standing.rs`), and a choice (`spread.rs`) is made only without one, or where
+//! a policy asks for pre-emption and a node of a higher score is there. Standbys stay in the same way, so that a node that comes or goes
 //! touches only the addresses it matters to.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::time::Duration;
 
 use ferrolb_model::{
-    L2Advertisement, Labels, NodeRefusal, NodeView, Placement, Pool, PoolSelection, Reason, ServiceView, TrafficPolicy,
+    L2Advertisement, Labels, NodeRefusal, Placement, Pool, PoolSelection, Reason, ServiceView, TrafficPolicy,
 };
 
-use crate::allocator::{Allocator, Record};
+use crate::allocator::Record;
 use crate::controller::Controller;
 use crate::effect::{Effect, EventKind};
 use crate::spread::{Candidate, Rules, STANDBYS, standbys};
+use crate::standing::{Coverage, Grade, Standing, Standings};
 
-/// How one node stands to a set of advertisements, endpoints aside.
-#[derive(Clone, Copy, Debug)]
-struct Standing {
-    score: u32,
-    /// A fault other than not being Ready.
-    refusal: Option<NodeRefusal>,
-    ready: bool,
-}
-
-/// How all nodes stand.
-#[derive(Debug)]
-struct Standings {
-    nodes: BTreeMap<String, Standing>,
-    /// Those without a fault, endpoints aside, by name.
-    fit: Vec<Candidate>,
-    /// The highest score of those.
-    best: u32,
-}
-
-/// Standings by the names of advertisements and of policies with weights; valid until a node or the configuration changes.
+/// What was decided about an address.
 #[derive(Debug, Default)]
-pub(crate) struct Coverage {
-    cache: BTreeMap<[Vec<String>; 2], Arc<Standings>>,
+pub(crate) struct Decision {
+    /// Who announces it, and who stands by.
+    pub(crate) placed: Option<Placement>,
+    /// Why nobody does.
+    pub(crate) silent: Option<Reason>,
+    /// Why its owner would give it up if another node could have it.
+    pub(crate) last: Option<NodeRefusal>,
 }
 
-impl Coverage {
-    /// Forgets everything.
-    pub(crate) fn clear(&mut self) {
-        self.cache.clear();
+impl Decision {
+    fn stays(placed: &Placement) -> Self {
+        Decision {
+            placed: Some(placed.clone()),
+            ..Decision::default()
+        }
     }
 
-    fn of(
-        &mut self,
-        ads: &[&L2Advertisement],
-        rules: &Rules<'_>,
-        nodes: &BTreeMap<String, NodeView>,
-        allocator: &Allocator,
-    ) -> Arc<Standings> {
-        let names = ads.iter().map(|ad| ad.name.clone()).collect();
-        let policies = rules.weights.iter().map(|p| p.name.clone()).collect();
-        let compute = || {
-            let nodes = nodes
-                .iter()
-                .map(|(name, node)| (name.clone(), standing(ads, rules, node)));
-            let nodes = nodes.collect::<BTreeMap<_, _>>();
-            let fit = nodes.iter().filter(|(_, s)| s.ready && s.refusal.is_none());
-            let fit = fit.filter_map(|(name, s)| Candidate::new(name, s.score, allocator));
-            let fit = fit.collect::<Vec<_>>();
-            Arc::new(Standings {
-                best: fit.iter().map(|c| c.score).max().unwrap_or(0),
-                fit,
-                nodes,
-            })
+    fn silent(reason: Reason) -> Self {
+        Decision {
+            silent: Some(reason),
+            ..Decision::default()
+        }
+    }
+}
+
+/// What the place of one address depends on.
+struct Round<'a> {
+    address: IpAddr,
+    record: &'a Record,
+    rules: &'a Rules<'a>,
+    standings: &'a Standings,
+    demand: &'a Demand<'a>,
+}
+
+impl Round<'_> {
+    /// The grade of a node that may announce.
+    fn grade(&self, node: &str) -> Option<Grade> {
+        let standing = self.standings.nodes.get(node)?;
+        let able = standing.ready && standing.fault.is_none() && self.demand.refusal(node).is_none();
+        able.then(|| standing.grade())
+    }
+
+    /// The best grade among those that may.
+    fn best(&self) -> Option<Grade> {
+        match &self.demand.nodes {
+            _ if !self.demand.anywhere => None,
+            None => self.standings.best(),
+            Some(nodes) => nodes.iter().filter_map(|node| self.grade(node)).min(),
+        }
+    }
+
+    /// Those of the best grade.
+    fn eligible(&self) -> Cow<'_, [Candidate]> {
+        let Some(best) = self.best() else {
+            return Cow::Borrowed(&[]);
         };
-        self.cache.entry([names, policies]).or_insert_with(compute).clone()
+        let all = self.standings.of(best);
+        match &self.demand.nodes {
+            None => Cow::Borrowed(all),
+            Some(nodes) => Cow::Owned(all.iter().filter(|c| nodes.contains(&*c.name)).cloned().collect()),
+        }
     }
-}
 
-fn standing(ads: &[&L2Advertisement], rules: &Rules<'_>, node: &NodeView) -> Standing {
-    let covered = ads.iter().any(|ad| ad.covers_node(&node.labels));
-    let refusal = if !covered {
-        Some(NodeRefusal::NotSelected)
-    } else if node.excluded {
-        Some(NodeRefusal::Excluded)
-    } else if node.network_unavailable {
-        Some(NodeRefusal::NetworkUnavailable)
-    } else {
-        None
-    };
-    let preferences = ads.iter().map(|ad| ad.score(&node.labels));
-    let score = preferences.fold(rules.weight(&node.labels), u32::saturating_add);
-    Standing {
-        score,
-        refusal,
-        ready: node.ready,
+    /// The placement there is, where nothing of it changes. Most looks end here, without one at every node.
+    fn stays(&self) -> Option<Placement> {
+        let (placed, best) = (self.record.placed.as_ref()?, self.best()?);
+        let all = self.demand.nodes.is_none() && placed.standbys.len() + 1 == self.standings.of(best).len();
+        let complete = all || placed.standbys.len() == STANDBYS;
+        let may = |node: &String| self.grade(node) == Some(best);
+        let score = self.standings.nodes.get(&placed.owner).map(|s| s.score);
+        let contested = || self.rules.preemption && score < Some(self.standings.score(best));
+        let stays = complete && may(&placed.owner) && placed.standbys.iter().all(may) && !contested();
+        stays.then(|| placed.clone())
+    }
+
+    /// Whether a node that may not announce goes on nevertheless, when nobody may. Losing sight of nodes, or of the network
+    /// around them, is no reason to withdraw, nor are endpoints that still serve.
+    fn is_last(&self, owner: &str) -> bool {
+        let fault = self.standings.nodes.get(owner).map(|standing| standing.fault);
+        let blind = matches!(
+            fault,
+            Some(None | Some(NodeRefusal::NoInterface | NodeRefusal::NoSubnet))
+        );
+        blind && self.demand.may_serve(owner)
+    }
+
+    /// Why the node may not.
+    fn refusal(&self, node: &str, standing: &Standing) -> Option<NodeRefusal> {
+        let not_ready = (!standing.ready).then_some(NodeRefusal::NotReady);
+        standing.fault.or_else(|| self.demand.refusal(node)).or(not_ready)
+    }
+
+    /// Why each node may not.
+    fn refusals(&self) -> Vec<(String, NodeRefusal)> {
+        let nodes = self.standings.nodes.iter();
+        nodes
+            .filter_map(|(name, s)| Some((name.clone(), self.refusal(name, s)?)))
+            .collect()
+    }
+
+    /// Why the owner would give the address up.
+    fn reluctance(&self, owner: &str) -> Option<NodeRefusal> {
+        let standing = self.standings.nodes.get(owner)?;
+        self.refusal(owner, standing).or(standing.doubt())
     }
 }
 
@@ -152,9 +184,9 @@ impl Controller {
     }
 
     /// The placement an address should have, and why it has none.
-    pub(crate) fn place(&self, address: IpAddr, coverage: &mut Coverage) -> (Option<Placement>, Option<Reason>) {
+    pub(crate) fn place(&self, address: IpAddr, coverage: &mut Coverage, now: Duration) -> Decision {
         let Some(record) = self.allocator.record(address) else {
-            return (None, None);
+            return Decision::default();
         };
         let views = record
             .holders
@@ -163,84 +195,77 @@ impl Controller {
             .collect::<Vec<_>>();
         let ads = self.advertisements(address, record, &views);
         if ads.is_empty() {
-            // The advertisement that put the address there may be the one that cannot be read.
-            if self.world.config().advertisements_unknown && record.placed.is_some() {
-                return (record.placed.clone(), None);
-            }
-            let lies_in = self.world.pool_of(address);
-            let by_bgp = |view: &&ServiceView| lies_in.is_some_and(|pool| self.is_told_to_routers(pool, view));
-            if views.iter().any(by_bgp) {
-                // Every speaker decides about that by itself.
-                return (None, None);
-            }
-            let pool = lies_in.map(|p| p.name.as_str());
-            let pool = pool.or(record.recorded_pool()).unwrap_or_default().to_owned();
-            return (None, Some(Reason::NoAdvertisement { pool }));
+            return self.unadvertised(address, record, &views);
         }
         let rules = self.rules(address, &views);
-        let standings = coverage.of(&ads, &rules, self.world.nodes(), &self.allocator);
+        let subnets = self.world.subnets().of(address);
+        let standings = coverage.of(&ads, &rules, subnets, &self.world, &self.allocator, now);
         let demand = self.demand(address, &views);
-        let refusal = |name: &str, s: &Standing| {
-            let not_ready = (!s.ready).then_some(NodeRefusal::NotReady);
-            s.refusal.or_else(|| demand.refusal(name)).or(not_ready)
+        let round = Round {
+            address,
+            record,
+            rules: &rules,
+            standings: &standings,
+            demand: &demand,
         };
-        if let Some(placed) = &record.placed {
-            // Most looks end here, without one at every node.
-            let may = |n: &String| standings.nodes.get(n).is_some_and(|s| refusal(n, s).is_none());
-            let all = demand.nodes.is_none() && placed.standbys.len() + 1 == standings.fit.len();
-            let complete = all || placed.standbys.len() == STANDBYS;
-            let owner = standings.nodes.get(&placed.owner);
-            let best = !rules.preemption || owner.is_some_and(|s| s.score >= standings.best);
-            if complete && best && may(&placed.owner) && placed.standbys.iter().all(may) {
-                return (Some(placed.clone()), None);
-            }
-        }
-        // Who has no fault may announce, but for the endpoints.
-        let may_serve = |c: &&Candidate| demand.refusal(&c.name).is_none();
-        let some = || standings.fit.iter().filter(may_serve).cloned().collect::<Vec<_>>();
-        let eligible = match demand.anywhere && demand.nodes.is_none() {
-            true => Cow::Borrowed(&standings.fit[..]),
-            false => Cow::Owned(some()),
-        };
-        let choice = || self.best_owner(address, record, rules.anti_affinity, &eligible);
-        if let Some(placed) = &record.placed {
-            let owner = placed.owner.as_str();
-            let blind = |s: &Standing| s.refusal.is_none() && demand.may_serve(owner);
-            let own = eligible.iter().find(|c| *c.name == *owner);
-            let better = |own: &Candidate| rules.preemption && choice().is_some_and(|c| c.score > own.score);
-            if own.is_some_and(|own| !better(own)) {
-                let standbys = standbys(address, record, owner, &eligible);
-                let placed = Placement {
-                    standbys,
-                    ..placed.clone()
-                };
-                return (Some(placed), None);
-            }
-            // Losing sight of nodes is no reason to withdraw the last candidate, nor are endpoints that still serve.
-            if eligible.is_empty() && standings.nodes.get(owner).is_some_and(blind) {
-                return (Some(placed.clone()), None);
-            }
-        }
-        if let Some(owner) = choice() {
-            let placed = Placement {
-                owner: owner.name.to_string(),
-                standbys: standbys(address, record, &owner.name, &eligible),
-                epoch: record.epoch + 1,
+        if let Some(placed) = round.stays().or_else(|| self.choose(&round)) {
+            return Decision {
+                last: round.reluctance(&placed.owner),
+                placed: Some(placed),
+                silent: None,
             };
-            return (Some(placed), None);
         }
-        let reason = if demand.anywhere || standings.nodes.is_empty() {
-            let nodes = standings
-                .nodes
-                .iter()
-                .filter_map(|(n, s)| Some((n.clone(), refusal(n, s)?)));
-            Reason::NoEligibleNode { nodes: nodes.collect() }
+        if demand.anywhere || standings.nodes.is_empty() {
+            Decision::silent(Reason::NoEligibleNode {
+                nodes: round.refusals(),
+            })
         } else {
-            Reason::NoEndpoint {
-                services: views.iter().map(|v| v.id.clone()).collect(),
+            let services = views.iter().map(|v| v.id.clone()).collect();
+            Decision::silent(Reason::NoEndpoint { services })
+        }
+    }
+
+    /// What becomes of an address that no layer-2 advertisement covers.
+    fn unadvertised(&self, address: IpAddr, record: &Record, views: &[&ServiceView]) -> Decision {
+        // The advertisement that put the address there may be the one that cannot be read.
+        let unknown = self.world.config().advertisements_unknown;
+        if let Some(placed) = record.placed.as_ref().filter(|_| unknown) {
+            return Decision::stays(placed);
+        }
+        let lies_in = self.world.pool_of(address);
+        let by_bgp = |view: &&ServiceView| lies_in.is_some_and(|pool| self.is_told_to_routers(pool, view));
+        if views.iter().any(by_bgp) {
+            // Every speaker decides about that by itself.
+            return Decision::default();
+        }
+        let pool = lies_in.map(|p| p.name.as_str());
+        let pool = pool.or(record.recorded_pool()).unwrap_or_default().to_owned();
+        Decision::silent(Reason::NoAdvertisement { pool })
+    }
+
+    /// The placement where something changes: other standbys, another owner, or nobody.
+    fn choose(&self, round: &Round<'_>) -> Option<Placement> {
+        let (address, record) = (round.address, round.record);
+        let eligible = round.eligible();
+        let choice = || self.best_owner(address, record, round.rules.anti_affinity, &eligible);
+        if let Some(placed) = &record.placed {
+            let own = eligible.iter().find(|c| *c.name == *placed.owner);
+            let better = |own: &Candidate| round.rules.preemption && choice().is_some_and(|c| c.score > own.score);
+            if own.is_some_and(|own| !better(own)) {
+                return Some(Placement {
+                    standbys: standbys(address, record, &placed.owner, &eligible),
+                    ..placed.clone()
+                });
             }
-        };
-        (None, Some(reason))
+            if eligible.is_empty() && round.is_last(&placed.owner) {
+                return Some(placed.clone());
+            }
+        }
+        choice().map(|owner| Placement {
+            owner: owner.name.to_string(),
+            standbys: standbys(address, record, &owner.name, &eligible),
+            epoch: record.epoch + 1,
+        })
     }
 
     /// The advertisements for the address. One in no pool any more still has the name of the pool it was taken from,

@@ -7,12 +7,14 @@
 //! Standbys are chosen by preference and hash alone: were the number of addresses looked at, one empty node would stand by
 //! for everybody. So the addresses of a node that dies come to many others.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use ferrolb_model::{AnnouncementPolicy, AntiAffinity, Labels};
+use ferrolb_model::{AnnouncementPolicy, AntiAffinity, DrainTrigger, Labels};
 
 use crate::allocator::{Allocator, Record};
 use crate::controller::Controller;
@@ -47,8 +49,8 @@ impl Candidate {
 /// What the policies that select an address say about its place.
 #[derive(Debug, Default)]
 pub(crate) struct Rules<'a> {
-    /// Those with weights, by name.
-    pub(crate) weights: Vec<&'a AnnouncementPolicy>,
+    /// All of them, in the order in which they decide.
+    pub(crate) policies: Vec<&'a AnnouncementPolicy>,
     /// Which other addresses shall be elsewhere.
     pub(crate) anti_affinity: Option<&'a AntiAffinity>,
     /// A node of a higher score takes the address back.
@@ -59,7 +61,7 @@ impl<'a> Rules<'a> {
     /// The rules of these policies, each from the first that has it.
     pub(crate) fn of(policies: impl Iterator<Item = &'a AnnouncementPolicy> + Clone) -> Self {
         Rules {
-            weights: policies.clone().filter(|p| !p.layer2.weights.is_empty()).collect(),
+            policies: policies.clone().collect(),
             anti_affinity: policies.clone().find_map(|p| p.layer2.anti_affinity.as_ref()),
             preemption: policies.clone().find_map(|p| p.layer2.preemption).unwrap_or(false),
         }
@@ -67,10 +69,27 @@ impl<'a> Rules<'a> {
 
     /// What the weights of the first policy that has some for the node add to its score.
     pub(crate) fn weight(&self, labels: &Labels) -> u32 {
-        let policy = self.weights.iter().find(|p| p.covers_node(labels));
-        let weights = policy.into_iter().flat_map(|p| &p.layer2.weights);
+        let mut with = self.of_node(labels).filter(|p| !p.layer2.weights.is_empty());
+        let weights = with.next().into_iter().flat_map(|p| &p.layer2.weights);
         let matching = weights.filter(|w| w.selector.matches(labels)).map(|w| w.weight);
         matching.fold(0, u32::saturating_add)
+    }
+
+    /// What makes a node with these labels give its addresses up, and how long it has to last.
+    pub(crate) fn drain(&self, labels: &Labels) -> (Cow<'a, BTreeSet<DrainTrigger>>, Duration) {
+        let triggers = self.of_node(labels).find_map(|p| p.drain.triggers.as_ref());
+        let triggers = triggers.map_or_else(|| Cow::Owned([DrainTrigger::ExcludeLabel].into()), Cow::Borrowed);
+        let delay = self.of_node(labels).find_map(|p| p.drain.delay);
+        (triggers, delay.unwrap_or_default())
+    }
+
+    /// Whether a node with these labels has to be in a subnet of the address.
+    pub(crate) fn checks_subnet(&self, labels: &Labels) -> bool {
+        self.of_node(labels).find_map(|p| p.layer2.subnet_check).unwrap_or(true)
+    }
+
+    fn of_node(&self, labels: &Labels) -> impl Iterator<Item = &'a AnnouncementPolicy> {
+        self.policies.iter().copied().filter(|p| p.covers_node(labels))
     }
 }
 

@@ -21,6 +21,8 @@ pub(crate) enum Timer {
     Overlap(ServiceId),
     /// Look at everything that waits for an address.
     Sweep,
+    /// A drain's delay, or the time that a speaker has, is over on some node.
+    Nodes,
 }
 
 impl Timer {

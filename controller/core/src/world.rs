@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ferrolb_model::{
     AllocationPolicy, Config, EndpointsView, Family, IpRange, NetworkView, NodeView, Pool, ServiceId, ServiceType,
@@ -12,6 +13,8 @@ use ferrolb_model::{
 };
 use litemap::LiteMap;
 
+use crate::since::Since;
+use crate::subnets::Subnets;
 use crate::taken::next;
 
 /// Services, nodes, endpoints and the configuration.
@@ -29,6 +32,8 @@ pub(crate) struct World {
     services: BTreeMap<ServiceId, ServiceView>,
     nodes: BTreeMap<String, NodeView>,
     networks: BTreeMap<String, NetworkView>,
+    subnets: Subnets,
+    since: Since,
     /// Most Services have one.
     slices: BTreeMap<ServiceId, LiteMap<(String, String), EndpointsView>>,
     slice_service: BTreeMap<(String, String), ServiceId>,
@@ -123,20 +128,42 @@ impl World {
         &self.nodes
     }
 
-    pub(crate) fn set_node(&mut self, view: NodeView) -> Option<NodeView> {
+    pub(crate) fn set_node(&mut self, view: NodeView, now: Duration) -> Option<NodeView> {
+        self.since.node(&view, now);
         self.nodes.insert(view.name.clone(), view)
     }
 
     pub(crate) fn remove_node(&mut self, name: &str) -> Option<NodeView> {
+        self.since.node_gone(name);
         self.nodes.remove(name)
     }
 
-    pub(crate) fn set_network(&mut self, view: NetworkView) -> Option<NetworkView> {
+    pub(crate) fn set_network(&mut self, view: NetworkView, now: Duration) -> Option<NetworkView> {
+        self.since.speaker(&view.node, !view.links.is_empty(), now);
+        self.subnets.replace(self.networks.get(&view.node), Some(&view));
         self.networks.insert(view.node.clone(), view)
     }
 
-    pub(crate) fn remove_network(&mut self, node: &str) -> Option<NetworkView> {
-        self.networks.remove(node)
+    pub(crate) fn remove_network(&mut self, node: &str, now: Duration) -> Option<NetworkView> {
+        self.since.speaker(node, false, now);
+        let old = self.networks.remove(node);
+        self.subnets.replace(old.as_ref(), None);
+        old
+    }
+
+    /// What the speaker of the node tells of the network; nothing before it tells of an interface.
+    pub(crate) fn network(&self, node: &str) -> Option<&NetworkView> {
+        self.networks.get(node).filter(|view| !view.links.is_empty())
+    }
+
+    /// The subnets that nodes are in.
+    pub(crate) fn subnets(&self) -> &Subnets {
+        &self.subnets
+    }
+
+    /// Since when nodes are what they are.
+    pub(crate) fn since(&self) -> &Since {
+        &self.since
     }
 
     /// Takes a slice in; gives the Services whose endpoints may have changed.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use ferrolb_model::{
     AddressRequest, Claim, Config, Endpoint, EndpointsView, Family, FamilyPolicy, FamilySet, L2Advertisement, Labels,
-    NodeView, OnShrink, Pool, PoolSelection, Port, Protocol, ReclaimPolicy, ServiceId, ServiceType, ServiceView,
-    TrafficPolicy, VirtualIp,
+    LinkView, NetworkView, NodeView, OnShrink, Pool, PoolSelection, Port, Protocol, ReclaimPolicy, ServiceId,
+    ServiceType, ServiceView, TrafficPolicy, VirtualIp,
 };
 
 pub(crate) fn ip(text: &str) -> IpAddr {
@@ -146,5 +146,21 @@ pub(crate) fn virtual_ip(address: &str, claims: &[(&str, Option<&str>)]) -> Virt
         conditions: BTreeMap::new(),
         uid: String::new(),
         resource_version: String::new(),
+    }
+}
+
+/// What the speaker of a node with these interfaces tells: name, whether it runs, and its address with prefix length.
+pub(crate) fn network(node: &str, links: &[(&str, bool, &str)]) -> NetworkView {
+    NetworkView {
+        node: node.to_owned(),
+        addresses: BTreeMap::new(),
+        links: links
+            .iter()
+            .map(|(name, running, subnet)| LinkView {
+                name: (*name).to_owned(),
+                running: *running,
+                subnets: BTreeSet::from([subnet.parse().unwrap()]),
+            })
+            .collect(),
     }
 }

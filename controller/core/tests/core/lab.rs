@@ -9,7 +9,9 @@ use std::time::Duration;
 use ferrolb_controller_core::{
     Controller, Effect, EventKind, Input, ServiceEvent, Settings, Write, WriteError, WriteKey,
 };
-use ferrolb_model::{Config, EndpointsView, NodeView, Pool, ServiceId, ServiceType, ServiceView, VirtualIp};
+use ferrolb_model::{
+    Config, EndpointsView, NetworkView, NodeView, Pool, ServiceId, ServiceType, ServiceView, VirtualIp,
+};
 
 use crate::fixtures::{config, id, ip, node, virtual_ip};
 
@@ -29,6 +31,7 @@ pub(crate) struct Lab {
     pub(crate) services: BTreeMap<ServiceId, ServiceView>,
     pub(crate) virtual_ips: BTreeMap<IpAddr, VirtualIp>,
     pub(crate) nodes: BTreeMap<String, NodeView>,
+    pub(crate) networks: BTreeMap<String, NetworkView>,
     pub(crate) slices: BTreeMap<(String, String), EndpointsView>,
     pub(crate) config: Arc<Config>,
     pub(crate) events: Vec<ServiceEvent>,
@@ -75,6 +78,7 @@ impl Lab {
             services: BTreeMap::new(),
             virtual_ips: BTreeMap::new(),
             nodes: nodes.into_iter().collect(),
+            networks: BTreeMap::new(),
             slices: BTreeMap::new(),
             config,
             events: Vec::new(),
@@ -179,6 +183,11 @@ impl Lab {
         self.watched(Input::NodeGone(name.to_owned()));
     }
 
+    pub(crate) fn set_network(&mut self, view: NetworkView) {
+        self.networks.insert(view.node.clone(), view.clone());
+        self.watched(Input::Network(view));
+    }
+
     pub(crate) fn set_endpoints(&mut self, view: EndpointsView) {
         self.slices.insert(view.slice.clone(), view.clone());
         self.watched(Input::Endpoints(view));
@@ -204,6 +213,7 @@ impl Lab {
     pub(crate) fn lists(&self) -> Vec<Input> {
         let mut inputs = vec![Input::Config(Arc::clone(&self.config))];
         inputs.extend(self.nodes.values().cloned().map(Input::Node));
+        inputs.extend(self.networks.values().cloned().map(Input::Network));
         inputs.extend(self.slices.values().cloned().map(Input::Endpoints));
         inputs.extend(self.services.values().cloned().map(Input::Service));
         inputs.extend(self.virtual_ips.values().cloned().map(Input::VirtualIp));
