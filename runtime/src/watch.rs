@@ -13,6 +13,7 @@
 //! (<https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes>). It is spelled out
 //! here rather than taken from `kube::runtime::watcher`, which does not tell when a watch is established again.
 
+mod cutter;
 mod health;
 
 use std::collections::BTreeSet;
@@ -21,10 +22,10 @@ use std::fmt::{self, Debug};
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
-use futures::StreamExt;
+use futures::{AsyncReadExt, StreamExt};
 use k8s_openapi::NamespaceResourceScope;
 use kube::api::{ListParams, VersionMatch, WatchEvent, WatchParams};
-use kube::core::{DeserializeGuard, ObjectList, Status};
+use kube::core::{DeserializeGuard, ListMeta, Request, Status};
 use kube::{Api, Client, Error, Resource, ResourceExt};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -35,16 +36,20 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use self::cutter::Cutter;
 use self::health::{Health, Problem, ProblemKind};
 use crate::apply::chain;
 use crate::backoff::{Backoff, random_fraction};
 use crate::readiness::Readiness;
 
-/// Objects per list request: large enough to be quick, small enough that a page weighs little in memory.
-const PAGE: u32 = 100;
+/// Objects per list request: large enough to be quick, small enough that the API server answers in one breath.
+const PAGE: u32 = 500;
 
-/// Time for one list request from its beginning to the end of the answer, which a server may begin and never finish.
+/// How long a list may be silent before its head and between two pieces: a server may begin an answer and never finish.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Bytes of a list that are read at once.
+const PIECE: usize = 16 << 10;
 
 /// A watch ends after this long, plus up to [`WATCH_JITTER_SECS`]; a server that went silent without the kernel
 /// noticing (a proxy in between) is found out then.
@@ -357,15 +362,10 @@ where
         }
         let mut seen = BTreeSet::new();
         let version = loop {
-            let page = self.page(&params).await?;
-            for object in page.items {
-                let key = ObjectKey::of(&object);
-                seen.insert(key.clone());
-                self.apply(key, object).await?;
-            }
-            params.continue_token = page.metadata.continue_.filter(|token| !token.is_empty());
+            let page = self.page(&params, &mut seen).await?;
+            params.continue_token = page.continue_.filter(|token| !token.is_empty());
             if params.continue_token.is_none() {
-                break page.metadata.resource_version.unwrap_or_default();
+                break page.resource_version.unwrap_or_default();
             }
         };
         self.complete(seen).await?;
@@ -386,15 +386,30 @@ where
         Ok(())
     }
 
-    async fn page(&self, params: &ListParams) -> Result<ObjectList<DeserializeGuard<K>>, Break> {
-        match tokio::time::timeout(PAGE_TIMEOUT, self.source.api.list(params)).await {
-            Ok(page) => page.map_err(|error| Break::of("list", error)),
-            Err(_) => Err(Break::Problem(Problem {
-                kind: ProblemKind::Unreachable,
-                verb: "list",
-                message: format!("no complete answer within {} s", PAGE_TIMEOUT.as_secs()),
-            })),
+    /// Tells every object of a page as it arrives, so that no more than one of them weighs in memory.
+    async fn page(&mut self, params: &ListParams, seen: &mut BTreeSet<ObjectKey>) -> Result<ListMeta, Break> {
+        let failed = |error| Break::of("list", error);
+        let request = Request::new(self.source.api.resource_url()).list(params);
+        let request = request.map_err(|error| failed(Error::BuildRequest(error)))?;
+        let client = self.source.api.clone().into_client();
+        let answer = in_time(client.request_stream(request)).await?.map_err(failed)?;
+        let mut answer = pin!(answer);
+        let mut cutter = Cutter::default();
+        let mut piece = vec![0; PIECE];
+        loop {
+            let read = in_time(answer.read(&mut piece)).await?;
+            let read = read.map_err(|error| unreachable_list(chain(&error)))?;
+            if read == 0 {
+                break;
+            }
+            for item in cutter.feed(&piece[..read]) {
+                let object = guarded(&item).map_err(|error| failed(Error::SerdeError(error)))?;
+                let key = ObjectKey::of(&object);
+                seen.insert(key.clone());
+                self.apply(key, object).await?;
+            }
         }
+        cutter.finish().map_err(|error| failed(Error::SerdeError(error)))
     }
 
     /// Tells changes from `version` on, which it keeps up to date, until the server ends the watch in its time.
@@ -462,6 +477,27 @@ where
             None => Ok(()),
         }
     }
+}
+
+/// An object, or what is wrong with it. The detour by way of a tree is for those alone that cannot be read.
+fn guarded<K: Resource + DeserializeOwned>(text: &[u8]) -> Result<DeserializeGuard<K>, serde_json::Error> {
+    match serde_json::from_slice::<K>(text) {
+        Ok(object) => Ok(DeserializeGuard(Ok(object))),
+        Err(_) => serde_json::from_slice(text),
+    }
+}
+
+async fn in_time<T>(step: impl Future<Output = T>) -> Result<T, Break> {
+    let silent = |_| unreachable_list(format!("no complete answer within {} s", PAGE_TIMEOUT.as_secs()));
+    tokio::time::timeout(PAGE_TIMEOUT, step).await.map_err(silent)
+}
+
+fn unreachable_list(message: String) -> Break {
+    Break::Problem(Problem {
+        kind: ProblemKind::Unreachable,
+        verb: "list",
+        message,
+    })
 }
 
 impl Break {
