@@ -5,7 +5,8 @@ mod addresses;
 mod allocation;
 mod figures;
 mod first_service;
-mod l2;
+pub(crate) mod l2;
+mod memory;
 
 use anyhow::{Context, Result};
 use clap::Subcommand;
@@ -13,6 +14,8 @@ use ferrolb_controlplane::KUBERNETES_VERSION;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::repository;
+
+pub(crate) use l2::keepalived;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -28,6 +31,8 @@ enum What {
     FirstService(first_service::Args),
     /// Nodes and speakers that fail, planned moves, upgrades: how long clients wait, beside keepalived.
     L2(l2::Args),
+    /// What both programs hold in memory, with as many Services and nodes as you like, none of them real.
+    Memory(memory::Args),
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -35,6 +40,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         What::Allocation(args) => allocation::run(args),
         What::FirstService(args) => first_service::run(args),
         What::L2(args) => l2::run(args),
+        What::Memory(args) => memory::run(args),
     }
 }
 
@@ -43,13 +49,13 @@ fn progress(text: &str) {
     eprintln!("bench: {text}");
 }
 
-fn runtime() -> Result<Runtime> {
+pub(crate) fn runtime() -> Result<Runtime> {
     let mut builder = Builder::new_multi_thread();
     builder.enable_all().build().context("start a runtime")
 }
 
 /// A pool of these addresses that is announced everywhere.
-fn pool(addresses: &str) -> String {
+pub(crate) fn pool(addresses: &str) -> String {
     format!(
         r#"apiVersion: metallb.io/v1beta1
 kind: IPAddressPool
@@ -65,7 +71,7 @@ spec: {{ ipAddressPools: [bench] }}
 }
 
 /// Where it was measured; `cluster` says what is in the cluster.
-fn footer(cluster: &str) -> String {
+pub(crate) fn footer(cluster: &str) -> String {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let read = |path| std::fs::read_to_string(path).unwrap_or_default();
     let (load, kernel) = (read("/proc/loadavg"), read("/proc/sys/kernel/osrelease"));
@@ -83,7 +89,7 @@ fn footer(cluster: &str) -> String {
 }
 
 /// Shows what came out, and keeps it in `target/bench/<name>.md`.
-fn publish(name: &str, text: &str) -> Result<()> {
+pub(crate) fn publish(name: &str, text: &str) -> Result<()> {
     println!("{text}");
     let folder = repository().join("target/bench");
     std::fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;

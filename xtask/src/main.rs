@@ -10,6 +10,7 @@ mod generate;
 mod lab;
 mod licenses;
 mod sim;
+mod soak;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -39,6 +40,8 @@ enum Command {
     Licenses(licenses::Args),
     /// Play the controller in a seeded world, or replay one seed.
     Sim(sim::Args),
+    /// Stall speakers, lose heartbeats, restart the API server, under load, for as long as you like: nothing may move.
+    Soak(soak::Args),
 }
 
 fn main() -> ExitCode {
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         Command::Lab(args) => lab::run(&args),
         Command::Licenses(args) => licenses::run(&args),
         Command::Sim(args) => sim::run(&args),
+        Command::Soak(args) => soak::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -105,6 +105,7 @@ pub(crate) fn of_kubernetes() -> Vec<Resource> {
             returns_deleted: true,
             ..Resource::builtin("", "v1", "namespaces", "Namespace", false)
         },
+        plain("", "secrets", "Secret", true),
         plain("", "events", "Event", true),
         plain("events.k8s.io", "events", "Event", true),
         Resource {

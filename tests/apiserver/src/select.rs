@@ -4,6 +4,9 @@ use serde_json::Value;
 
 use crate::refusal::Refusal;
 
+/// What a field selector may name: what every kind has, and the type of Services and of Secrets.
+const FIELDS: [&str; 4] = ["metadata.name", "metadata.namespace", "spec.type", "type"];
+
 /// Which objects somebody wants to see.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Selection {
@@ -30,7 +33,7 @@ impl Selection {
             | Requirement::NotIn(field, _)
             | Requirement::Exists(field)
             | Requirement::DoesNotExist(field)) = requirement;
-            if field != "metadata.name" && field != "metadata.namespace" {
+            if !FIELDS.contains(&field.as_str()) {
                 return Err(Refusal::bad_request(format!("field label not supported: {field}")));
             }
         }
@@ -49,7 +52,7 @@ impl Selection {
     /// Whether it wants `object`.
     pub(crate) fn admits(&self, object: &Value) -> bool {
         let metadata = &object["metadata"];
-        let field = |path: &str| metadata[path.trim_start_matches("metadata.")].as_str();
+        let field = |path: &str| path.split('.').fold(object, |at, step| &at[step]).as_str();
         (self.namespace.is_empty() || metadata["namespace"] == self.namespace.as_str())
             && self
                 .labels
@@ -152,7 +155,7 @@ mod tests {
             assert_eq!(selection.admits(&object), admits, "{labels} {fields}");
         }
         assert!(!Selection::new("other", "", "").unwrap().admits(&object));
-        assert!(Selection::new("", "", "spec.type=x").is_err());
+        assert!(Selection::new("", "", "spec.nodeName=x").is_err());
         assert!(Selection::new("", "a like b", "").is_err());
     }
 }

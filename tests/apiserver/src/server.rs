@@ -39,6 +39,8 @@ pub struct ApiServer {
     shared: Shared,
     address: SocketAddr,
     listener: Option<JoinHandle<()>>,
+    /// Those of [`ApiServer::listen`].
+    doors: Vec<JoinHandle<()>>,
 }
 
 /// The state behind all connections.
@@ -81,6 +83,7 @@ impl ApiServer {
             },
             address: listener.local_addr()?,
             listener: None,
+            doors: Vec::new(),
         };
         server.listener = Some(tokio::spawn(http::serve(listener, server.shared.clone())));
         for name in ["default", "kube-system"] {
@@ -111,10 +114,26 @@ impl ApiServer {
 
     /// A kubeconfig for it; JSON, which is YAML too.
     pub fn kubeconfig(&self) -> String {
+        Self::kubeconfig_at(self.address)
+    }
+
+    /// Takes connections here as well, whatever becomes of the first port: for programs in another network namespace. Gives
+    /// the kubeconfig for them.
+    ///
+    /// # Errors
+    /// When the listener has no address.
+    pub fn listen(&mut self, listener: TcpListener) -> io::Result<String> {
+        let kubeconfig = Self::kubeconfig_at(listener.local_addr()?);
+        self.doors
+            .push(tokio::spawn(http::serve(listener, self.shared.clone())));
+        Ok(kubeconfig)
+    }
+
+    fn kubeconfig_at(address: SocketAddr) -> String {
         let config = json!({
             "apiVersion": "v1",
             "kind": "Config",
-            "clusters": [{ "name": "double", "cluster": { "server": format!("http://{}", self.address) } }],
+            "clusters": [{ "name": "double", "cluster": { "server": format!("http://{address}") } }],
             "users": [{ "name": "double", "user": {} }],
             "contexts": [{ "name": "double", "context": { "cluster": "double", "user": "double" } }],
             "current-context": "double",
@@ -199,9 +218,7 @@ impl ApiServer {
 
 impl Drop for ApiServer {
     fn drop(&mut self) {
-        if let Some(listener) = &self.listener {
-            listener.abort();
-        }
+        self.listener.iter().chain(&self.doors).for_each(JoinHandle::abort);
     }
 }
 

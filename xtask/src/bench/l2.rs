@@ -3,15 +3,17 @@
 //! Nodes are lost by taking their port off the bridge, without a signal to anybody, while the API server is stopped. The
 //! pods run on a node that announces nothing. Clients ask once a millisecond.
 
+mod arp;
 mod faults;
-mod keepalived;
+pub(crate) mod keepalived;
 mod many;
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use clap::value_parser;
+use clap::{ValueEnum, value_parser};
 use ferrolb_api::{Placement, VirtualIp};
 use ferrolb_lab::client::{Client as Browser, Probe, Prober, Tally};
 use ferrolb_lab::lab::NAMESPACE as FERROLB;
@@ -33,15 +35,14 @@ const REST: Duration = Duration::from_millis(1500);
 /// How long the LAN is asked who has an address.
 const ASK: Duration = Duration::from_millis(60);
 /// The UDP port of the echo.
-const ECHO: u16 = 53;
+pub(crate) const ECHO: u16 = 53;
+/// The TCP port of the echo.
+const TCP: u16 = 7;
 /// The label of a node that gives its addresses up.
 const EXCLUDE: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 
 const NODE_LOSS: (Duration, Duration) = (Duration::from_millis(130), Duration::from_millis(200));
 const KEEPALIVED: f64 = 0.6;
-const ARP: Duration = Duration::from_millis(1);
-/// An answer to a single question is waited for so long.
-const ARP_LIMIT: Duration = Duration::from_millis(20);
 /// A machine that makes clients wait for longer than this by itself is not quiet enough to lose a node on.
 const NOISE: Duration = Duration::from_millis(50);
 /// So often it is looked at again.
@@ -55,6 +56,26 @@ pub(crate) struct Args {
     /// Everything once or twice, with few addresses: to see that the bench works.
     #[arg(long)]
     quick: bool,
+    /// Only these parts.
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "PART,...")]
+    only: Vec<Part>,
+}
+
+/// What is measured, in this order.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Replies and a storm, with one address.
+    Arp,
+    /// Nodes that are lost, and keepalived's.
+    NodeLoss,
+    /// Speakers that are killed, stopped and upgraded.
+    Faults,
+    /// Planned moves.
+    Planned,
+    /// A node that is lost with two hundred addresses.
+    Many,
+    /// Replies, a storm and memory, with a thousand addresses.
+    Thousand,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -80,6 +101,10 @@ struct Bench<'a> {
     client: Browser,
     /// Asks for it anew, each time.
     guest: Browser,
+    /// How many Services there are beside the first.
+    more: usize,
+    hosts: BTreeMap<String, Host>,
+    minimal: Option<arp::Minimal>,
     rows: Vec<Row>,
 }
 
@@ -96,6 +121,9 @@ impl<'a> Bench<'a> {
             address,
             client: Browser::new(lab.client_host().namespace()),
             guest: Browser::new(lab.add_host("guest", 200)?.namespace()),
+            more: 0,
+            hosts: BTreeMap::new(),
+            minimal: None,
             rows: Vec::new(),
         };
         bench.echoed(&bench.client).await?;
@@ -104,48 +132,54 @@ impl<'a> Bench<'a> {
     }
 
     async fn measure(mut self, args: &Args) -> Result<String> {
-        let (losses, faults, many) = match args.quick {
-            true => (2, 1, 20),
-            false => (args.runs, args.runs.min(20), 200),
+        let (losses, faults) = match args.quick {
+            true => (2, 1),
+            false => (args.runs, args.runs.min(20)),
         };
-        self.arp_latency(if args.quick { 50 } else { 500 })?;
-        let ours = self.node_losses(losses).await?;
-        self.beside_keepalived(&ours, losses).await?;
-        self.speaker_faults(faults).await?;
-        self.planned(faults).await?;
-        self.many_addresses(many, if args.quick { 1 } else { 3 }).await?;
+        let (questions, storm) = match args.quick {
+            true => (50, Duration::from_secs(2)),
+            false => (500, Duration::from_secs(10)),
+        };
+        let asked_for = |part| args.only.is_empty() || args.only.contains(&part);
+        if asked_for(Part::Arp) {
+            self.arp_latency(questions, &[self.address])?;
+            self.storm(storm, 1).await?;
+        }
+        if asked_for(Part::NodeLoss) {
+            let ours = self.node_losses(losses).await?;
+            self.beside_keepalived(&ours, losses).await?;
+        }
+        if asked_for(Part::Faults) {
+            self.speaker_faults(faults).await?;
+        }
+        if asked_for(Part::Planned) {
+            self.planned(faults).await?;
+        }
+        if asked_for(Part::Many) {
+            let (count, runs) = if args.quick { (20, 1) } else { (200, 3) };
+            self.many_addresses(count, runs).await?;
+        }
+        if asked_for(Part::Thousand) {
+            let count = if args.quick { 40 } else { 1_000 };
+            let addresses = self.own(count).await?;
+            self.memory(count)?;
+            self.arp_latency(questions, &addresses)?;
+            self.storm(storm, count).await?;
+        }
         let head = ["what", "median or value", "p99", "how it was measured"];
         let text = table(head, &self.rows);
         Ok(format!("{text}\n{}", footer("4 nodes, kube-proxy in nftables mode")))
-    }
-
-    /// How soon a question for the address is answered while nothing else happens.
-    fn arp_latency(&mut self, count: u32) -> Result<()> {
-        progress("ARP replies");
-        let mut times = Times::default();
-        for _ in 0..count {
-            let replies = self.client.resolve(self.address, ARP_LIMIT)?;
-            times.add(replies.0.first().map_or(ARP_LIMIT, |first| first.after));
-        }
-        let met = verdict(times.quantile(99) <= ARP);
-        let how = format!(
-            "idle; none within {0} counts as {0}; goal p99 {1}: {met}",
-            millis(ARP_LIMIT),
-            millis(ARP)
-        );
-        self.rows.push(times.row("ARP reply", &how));
-        Ok(())
     }
 
     /// Loses the owner time and again while the API server is stopped; the longest silence of each.
     async fn node_losses(&mut self, runs: u32) -> Result<Times> {
         self.lab.api_server().kill();
         let mut silences = Times::default();
+        let mut owner = self.owner().await?;
         for run in 1..=runs {
             progress(&format!("node loss {run} of {runs}"));
-            let owner = self.owner().await?;
             let tally = self.lose(owner.host(), self.address, run).await?;
-            self.owner_other_than(Some(owner)).await?;
+            owner = self.owner_other_than(Some(owner)).await?;
             silences.add(tally.longest_gap);
         }
         self.back().await?;
@@ -304,7 +338,8 @@ fn verdict(met: bool) -> &'static str {
     if met { "met" } else { "missed" }
 }
 
-fn service(name: &str) -> String {
+/// A Service of the pods below.
+pub(crate) fn service(name: &str) -> String {
     format!(
         r#"apiVersion: v1
 kind: Service
@@ -312,13 +347,15 @@ metadata: {{ name: {name} }}
 spec:
   type: LoadBalancer
   selector: {{ app: echo }}
-  ports: [{{ name: udp, port: {ECHO}, targetPort: 5353, protocol: UDP }}]
+  ports:
+    - {{ name: udp, port: {ECHO}, targetPort: 5353, protocol: UDP }}
+    - {{ name: tcp, port: {TCP}, targetPort: 9000, protocol: TCP }}
 "#
     )
 }
 
 /// Instead of the pool's: not on the node of the pods.
-const ADVERTISEMENT: &str = r#"apiVersion: metallb.io/v1beta1
+pub(crate) const ADVERTISEMENT: &str = r#"apiVersion: metallb.io/v1beta1
 kind: L2Advertisement
 metadata: { name: bench, namespace: ferrolb-system }
 spec:
@@ -328,7 +365,8 @@ spec:
         - { key: kubernetes.io/hostname, operator: NotIn, values: [node-4] }
 "#;
 
-const PODS: &str = r#"apiVersion: apps/v1
+/// The pods, both on the node that announces nothing.
+pub(crate) const PODS: &str = r#"apiVersion: apps/v1
 kind: Deployment
 metadata: { name: echo }
 spec:
@@ -341,6 +379,6 @@ spec:
       containers:
         - name: echo
           image: ferrolb.lab/web:1
-          args: ["--http", "8080", "--udp", "5353"]
+          args: ["--http", "8080", "--udp", "5353", "--tcp", "9000"]
           readinessProbe: { httpGet: { path: /healthz, port: 8080 }, periodSeconds: 1 }
 "#;

@@ -100,7 +100,10 @@ pub(super) async fn program_ready(process: &Process, host: &Host, port: u16) -> 
 }
 
 /// The program of that name, where it was built: `$FERROLB_BIN_DIR`, else cargo's release directory.
-pub(super) fn binary(name: &str) -> Result<PathBuf> {
+///
+/// # Errors
+/// When it has not been built.
+pub fn binary(name: &str) -> Result<PathBuf> {
     let directory = std::env::var_os("FERROLB_BIN_DIR").map_or_else(|| target_dir().join("release"), PathBuf::from);
     let path = directory.join(name);
     if !path.is_file() {

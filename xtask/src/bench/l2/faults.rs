@@ -1,14 +1,15 @@
 //! Speakers that fail while their nodes live, upgrades, planned moves: nobody is to notice.
 
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use ferrolb_lab::client::Prober;
 use ferrolb_lab::{Node, Program};
 
 use super::super::figures::{Row, Times, millis};
-use super::{Bench, ECHO, EXCLUDE, PATIENCE, progress, served_again, verdict};
+use super::{Bench, ECHO, EXCLUDE, PATIENCE, TCP, progress, served_again, verdict};
 
 /// First answers to clients that ask in the moment of a fault.
 const FIRST_ANSWER: Duration = Duration::from_millis(200);
@@ -51,6 +52,15 @@ impl Seen {
     }
 }
 
+/// Says something, and hears it again.
+fn echo(connection: &mut TcpStream) -> Result<()> {
+    let mut heard = [0; 5];
+    connection.write_all(b"still")?;
+    connection.read_exact(&mut heard)?;
+    ensure!(heard == *b"still", "another echo");
+    Ok(())
+}
+
 impl Bench<'_> {
     /// SIGKILL, SIGSTOP and an upgrade of the owner's speaker.
     pub(super) async fn speaker_faults(&mut self, runs: u32) -> Result<()> {
@@ -89,10 +99,11 @@ impl Bench<'_> {
     }
 
     async fn upgrades(&mut self, runs: u32) -> Result<()> {
-        let mut seen = Seen::default();
+        let (mut seen, mut broken) = (Seen::default(), 0);
         for run in 1..=runs {
             progress(&format!("upgrade {run} of {runs}"));
             let owner = self.owner().await?;
+            let mut connection = self.connect()?;
             let prober = self.probe(&self.client, self.address).await?;
             let speaker = owner.program(Program::Speaker)?;
             self.guest.flush_neighbours()?;
@@ -101,11 +112,18 @@ impl Bench<'_> {
             seen.first.add(self.first_answer()?);
             speaker.restart()?;
             self.still(owner).await?;
+            broken += u32::from(echo(&mut connection).is_err());
             seen.end(prober);
         }
         self.rows
             .push(seen.lost_row("speaker upgraded (SIGTERM, then started)", runs));
         self.rows.push(seen.first_row());
+        let how = format!(
+            "of {runs}, one open over each upgrade; goal 0: {}",
+            verdict(broken == 0)
+        );
+        let what = "  TCP connections broken";
+        self.rows.push(Row::new(what, broken.to_string(), String::new(), how));
         Ok(())
     }
 
@@ -124,6 +142,18 @@ impl Bench<'_> {
         }
         self.rows.push(seen.lost_row("planned move (node excluded)", runs));
         Ok(())
+    }
+
+    /// A TCP connection that has been answered: first comes the name of the pod and a space.
+    fn connect(&self) -> Result<TcpStream> {
+        let target = SocketAddr::new(self.address, TCP);
+        let mut connection = self.client.tcp_connect(target, Duration::from_secs(5))?;
+        let mut byte = [0];
+        while byte != *b" " {
+            connection.read_exact(&mut byte).context("read the name of the pod")?;
+        }
+        echo(&mut connection)?;
+        Ok(connection)
     }
 
     /// How long a client waits that does not know the address.

@@ -10,6 +10,8 @@ use ferrolb_lab::client::Client as Browser;
 use ferrolb_lab::net::Host;
 use ferrolb_lab::process::Process;
 use ferrolb_lab::{Lab, wait_until};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use super::{ASK, ECHO, PATIENCE, REST};
 
@@ -22,7 +24,7 @@ pub(super) const HOW: &str = "two hosts of the same LAN, priorities 200 and 150"
 /// By this priority the first host is master when both are there.
 const PRIORITIES: [u8; 2] = [200, 150];
 
-pub(super) struct Keepalived<'a> {
+pub(crate) struct Keepalived<'a> {
     lab: &'a Lab,
     program: PathBuf,
     hosts: Vec<Host>,
@@ -31,7 +33,7 @@ pub(super) struct Keepalived<'a> {
 
 impl<'a> Keepalived<'a> {
     /// Makes the hosts; `None` where the program is not installed.
-    pub(super) fn find(lab: &'a Lab) -> Result<Option<Self>> {
+    pub(crate) fn find(lab: &'a Lab) -> Result<Option<Self>> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let folders = std::env::split_paths(&path).chain(["/usr/sbin".into()]);
         let Some(program) = folders
@@ -55,7 +57,7 @@ impl<'a> Keepalived<'a> {
     }
 
     /// Starts it on both hosts.
-    pub(super) fn start(&self, interval: &str) -> Result<()> {
+    pub(crate) fn start(&self, interval: &str) -> Result<()> {
         for (host, priority) in self.hosts.iter().zip(PRIORITIES) {
             let file = |kind: &str| self.lab.run_dir().join(format!("{}-{interval}.{kind}", host.name()));
             let text = format!(
@@ -81,12 +83,43 @@ impl<'a> Keepalived<'a> {
         self.running().drain(..).for_each(|process| process.kill());
     }
 
+    /// Stops the one that is master when all is well in its tracks, with its child that speaks VRRP.
+    pub(crate) fn freeze(&self) -> Result<()> {
+        self.signal(Signal::SIGSTOP)
+    }
+
+    /// Undoes [`Keepalived::freeze`].
+    pub(crate) fn thaw(&self) -> Result<()> {
+        self.signal(Signal::SIGCONT)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let running = self.running();
+        let parent = running.first().context("keepalived does not run")?.pid();
+        let tasks = format!("/proc/{parent}/task/{parent}/children");
+        let children = std::fs::read_to_string(&tasks).with_context(|| format!("read {tasks}"))?;
+        for child in children.split_whitespace() {
+            kill(Pid::from_raw(child.parse()?), signal).with_context(|| format!("{signal} to keepalived"))?;
+        }
+        Ok(())
+    }
+
+    /// How often one of the two has become master after the first time.
+    pub(crate) fn takeovers(&self) -> usize {
+        let running = self.running();
+        let logs = running
+            .iter()
+            .filter_map(|process| std::fs::read_to_string(process.log()).ok());
+        let masters: usize = logs.map(|log| log.matches("Entering MASTER STATE").count()).sum();
+        masters.saturating_sub(1)
+    }
+
     fn running(&self) -> std::sync::MutexGuard<'_, Vec<Process>> {
         self.running.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Waits until one host alone has answered for a while.
-    pub(super) async fn settled(&self, client: &Browser) -> Result<&Host> {
+    pub(crate) async fn settled(&self, client: &Browser) -> Result<&Host> {
         let mut since = Instant::now();
         let master = wait_until("keepalived to settle", PATIENCE, async || {
             let only = client.resolve(IpAddr::V4(ADDRESS), ASK)?.only();

@@ -1,7 +1,7 @@
 //! A node that is lost with many addresses on it, and what they cost.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, ensure};
@@ -25,15 +25,11 @@ impl Bench<'_> {
     /// Puts `count` addresses on one node, and loses it.
     pub(super) async fn many_addresses(&mut self, count: usize, runs: u32) -> Result<()> {
         progress(&format!("{count} addresses"));
-        let more: Vec<String> = (1..count).map(|n| service(&format!("many-{n}"))).collect();
-        self.lab.apply(NAMESPACE, &more.join("---\n")).await?;
+        self.grow(count).await?;
         let (mut all, mut halves) = (Times::default(), Times::default());
         for run in 1..=runs {
             progress(&format!("loss of a node with {count} addresses, {run} of {runs}"));
             self.gather(count).await?;
-            if run == 1 {
-                self.memory(count)?;
-            }
             let mut times = self.lose_all(count).await?;
             times.sort_unstable();
             halves.add(times[count / 2]);
@@ -47,6 +43,27 @@ impl Bench<'_> {
         self.rows
             .push(all.row(&format!("node lost with {count} addresses: all back"), &how));
         self.rows.push(halves.row("  half of them back", "the same"));
+        Ok(())
+    }
+
+    /// Puts `count` addresses on one node; the addresses.
+    pub(super) async fn own(&mut self, count: usize) -> Result<Vec<IpAddr>> {
+        progress(&format!("{count} addresses"));
+        self.grow(count).await?;
+        self.gather(count).await?;
+        let api: Api<VirtualIp> = Api::all(self.lab.client());
+        let ips = api.list(&ListParams::default()).await?.items.into_iter();
+        ips.map(|ip| Ok(ip.spec.address.parse()?)).collect()
+    }
+
+    /// Makes Services until there are so many, or more.
+    async fn grow(&mut self, count: usize) -> Result<()> {
+        let names: Vec<usize> = (self.more + 1..count).collect();
+        for some in names.chunks(100) {
+            let services: Vec<String> = some.iter().map(|n| service(&format!("many-{n}"))).collect();
+            self.lab.apply(NAMESPACE, &services.join("---\n")).await?;
+        }
+        self.more = self.more.max(count.saturating_sub(1));
         Ok(())
     }
 
@@ -88,7 +105,7 @@ impl Bench<'_> {
         .await
     }
 
-    fn memory(&mut self, count: usize) -> Result<()> {
+    pub(super) fn memory(&mut self, count: usize) -> Result<()> {
         let mut most = None;
         for node in self.lab.nodes() {
             most = most.max(Some(Usage::of(node.program(Program::Speaker)?.pid())?));
