@@ -8,8 +8,12 @@
 //!
 //! | channel | when it is full |
 //! | --- | --- |
-//! | the plan, what the engines want, the view | always the latest only |
+//! | the plan, to keeper and snapshot; what the engines want; the view | always the latest only |
 //! | reports of BFD | the BFD thread keeps the latest of each session and offers it again |
+//!
+//! What the last run of the speaker had planned is in force from the first moment on, so that sessions stand and routes
+//! stay although the API server is away. Routers that wait for the end of the routes after a restart (RFC 4724) are told
+//! of it once there is a plan of this run.
 //!
 //! A path that BFD sees fail takes its session down on the BGP thread itself: however busy the rest of the program is,
 //! it does not stand in between.
@@ -41,6 +45,8 @@ use tracing::info;
 
 use crate::kube_proxy::Clock;
 
+use crate::store::Store;
+
 use keeper::{Ends, Keeper};
 
 pub(crate) use engine::BfdBoard;
@@ -55,6 +61,8 @@ pub(crate) struct Planned {
     pub(crate) plan: Arc<BgpPlan>,
     /// The uid of each BGPPeer in it, by name.
     pub(crate) uids: BTreeMap<String, String>,
+    /// It is what the last run left behind, and may lack something.
+    pub(crate) restored: bool,
 }
 
 /// What there is to tell, all of it as it is now.
@@ -83,19 +91,25 @@ pub(crate) fn spawn(
     registry: &mut Registry,
     fixed: Fixed,
     settings: Settings,
-    events: Recorder,
+    (store, events): (Store<BgpPlan>, Recorder),
 ) -> (Decider, watch::Receiver<BgpPicture>) {
+    let restored = store.restore().map(Arc::new);
     let (planned_in, planned) = watch::channel(None);
     let (view, shown) = watch::channel(Arc::default());
     let (picture_in, picture) = watch::channel(BgpPicture::default());
     metrics::register(registry, shown);
-    let decider = Decider::new(&fixed.node, settings, planned_in);
+    let (plans, to_keep) = watch::channel(Arc::default());
+    let mut decider = Decider::new(&fixed.node, settings, planned_in, plans);
+    if let Some(plan) = restored {
+        decider.restore(plan);
+    }
     let ends = Ends {
         planned,
         view,
         picture: picture_in,
         events,
     };
+    tasks.spawn("bgp snapshot", store.keep(to_keep, tasks.stop()));
     tasks.spawn("bgp", Keeper::new(fixed, ends).run(tasks.stop()));
     (decider, picture)
 }
@@ -104,18 +118,36 @@ pub(crate) fn spawn(
 pub(crate) struct Decider {
     core: Bgp,
     planned: watch::Sender<Option<Planned>>,
+    /// To the snapshot.
+    plans: watch::Sender<Arc<BgpPlan>>,
     /// What was not announced when it was last looked at, for the log.
     withheld: BTreeMap<(ServiceId, IpAddr), NodeRefusal>,
 }
 
 impl Decider {
     /// For the speaker of `node`.
-    pub(crate) fn new(node: &str, settings: Settings, planned: watch::Sender<Option<Planned>>) -> Self {
+    pub(crate) fn new(
+        node: &str,
+        settings: Settings,
+        planned: watch::Sender<Option<Planned>>,
+        plans: watch::Sender<Arc<BgpPlan>>,
+    ) -> Self {
         Decider {
             core: Bgp::new(node, settings),
             planned,
+            plans,
             withheld: BTreeMap::new(),
         }
+    }
+
+    /// What the last run planned goes on until there is a plan.
+    fn restore(&mut self, plan: Arc<BgpPlan>) {
+        self.core.restore(Arc::clone(&plan));
+        self.planned.send_replace(Some(Planned {
+            plan,
+            uids: BTreeMap::new(),
+            restored: true,
+        }));
     }
 
     /// Takes in what the owner task heard.
@@ -135,7 +167,12 @@ impl Decider {
         };
         let peers = plan.peers.keys().chain(plan.refused.keys());
         let uids = peers.filter_map(|peer| Some((peer.clone(), uid(peer)?))).collect();
-        self.planned.send_replace(Some(Planned { plan, uids }));
+        self.plans.send_replace(Arc::clone(&plan));
+        self.planned.send_replace(Some(Planned {
+            plan,
+            uids,
+            restored: false,
+        }));
         self.log();
         self.core.late()
     }

@@ -106,12 +106,12 @@ async fn speak(args: Args) -> anyhow::Result<()> {
     let mut tasks = Tasks::new();
     let readiness = Readiness::default();
     let counters = Arc::new(Counters::default());
-    let store = Store::new(&args.state_dir, node);
+    let store = Store::of_layer2(&args.state_dir, node);
     let settings = ferrolb_speaker_core::Settings {
         load_balancer_class: args.load_balancer_class.clone(),
     };
     let mut ownership = Ownership::new(node, Speaker::new(node, settings.clone()));
-    let memory = store.restore();
+    let memory = store.restore().unwrap_or_default();
     // The core has nothing to say before it knows anything else: the guard goes by the same memory.
     ownership.handle(Input::Restored(memory.duties.clone()));
 
@@ -174,13 +174,14 @@ async fn speak(args: Args) -> anyhow::Result<()> {
     let namespace = args.common.namespace();
     let marker = bgp::Marker::new(&args.state_dir, node);
     let resumes = marker.is_set();
+    let kept = Store::of_bgp(&args.state_dir, node);
     let fixed = bgp::Fixed {
         node: node.to_owned(),
         namespace: namespace.clone(),
         marker,
         seed: seed(node),
     };
-    let (mut decider, bgp_picture) = bgp::spawn(&mut tasks, &mut registry, fixed, settings, recorder.clone());
+    let (mut decider, bgp_picture) = bgp::spawn(&mut tasks, &mut registry, fixed, settings, (kept, recorder.clone()));
     if resumes {
         decider.resume();
     }

@@ -5,6 +5,8 @@
 //! damaged, of another version, of another node or from before a reboot is refused, because a wrong address on the wire
 //! is worse than a late one.
 
+pub(crate) mod bgp;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -12,15 +14,54 @@ use std::time::Duration;
 
 use ferrolb_model::{ConflictDetection, Placement};
 use ferrolb_speaker_core::{Duty, Liveness, Manner};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-/// First word of every snapshot.
-const MAGIC: &str = "ferrolb-speaker-snapshot";
+const FORM: Form = Form {
+    magic: "ferrolb-speaker-snapshot",
+    version: "3",
+};
 
-/// Changes whenever an older program would misread what a newer one wrote.
-const VERSION: &str = "3";
+/// What the header line of a kind of snapshot says.
+struct Form {
+    /// First word.
+    magic: &'static str,
+    /// Changes whenever an older program would misread what a newer one wrote.
+    version: &'static str,
+}
+
+impl Form {
+    /// Puts the header before what is to be written.
+    fn seal(&self, content: &impl Serialize) -> Vec<u8> {
+        // Strings, numbers and maps with texts as keys: there is nothing in it that JSON cannot say.
+        let json = serde_json::to_string(content).unwrap_or_default();
+        format!("{} {} {}\n{json}\n", self.magic, self.version, sum(json.as_bytes())).into_bytes()
+    }
+
+    /// What stands behind the header, if it is whole.
+    fn open<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, SnapshotError> {
+        let text = str::from_utf8(bytes).map_err(|_| SnapshotError::NoSnapshot)?;
+        let (header, body) = text.split_once('\n').ok_or(SnapshotError::NoSnapshot)?;
+        let mut words = header.split(' ');
+        let (magic, version, stated) = (words.next(), words.next(), words.next());
+        if magic != Some(self.magic) {
+            return Err(SnapshotError::NoSnapshot);
+        }
+        if version != Some(self.version) {
+            return Err(SnapshotError::OtherVersion {
+                found: version.unwrap_or_default().to_owned(),
+                read: self.version,
+            });
+        }
+        let json = body.strip_suffix('\n').ok_or(SnapshotError::Damaged)?;
+        if stated != Some(sum(json.as_bytes()).as_str()) || words.next().is_some() {
+            return Err(SnapshotError::Damaged);
+        }
+        serde_json::from_str(json).map_err(SnapshotError::Unreadable)
+    }
+}
 
 /// Why a snapshot is not used.
 #[derive(Debug, Error)]
@@ -29,10 +70,12 @@ pub(crate) enum SnapshotError {
     #[error("it is no snapshot of a speaker")]
     NoSnapshot,
     /// Written by a program that writes another form.
-    #[error("it has version {found:?}, and this program reads version {VERSION:?}")]
+    #[error("it has version {found:?}, and this program reads version {read:?}")]
     OtherVersion {
         /// What it says.
         found: String,
+        /// What this program reads.
+        read: &'static str,
     },
     /// The sum does not fit the content.
     #[error("it is damaged: its SHA-256 sum does not match")]
@@ -127,6 +170,19 @@ pub(crate) struct Identity {
     pub(crate) boot: String,
 }
 
+impl Identity {
+    /// Whether this is the one that wrote it.
+    fn check(&self, node: &str, boot: &str) -> Result<(), SnapshotError> {
+        if node != self.node {
+            return Err(SnapshotError::OtherNode { found: node.to_owned() });
+        }
+        if boot != self.boot {
+            return Err(SnapshotError::OtherBoot);
+        }
+        Ok(())
+    }
+}
+
 /// What a speaker that restarts has to know.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Memory {
@@ -160,39 +216,13 @@ pub(crate) fn encode(identity: &Identity, memory: &Memory) -> Vec<u8> {
         duties: memory.duties.iter().map(|(ip, duty)| (*ip, entry(duty))).collect(),
         peers: memory.peers.clone(),
     };
-    // Strings, numbers and maps with addresses as keys: there is nothing in it that JSON cannot say.
-    let json = serde_json::to_string(&content).unwrap_or_default();
-    format!("{MAGIC} {VERSION} {}\n{json}\n", sum(json.as_bytes())).into_bytes()
+    FORM.seal(&content)
 }
 
 /// What the node had a part in when `bytes` were written.
 pub(crate) fn decode(identity: &Identity, bytes: &[u8]) -> Result<Memory, SnapshotError> {
-    let text = str::from_utf8(bytes).map_err(|_| SnapshotError::NoSnapshot)?;
-    let (header, body) = text.split_once('\n').ok_or(SnapshotError::NoSnapshot)?;
-    let mut words = header.split(' ');
-    let (magic, version, stated) = (words.next(), words.next(), words.next());
-    if magic != Some(MAGIC) {
-        return Err(SnapshotError::NoSnapshot);
-    }
-    match version {
-        Some(VERSION) => {}
-        found => {
-            return Err(SnapshotError::OtherVersion {
-                found: found.unwrap_or_default().to_owned(),
-            });
-        }
-    }
-    let json = body.strip_suffix('\n').ok_or(SnapshotError::Damaged)?;
-    if stated != Some(sum(json.as_bytes()).as_str()) || words.next().is_some() {
-        return Err(SnapshotError::Damaged);
-    }
-    let content: Content = serde_json::from_str(json).map_err(SnapshotError::Unreadable)?;
-    if content.node != identity.node {
-        return Err(SnapshotError::OtherNode { found: content.node });
-    }
-    if content.boot != identity.boot {
-        return Err(SnapshotError::OtherBoot);
-    }
+    let content: Content = FORM.open(bytes)?;
+    identity.check(&content.node, &content.boot)?;
     let duty = |entry: Entry| Duty {
         uid: entry.uid,
         interfaces: entry.interfaces,
@@ -293,7 +323,7 @@ mod tests {
     #[test]
     fn what_is_refused_says_why() {
         let good = String::from_utf8(encode(&identity("node-a"), &sample())).unwrap();
-        let signed = |json: &str| format!("{MAGIC} {VERSION} {}\n{json}\n", sum(json.as_bytes()));
+        let signed = |json: &str| format!("{} {} {}\n{json}\n", FORM.magic, FORM.version, sum(json.as_bytes()));
         let cases = [
             (String::new(), "no snapshot"),
             ("{}\n".to_owned(), "no snapshot"),

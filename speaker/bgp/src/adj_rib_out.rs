@@ -6,6 +6,8 @@
 //! prefixes never sees more of them than before and after. Memory is what was told and what is wanted: messages are
 //! made one at a time, when the caller has room for one.
 //!
+//! The end of the routes is told once all of them are, and not before what is wanted is known in full.
+//!
 //! Routes that cannot be sent are left out with a [`Refusal`]; if the peer holds an older one, it is withdrawn.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -153,7 +155,10 @@ impl AdjRibOut {
         let mut plan = self.plan.take().unwrap_or_else(|| self.work_out(context));
         let message = self.say(&mut plan, context);
         self.plan = Some(plan);
-        message.or_else(|| self.end_of_rib.pop_first().map(update::end_of_rib))
+        if message.is_some() || self.wanted.is_partial() {
+            return message;
+        }
+        self.end_of_rib.pop_first().map(update::end_of_rib)
     }
 
     /// Makes one message of the plan and notes what it tells.

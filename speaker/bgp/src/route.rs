@@ -127,11 +127,13 @@ pub struct Routes {
     by_prefix: BTreeMap<IpNet, Arc<Attributes>>,
     /// Equal attributes are kept once. May hold some that no route has any more.
     attributes: BTreeSet<Arc<Attributes>>,
+    /// There may be more to come.
+    partial: bool,
 }
 
 impl PartialEq for Routes {
     fn eq(&self, other: &Routes) -> bool {
-        self.by_prefix == other.by_prefix
+        self.by_prefix == other.by_prefix && self.partial == other.partial
     }
 }
 
@@ -179,6 +181,20 @@ impl Routes {
     /// What is said about a prefix.
     pub fn get(&self, prefix: &IpNet) -> Option<&Arc<Attributes>> {
         self.by_prefix.get(prefix)
+    }
+
+    /// The same routes, to which more may come: a router that waits for the end of what it is told (RFC 4724) is not told
+    /// of it.
+    pub fn partial(&self) -> Routes {
+        Routes {
+            partial: true,
+            ..self.clone()
+        }
+    }
+
+    /// Whether more may come.
+    pub fn is_partial(&self) -> bool {
+        self.partial
     }
 
     /// The same routes, each marked as about to go (RFC 8326).

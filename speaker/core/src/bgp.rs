@@ -36,7 +36,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ferrolb_model::{
-    Config, Labels, NodeRefusal, NodeView, Password, ServiceId, ServiceType, ServiceView, TrafficPolicy, VirtualIp,
+    Config, Labels, NodeRefusal, NodeView, Password, PasswordSource, ServiceId, ServiceType, ServiceView,
+    TrafficPolicy, VirtualIp,
 };
 
 use crate::data_path::{DataPath, NotReady};
@@ -100,6 +101,8 @@ pub struct Bgp {
     peers_stale: bool,
     router_id: Option<Ipv4Addr>,
     plan: Arc<BgpPlan>,
+    /// `plan` is one that was made here.
+    planned: bool,
     /// Routers may hold what the last run of this speaker announced, and nothing was planned yet.
     resuming: bool,
     /// What waits for kube-proxy, since when.
@@ -160,6 +163,7 @@ impl Bgp {
             peers_stale: true,
             router_id: None,
             plan: Arc::default(),
+            planned: false,
             resuming: false,
             waiting: BTreeMap::new(),
             late: Vec::new(),
@@ -169,6 +173,23 @@ impl Bgp {
     /// Routers may still hold what the last run of this speaker announced: the first plan waits for nothing.
     pub fn resume(&mut self) {
         self.resuming = true;
+    }
+
+    /// What the last run planned, from its snapshot. It stays in force until there is a plan, which takes its identifier
+    /// and the keys of its sessions over where there are no others.
+    pub fn restore(&mut self, plan: Arc<BgpPlan>) {
+        self.router_id = Some(plan.router_id);
+        let keys = plan
+            .peers
+            .iter()
+            .filter_map(|(name, planned)| match &planned.peer.password {
+                Some(PasswordSource::Secret(secret)) => {
+                    Some((name.clone(), (secret.clone(), planned.password.clone()?)))
+                }
+                Some(PasswordSource::Text(_)) | None => None,
+            });
+        self.last_passwords = keys.collect();
+        self.plan = plan;
     }
 
     /// Takes one piece of news in. What concerns layer 2 alone means nothing here.
@@ -261,7 +282,7 @@ impl Bgp {
         })
     }
 
-    /// The plan, if it is another than the one given last. Of what begins it has what `path` is ready for.
+    /// The plan, if it is the first or another than the one given last. Of what begins it has what `path` is ready for.
     pub fn plan(&mut self, path: &DataPath, now: Duration) -> Option<Arc<BgpPlan>> {
         self.drain.look(&self.node, now);
         if !self.synced {
@@ -277,9 +298,10 @@ impl Bgp {
             return None;
         }
         let plan = self.draw();
-        if plan == *self.plan {
+        if plan == *self.plan && self.planned {
             return None;
         }
+        self.planned = true;
         self.plan = Arc::new(plan);
         Some(Arc::clone(&self.plan))
     }

@@ -9,6 +9,7 @@ use ferrolb_bgp::proto::Cease;
 use ferrolb_bgp::session::Leave;
 use ferrolb_config::Kind;
 use ferrolb_runtime::events::{Note, Recorder};
+use ferrolb_speaker_core::BgpPlan;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::ObjectReference;
 use nix::ifaddrs::getifaddrs;
@@ -172,7 +173,7 @@ impl Keeper {
             paths,
             faults,
         } = converted;
-        let bgp = Arc::new(bgp);
+        let bgp = Arc::new(if planned.restored { partial(bgp) } else { bgp });
         let mut dependents = Dependents::new();
         for (peer, path) in &paths {
             dependents.entry(Arc::clone(path)).or_default().push(peer.clone());
@@ -192,7 +193,9 @@ impl Keeper {
             threads.watch(bfd, dependents)?;
         }
         let before = self.ends.view.borrow().planned.as_ref().map(|p| Arc::clone(&p.plan));
-        if before.is_none_or(|before| before.services != planned.plan.services) {
+        // What the last run told is no news, and may lack something that would be taken back in the API server.
+        let told = |before: Arc<BgpPlan>| self.services.is_some() && before.services == planned.plan.services;
+        if !planned.restored && !before.is_some_and(told) {
             self.services = Some(picture::services(&planned, &self.fixed.node));
         }
         let start = self.threads.as_ref().map(|threads| threads.start);
@@ -230,6 +233,14 @@ impl Keeper {
             })
             .await
     }
+}
+
+/// The same, to which more may come.
+fn partial(mut wanted: ferrolb_bgp::Wanted) -> ferrolb_bgp::Wanted {
+    for peer in wanted.peers.values_mut() {
+        peer.routes = Arc::new(peer.routes.partial());
+    }
+    wanted
 }
 
 /// The subnets that this machine is in.

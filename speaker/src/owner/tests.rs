@@ -65,7 +65,12 @@ impl Bench {
             briefing,
             board: Board::default(),
             picture: watch::Sender::new(Picture::default()),
-            bgp: Decider::new("node-a", Settings::default(), watch::Sender::new(None)),
+            bgp: Decider::new(
+                "node-a",
+                Settings::default(),
+                watch::Sender::new(None),
+                watch::Sender::default(),
+            ),
             data_path: DataPath::off(),
             asks: watch::Sender::new(false),
             engine: readiness.check("layer 2", "starting"),

@@ -70,6 +70,16 @@ fn many_prefixes_share_a_message_and_the_end_is_told() {
 }
 
 #[test]
+fn the_end_is_not_told_before_everything_is_known() {
+    let some = hosts(false, 3, &tagged(1));
+    let (mut rib, mut router) = open(Arc::new(some.partial()), context());
+    assert_eq!((router.held.len(), router.ends_of_rib), (3, 0));
+    rib.want(some);
+    assert_eq!(flush(&mut rib, &mut router), 2, "nothing but the ends");
+    assert_eq!((router.held.len(), router.ends_of_rib), (3, 2));
+}
+
+#[test]
 fn a_change_is_exactly_the_prefixes_that_changed() {
     let (mut rib, mut router) = open(hosts(false, 1_000, &tagged(1)), context());
     let mut routes = Routes::clone(&hosts(false, 999, &tagged(1)));

@@ -82,6 +82,9 @@ pub enum PeerRefusal {
         /// The Secret.
         secret: String,
     },
+    /// Its key is not in the snapshot of the last run.
+    #[error("its key is not kept on this disk; the session waits for the API server")]
+    KeyNotKept,
 }
 
 impl PeerRefusal {
@@ -89,6 +92,7 @@ impl PeerRefusal {
     pub fn as_str(&self) -> &'static str {
         match self {
             PeerRefusal::NoPassword { .. } => "NoPassword",
+            PeerRefusal::KeyNotKept => "KeyNotKept",
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod behaviour;
 mod bgp;
+mod bgp_drain;
 mod data_path;
 mod make;
 mod ownership;
