@@ -8,9 +8,8 @@ use ferrolb_bgp::session::{Local, Origin, Output, SLOTS, Session, Slot};
 use ferrolb_bgp::{Peer, RemoteAsn, Routes, State};
 
 use crate::make::{BOTH, ip};
-use crate::router::{Router, capabilities, message, open_message};
-
-pub(crate) const ROUTER_ID: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 99);
+use crate::router::Router;
+use crate::wrong::{ROUTER_ID, capabilities, message, open_message};
 
 /// An internal peer for both families, hold time 9 s.
 pub(crate) fn peer() -> Peer {

@@ -8,3 +8,4 @@ mod make;
 mod router;
 mod session;
 mod simulator;
+mod wrong;

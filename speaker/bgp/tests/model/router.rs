@@ -191,47 +191,6 @@ fn update(mut reader: Reader<'_>, four_octet_asn: bool) -> Message {
     }
 }
 
-/// A message of this type with this body.
-pub(crate) fn message(kind: u8, body: &[u8]) -> Vec<u8> {
-    let length = (19 + body.len()) as u16;
-    [&[0xff; 16], &length.to_be_bytes()[..], &[kind], body].concat()
-}
-
-/// An OPEN message with these capabilities in one parameter.
-pub(crate) fn open_message(asn: u32, hold_time: u16, router_id: Ipv4Addr, capabilities: &[(u8, Vec<u8>)]) -> Vec<u8> {
-    let two_octets = u16::try_from(asn).unwrap_or(23456);
-    let mut inner = Vec::new();
-    for (code, value) in capabilities {
-        inner.extend([*code, value.len() as u8]);
-        inner.extend(value);
-    }
-    let mut parameters = Vec::new();
-    if !inner.is_empty() {
-        parameters.extend([2, inner.len() as u8]);
-        parameters.extend(inner);
-    }
-    let body = [
-        &[4],
-        &two_octets.to_be_bytes()[..],
-        &hold_time.to_be_bytes(),
-        &router_id.octets(),
-        &[parameters.len() as u8],
-        &parameters,
-    ];
-    message(1, &body.concat())
-}
-
-/// The capabilities of a router that does both families, AS numbers of four octets, refresh and RFC 8950.
-pub(crate) fn capabilities(asn: u32) -> Vec<(u8, Vec<u8>)> {
-    vec![
-        (1, vec![0, 1, 0, 1]),
-        (1, vec![0, 2, 0, 1]),
-        (2, vec![]),
-        (5, vec![0, 1, 0, 1, 0, 2]),
-        (65, asn.to_be_bytes().to_vec()),
-    ]
-}
-
 /// What a router knows of a session.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Router {
@@ -265,7 +224,7 @@ impl Router {
                     self.open = Some(message);
                     if !open.is_empty() {
                         answer.extend_from_slice(open);
-                        answer.extend(self::message(4, &[]));
+                        answer.extend(crate::wrong::message(4, &[]));
                     }
                 }
                 Message::Update {

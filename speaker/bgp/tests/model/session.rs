@@ -9,9 +9,10 @@ use ferrolb_bgp::settings::{Field, GracefulRestart, Opening, Password, Reach};
 use ferrolb_bgp::status::Fault;
 use ferrolb_bgp::{Attributes, Peer, RemoteAsn, State};
 
-use crate::link::{Link, ROUTER_ID, local, peer};
+use crate::link::{Link, local, peer};
 use crate::make::{hosts, tagged};
-use crate::router::{Message, capabilities, message, open_message};
+use crate::router::Message;
+use crate::wrong::{ROUTER_ID, capabilities, message, open_message};
 
 const KEEPALIVE: u8 = 4;
 

@@ -14,23 +14,23 @@ use crate::router::{ASN, Router};
 use crate::scene::{PATIENCE, Scene};
 
 /// The AS of the nodes where they have one of their own.
-const NODES: u32 = 64600;
+pub(crate) const NODES: u32 = 64600;
 
 /// The length of an aggregate that the range of a scenario's pool allows: its widest block is a /28.
 const AGGREGATE: u32 = 28;
 
 /// The objects of one scenario, all called like its namespace.
-struct Told {
+pub(crate) struct Told {
     name: String,
     asn: u32,
     /// Further lines of the BGPPeer's spec.
-    peer: String,
+    pub(crate) peer: String,
     /// Further lines of the BGPAdvertisement's spec.
     advertisement: String,
 }
 
 impl Told {
-    fn new(s: &Scene, asn: u32) -> Self {
+    pub(crate) fn new(s: &Scene, asn: u32) -> Self {
         Told {
             name: s.namespace().to_owned(),
             asn,
@@ -53,18 +53,18 @@ impl Told {
         )
     }
 
-    async fn apply(&self, s: &Scene, router: &Router) -> Result<()> {
+    pub(crate) async fn apply(&self, s: &Scene, router: &Router) -> Result<()> {
         s.apply_config(&self.yaml(s, router)).await
     }
 
     /// Takes peer and advertisement back, so that the next scenario begins without them.
-    async fn delete(&self, s: &Scene, router: &Router) -> Result<()> {
+    pub(crate) async fn delete(&self, s: &Scene, router: &Router) -> Result<()> {
         s.lab().delete(NAMESPACE, &self.yaml(s, router)).await
     }
 }
 
 /// A Service `web` on all nodes, and its address.
-async fn web(s: &Scene, replicas: u32, spec: &str) -> Result<IpAddr> {
+pub(crate) async fn web(s: &Scene, replicas: u32, spec: &str) -> Result<IpAddr> {
     s.apply(&deployment("web", replicas)).await?;
     s.apply(&service("web", "web", spec)).await?;
     s.ready("web", usize::try_from(replicas)?).await?;
@@ -72,12 +72,12 @@ async fn web(s: &Scene, replicas: u32, spec: &str) -> Result<IpAddr> {
 }
 
 /// The names of all nodes.
-fn all(s: &Scene) -> Vec<&str> {
+pub(crate) fn all(s: &Scene) -> Vec<&str> {
     s.nodes().iter().map(|node| node.name()).collect()
 }
 
 /// The page, as the client behind the router gets it.
-async fn page(router: &Router, address: IpAddr) -> Result<String> {
+pub(crate) async fn page(router: &Router, address: IpAddr) -> Result<String> {
     wait_until(
         &format!("a page from {address} behind the router"),
         PATIENCE,
@@ -111,15 +111,7 @@ pub(crate) async fn every_node_is_a_next_hop(s: Scene) -> Result<()> {
     s.kubectl(&["label", "node", "node-1", &format!("{label}=true")])
         .await?;
     let drained = async {
-        let leaving = s.node("node-1")?.host().address().to_string();
-        wait_until("the route of node-1 to be marked as leaving", PATIENCE, async || {
-            let paths = router.paths(&prefix)?;
-            let path = paths.iter().find(|path| path["peer"]["peerId"] == leaving);
-            let community = path.context("the route is gone")?["community"]["string"].to_string();
-            ensure!(community.contains("graceful-shutdown"), "it carries {community}");
-            Ok(())
-        })
-        .await?;
+        router.leaving(&s, "node-1", &prefix).await?;
         router.forwards(&s, &prefix, &["node-2", "node-3"]).await?;
         page(&router, address).await
     }
@@ -433,7 +425,7 @@ pub(crate) async fn status(s: Scene) -> Result<()> {
 }
 
 /// Waits until the SpeakerState of `node` says this of its only session.
-async fn state(s: &Scene, node: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<()> {
+pub(crate) async fn state(s: &Scene, node: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<()> {
     wait_until(&format!("{node} to say {what}"), PATIENCE, async || {
         let state = s.json(&format!("speakerstate/{node}")).await?;
         let sessions = &state["status"]["bgp"]["sessions"];

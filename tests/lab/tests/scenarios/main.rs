@@ -7,11 +7,13 @@ mod allocation;
 mod availability;
 mod bad_input;
 mod bgp;
+mod bgp_changes;
 mod contract;
 mod data_path;
 mod failover;
 mod families;
 mod ground;
+mod hostile;
 mod manifests;
 mod nodes;
 mod outages;
@@ -21,6 +23,9 @@ mod scene;
 mod services;
 mod speakers;
 mod traffic;
+/// What the tests of one session say to it, too.
+#[path = "../../../../speaker/bgp/tests/model/wrong.rs"]
+mod wrong;
 
 use std::future::Future;
 
@@ -169,7 +174,18 @@ fn main() -> std::process::ExitCode {
                 .scenario("password", without_pool(bgp::password))
                 .scenario("restart_keeps_routes", without_pool(bgp::restart_keeps_routes))
                 .scenario("bfd", without_pool(bgp::bfd))
-                .scenario("status", without_pool(bgp::status)),
+                .scenario("status", without_pool(bgp::status))
+                .scenario("cordoned_nodes", without_pool(bgp_changes::cordoned_nodes))
+                .scenario("pod_moves", without_pool(bgp_changes::pod_moves))
+                .scenario("policy_on_request", without_pool(bgp_changes::policy_on_request))
+                .scenario("key_change", without_pool(bgp_changes::key_change)),
+        )
+        .group(Group::new(Setup::named("bgp-outages")).scenario(
+            "restart_without_api_server",
+            without_pool(bgp_changes::restart_without_api_server),
+        ))
+        .group(
+            Group::new(Setup::named("hostile")).scenario("everything_wrong", without_pool(hostile::everything_wrong)),
         )
         .group(
             Group::new(Setup::named("outages"))

@@ -128,21 +128,7 @@ impl Router {
             &format!("the router to forward {prefix} to {nodes:?}"),
             PATIENCE,
             async || {
-                let family = if prefix.contains(':') { "-6" } else { "-4" };
-                let args = [family, "-j", "route", "show", prefix, "proto", "bgp"];
-                let text = self.host.namespace().output("ip", &args)?;
-                let routes: Value = serde_json::from_str(if text.trim().is_empty() { "[]" } else { &text })?;
-                let mut hops = Vec::new();
-                for route in routes.as_array().into_iter().flatten() {
-                    let several = route["nexthops"].as_array().cloned().unwrap_or_default();
-                    hops.extend(
-                        several
-                            .iter()
-                            .chain([route])
-                            .filter_map(|hop| Some(hop["gateway"].as_str()?.to_owned())),
-                    );
-                }
-                hops.sort();
+                let hops = self.hops(prefix)?;
                 ensure!(hops == wanted, "it forwards to {hops:?}");
                 Ok(())
             },
@@ -150,10 +136,43 @@ impl Router {
         .await
     }
 
+    /// The next hops of a prefix in its kernel, in order.
+    pub(crate) fn hops(&self, prefix: &str) -> Result<Vec<String>> {
+        let family = if prefix.contains(':') { "-6" } else { "-4" };
+        let args = [family, "-j", "route", "show", prefix, "proto", "bgp"];
+        let text = self.host.namespace().output("ip", &args)?;
+        let routes: Value = serde_json::from_str(if text.trim().is_empty() { "[]" } else { &text })?;
+        let mut hops = Vec::new();
+        for route in routes.as_array().into_iter().flatten() {
+            let several = route["nexthops"].as_array().cloned().unwrap_or_default();
+            let all = several.iter().chain([route]);
+            hops.extend(all.filter_map(|hop| Some(hop["gateway"].as_str()?.to_owned())));
+        }
+        hops.sort();
+        Ok(hops)
+    }
+
     /// What it says about its session with a node.
     pub(crate) fn session(&self, s: &Scene, node: &str) -> Result<Value> {
         let address = s.node(node)?.host().address().to_string();
         Ok(self.bgp(&format!("show bgp neighbors {address}"))?[&address].take())
+    }
+
+    /// Waits until the route by way of a node is marked as about to go.
+    pub(crate) async fn leaving(&self, s: &Scene, node: &str, prefix: &str) -> Result<()> {
+        let address = s.node(node)?.host().address().to_string();
+        wait_until(
+            &format!("the route of {node} to be marked as leaving"),
+            PATIENCE,
+            async || {
+                let paths = self.paths(prefix)?;
+                let path = paths.iter().find(|path| path["peer"]["peerId"] == address);
+                let community = path.context("the route is gone")?["community"]["string"].to_string();
+                ensure!(community.contains("graceful-shutdown"), "it carries {community}");
+                Ok(())
+            },
+        )
+        .await
     }
 
     /// Waits until its session with each node stands.
@@ -181,9 +200,20 @@ impl Router {
 
     /// Shuts its session with a node down, with a text (RFC 9003).
     pub(crate) fn shut_down(&self, s: &Scene, node: &str, text: &str) -> Result<()> {
+        self.configure(s, node, &format!("shutdown message {text}"))
+    }
+
+    /// Says the same about each neighbour.
+    pub(crate) fn each_neighbour(&self, s: &Scene, words: &str) -> Result<()> {
+        s.nodes()
+            .iter()
+            .try_for_each(|node| self.configure(s, node.name(), words))
+    }
+
+    fn configure(&self, s: &Scene, node: &str, words: &str) -> Result<()> {
         let folder = self.folder.to_str().context("the lab's directory is UTF-8")?;
         let router = format!("router bgp {ASN}");
-        let line = format!("neighbor {} shutdown message {text}", s.node(node)?.host().address());
+        let line = format!("neighbor {} {words}", s.node(node)?.host().address());
         let mut args = vec!["--vty_socket", folder, "-d", "bgpd"];
         for command in ["configure terminal", &router, &line] {
             args.extend(["-c", command]);

@@ -1,0 +1,259 @@
+//! What changes under way while routers know of a Service: drains, pods that move, keys, policies that are asked for, and
+//! outages. Seen from the router and from a client behind it.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use ferrolb_lab::client::Probe;
+use ferrolb_lab::lab::NAMESPACE;
+use ferrolb_lab::{Program, wait_until};
+
+use crate::bgp::{NODES, Told, all, page, state, web};
+use crate::manifests::{deployment, service};
+use crate::router::Router;
+use crate::scene::{PATIENCE, Scene};
+
+/// A policy called like the scenario's namespace, for its pool.
+fn policy(s: &Scene, spec: &str) -> String {
+    let name = s.namespace();
+    format!(
+        "apiVersion: ferrolb.io/v1alpha1\nkind: AnnouncementPolicy\nmetadata: {{name: {name}}}\n\
+         spec: {{ipAddressPools: [{name}], {spec}}}\n"
+    )
+}
+
+/// A Service `web` with a port for UDP echo, 3 pods, and its address.
+async fn echo(s: &Scene) -> Result<IpAddr> {
+    s.apply(&deployment("web", 3)).await?;
+    let udp = "- { name: echo, port: 5353, protocol: UDP }\n";
+    let yaml = service("web", "web", "type: LoadBalancer").replace("  type:", &format!("    {udp}  type:"));
+    s.apply(&yaml).await?;
+    s.ready("web", 3).await?;
+    Ok(s.addresses("web", 1).await?[0])
+}
+
+/// A cordon drains a node where a policy says so, without a lost packet; nodes that are all cordoned keep what nobody else
+/// can carry; and when it ends, everything is as before.
+pub(crate) async fn cordoned_nodes(s: Scene) -> Result<()> {
+    let router = Router::start(&s, NODES, &[]).await?;
+    let told = Told::new(&s, NODES);
+    told.apply(&s, &router).await?;
+    let policy = policy(
+        &s,
+        "drain: {triggers: [Cordon]}, bgp: {gracefulShutdown: {waitSeconds: 2}}",
+    );
+    s.apply_config(&policy).await?;
+    let address = echo(&s).await?;
+    let prefix = format!("{address}/32");
+    router.forwards(&s, &prefix, &all(&s)).await?;
+    page(&router, address).await?;
+    let prober = router
+        .client()
+        .probe((address, 5353).into(), Probe::Udp, Duration::from_millis(1))?;
+
+    let drained = async {
+        s.kubectl(&["cordon", "node-1"]).await?;
+        router.leaving(&s, "node-1", &prefix).await?;
+        router.forwards(&s, &prefix, &["node-2", "node-3"]).await?;
+        s.kubectl(&["cordon", "node-2"]).await?;
+        router.forwards(&s, &prefix, &["node-3"]).await?;
+        // Now none is left that could carry it: all of them do again.
+        s.kubectl(&["cordon", "node-3"]).await?;
+        router.forwards(&s, &prefix, &all(&s)).await?;
+        s.kubectl(&["uncordon", "node-2"]).await?;
+        router.forwards(&s, &prefix, &["node-2"]).await
+    }
+    .await;
+    for node in s.nodes() {
+        s.kubectl(&["uncordon", node.name()]).await?;
+    }
+    drained?;
+    router.forwards(&s, &prefix, &all(&s)).await?;
+    let tally = prober.stop();
+    ensure!(tally.lost == 0 && tally.sent > 1000, "{tally:?}");
+    told.delete(&s, &router).await?;
+    s.lab().delete(NAMESPACE, &policy).await
+}
+
+/// Under traffic policy Local the route follows the pod from node to node.
+pub(crate) async fn pod_moves(s: Scene) -> Result<()> {
+    let router = Router::start(&s, NODES, &[]).await?;
+    let told = Told::new(&s, NODES);
+    told.apply(&s, &router).await?;
+    let address = web(&s, 1, "type: LoadBalancer\nexternalTrafficPolicy: Local").await?;
+    let prefix = format!("{address}/32");
+    let first = page(&router, address).await?;
+    router.forwards(&s, &prefix, &[&first]).await?;
+    s.kubectl(&["cordon", &first]).await?;
+    let moved = async {
+        s.kubectl(&["delete", "pods", "-l", "app=web"]).await?;
+        let others: Vec<_> = all(&s).into_iter().filter(|node| *node != first).collect();
+        wait_until("the route to be with another node", PATIENCE, async || {
+            let hops = router.hops(&prefix)?;
+            let with = |node: &&str| s.node(node).is_ok_and(|n| hops == [n.host().address().to_string()]);
+            ensure!(others.iter().any(with), "the next hops are {hops:?}");
+            Ok(())
+        })
+        .await?;
+        let node = page(&router, address).await?;
+        ensure!(node != first, "the page comes from {node}");
+        router.forwards(&s, &prefix, &[&node]).await
+    }
+    .await;
+    s.kubectl(&["uncordon", &first]).await?;
+    moved?;
+    told.delete(&s, &router).await
+}
+
+/// A Service has the policy that it asks for if it may, and is told when it may not.
+pub(crate) async fn policy_on_request(s: Scene) -> Result<()> {
+    let router = Router::start(&s, NODES, &[]).await?;
+    let told = Told::new(&s, NODES);
+    told.apply(&s, &router).await?;
+    let name = s.namespace().to_owned();
+    let offered = |namespace: &str| {
+        policy(
+            &s,
+            &format!("onRequest: {{namespaces: [{namespace}]}}, bgp: {{med: 200}}"),
+        )
+    };
+    s.apply_config(&offered(&name)).await?;
+    let address = web(&s, 1, "type: LoadBalancer").await?;
+    let prefix = format!("{address}/32");
+    router.forwards(&s, &prefix, &all(&s)).await?;
+    let med = async |wanted: u32| {
+        wait_until(&format!("a MED of {wanted}"), PATIENCE, async || {
+            let paths = router.paths(&prefix)?;
+            let meds: Vec<_> = paths.iter().map(|path| path["metric"].as_u64().unwrap_or(0)).collect();
+            ensure!(meds == [u64::from(wanted); 3], "it is {meds:?}");
+            Ok(())
+        })
+        .await
+    };
+    med(0).await?;
+    let ask = async |policy: &str| {
+        let annotation = format!("ferrolb.io/announcement-policy={policy}");
+        s.kubectl(&["annotate", "--overwrite", "svc", "web", &annotation]).await
+    };
+    ask(&name).await?;
+    med(200).await?;
+    ask("no-such-policy").await?;
+    s.event("web", "policyNotGranted", "\"no-such-policy\"").await?;
+    med(0).await?;
+    ask(&name).await?;
+    med(200).await?;
+    s.apply_config(&offered("somebody-else")).await?;
+    s.event("web", "policyNotGranted", "spec.onRequest.namespaces").await?;
+    med(0).await?;
+    ensure!(router.establishments(&s)? == 3, "a session was reset");
+    told.delete(&s, &router).await?;
+    s.lab().delete(NAMESPACE, &offered(&name)).await
+}
+
+/// A key that changes on one side ends the session, with the reason shown; when both sides have it, it is back. Changed
+/// on both sides within the hold time, routers aside, nothing has to end.
+pub(crate) async fn key_change(s: Scene) -> Result<()> {
+    let router = Router::start(&s, NODES, &["neighbor @ password first-of-the-lab"]).await?;
+    let mut told = Told::new(&s, NODES);
+    told.peer = "passwordSecret: {name: changing-key}\nholdTime: 9s".to_owned();
+    let secret = |password: &str| {
+        format!(
+            "apiVersion: v1\nkind: Secret\nmetadata: {{name: changing-key, namespace: {NAMESPACE}}}\n\
+             type: kubernetes.io/basic-auth\nstringData: {{username: '', password: {password}}}\n"
+        )
+    };
+    s.apply_config(&secret("first-of-the-lab")).await?;
+    told.apply(&s, &router).await?;
+    router.established(&s).await?;
+    let address = web(&s, 1, "type: LoadBalancer").await?;
+    let prefix = format!("{address}/32");
+    router.forwards(&s, &prefix, &all(&s)).await?;
+
+    s.apply_config(&secret("second-of-the-lab")).await?;
+    state(&s, "node-1", "that the session is gone", |session| {
+        session["state"] != "Established" && !session["lastError"].as_str().unwrap_or_default().is_empty()
+    })
+    .await?;
+    router.forwards(&s, &prefix, &[]).await?;
+    router.each_neighbour(&s, "password second-of-the-lab")?;
+    router.established(&s).await?;
+    router.forwards(&s, &prefix, &all(&s)).await?;
+
+    router.each_neighbour(&s, "password third-of-the-lab")?;
+    s.apply_config(&secret("third-of-the-lab")).await?;
+    router.established(&s).await?;
+    router.forwards(&s, &prefix, &all(&s)).await?;
+    page(&router, address).await?;
+    for node in s.nodes() {
+        let said = std::fs::read_to_string(node.program(Program::Speaker)?.log())?;
+        let shown = s.json(&format!("speakerstate/{}", node.name())).await?.to_string();
+        let metrics = s.metrics(node.host()).await?;
+        ensure!(
+            ![said, shown, metrics].concat().contains("of-the-lab"),
+            "{} tells a key",
+            node.name()
+        );
+    }
+    told.delete(&s, &router).await?;
+    s.lab().delete(NAMESPACE, &secret("x")).await
+}
+
+/// A speaker that starts while the API server is away has its session and its routes from its snapshot, and no request
+/// fails, with graceful restart; when the API server is back it does what has changed meanwhile.
+pub(crate) async fn restart_without_api_server(s: Scene) -> Result<()> {
+    let router = Router::start(&s, NODES, &[]).await?;
+    let mut told = Told::new(&s, NODES);
+    told.peer = "enableGracefulRestart: true".to_owned();
+    told.apply(&s, &router).await?;
+    let address = web(&s, 3, "type: LoadBalancer").await?;
+    let prefix = format!("{address}/32");
+    router.forwards(&s, &prefix, &all(&s)).await?;
+    page(&router, address).await?;
+    let every = Duration::from_millis(5);
+    let steady = router
+        .client()
+        .steady_http((address, 80).into(), "lab.example", "/", every)?;
+    // The first file is written at once, one a second after that.
+    let file = s.run_dir().join("state/node-1/speaker-node-1.bgp");
+    wait_until("the route to be in the snapshot", PATIENCE, async || {
+        let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+        ensure!(text.contains(&prefix), "it is not: {text}");
+        Ok(())
+    })
+    .await?;
+
+    let speaker = s.node("node-1")?.program(Program::Speaker)?;
+    s.api_server().kill();
+    let outage = async {
+        speaker.kill();
+        wait_until("the router to miss node-1", PATIENCE, async || {
+            let session = router.session(&s, "node-1")?;
+            ensure!(session["bgpState"] != "Established", "it has not noticed");
+            Ok(())
+        })
+        .await?;
+        speaker.restart()?;
+        wait_until("node-1 to be back without the API server", PATIENCE, async || {
+            let session = router.session(&s, "node-1")?;
+            ensure!(
+                session["bgpState"] == "Established" && session["connectionsEstablished"] == 2,
+                "it is {session}"
+            );
+            let received = &session["addressFamilyInfo"]["ipv4Unicast"]["acceptedPrefixCounter"];
+            ensure!(received == 1, "it has told {received}");
+            Ok(())
+        })
+        .await?;
+        router.forwards(&s, &prefix, &all(&s)).await
+    }
+    .await;
+    s.api_server().restart()?;
+    s.wait_api_ready().await?;
+    outage?;
+    let seen = steady.stop()?;
+    ensure!(seen.failed == 0 && seen.retried == 0 && seen.requests > 10, "{seen:?}");
+    s.kubectl(&["delete", "svc", "web"]).await?;
+    router.forwards(&s, &prefix, &[]).await?;
+    told.delete(&s, &router).await
+}
