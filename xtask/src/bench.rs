@@ -3,6 +3,7 @@
 
 mod addresses;
 mod allocation;
+mod bgp;
 mod figures;
 mod first_service;
 pub(crate) mod l2;
@@ -29,6 +30,8 @@ enum What {
     Allocation(allocation::Args),
     /// From a Service's creation to its address and its first page; memory, idle CPU time, size of the programs.
     FirstService(first_service::Args),
+    /// Prefixes, changes, memory, restarts and lost nodes, beside FRR and a bare driver.
+    Bgp(bgp::Args),
     /// Nodes and speakers that fail, planned moves, upgrades: how long clients wait, beside keepalived.
     L2(l2::Args),
     /// What both programs hold in memory, with as many Services and nodes as you like, none of them real.
@@ -38,6 +41,7 @@ enum What {
 pub(crate) fn run(args: &Args) -> Result<()> {
     match &args.what {
         What::Allocation(args) => allocation::run(args),
+        What::Bgp(args) => bgp::run(args),
         What::FirstService(args) => first_service::run(args),
         What::L2(args) => l2::run(args),
         What::Memory(args) => memory::run(args),
