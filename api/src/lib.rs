@@ -22,8 +22,9 @@ pub use crd::crds;
 pub use ferrolb::allocation_policy::{AllocationPolicy, AllocationPolicySpec, SharingLimit};
 pub use ferrolb::announcement_policy::{
     AnnouncementPolicy, AnnouncementPolicySpec, AntiAffinity, AntiAffinityGroup, BgpPolicy, ConflictDetection,
-    DrainPolicy, DrainTrigger, EndpointCondition, EndpointPolicy, GracefulShutdown, Layer2Policy, LinkBandwidth,
-    LivenessPolicy, NodeWeight, OnRequest, PlacementPolicy,
+    DrainPolicy, DrainTrigger, EndpointCondition, EndpointPolicy, GatewayFamily, GracefulShutdown, Layer2Policy,
+    LinkBandwidth, LivenessPolicy, NodeWeight, OnRequest, OpenedBy, PeerAddressSource, PeerAsnSource, PeerPolicy,
+    PlacementPolicy,
 };
 pub use ferrolb::speaker_state::{
     BfdSession, BfdState, BgpSession, BgpState, InterfaceState, Layer2State, Negotiated, SessionState, SpeakerState,

@@ -1,11 +1,11 @@
 //! `AnnouncementPolicy`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ferrolb_api as api;
 use ferrolb_model::{
-    AnnouncementPolicy, AntiAffinity, BgpSettings, Community, CommunityError, ConflictDetection, DrainSettings,
-    DrainTrigger, EndpointSettings, Layer2Settings, OnRequest,
+    AddressSource, AnnouncementPolicy, AntiAffinity, BgpSettings, Community, CommunityError, ConflictDetection,
+    DrainSettings, DrainTrigger, EndpointSettings, Family, Layer2Settings, NodeValue, OnRequest, Opener, PeerSettings,
 };
 
 use crate::advertise::{pool_selection, preferred_node};
@@ -149,7 +149,82 @@ fn bgp(object: &api::BgpPolicy, report: &mut Report) -> BgpSettings {
         link_bandwidth: bandwidth
             .and_then(|b| number(report, "spec.bgp.linkBandwidth.megabitsPerEndpoint", b, 1..=1_000_000)),
         graceful_shutdown: seconds(report, "spec.bgp.gracefulShutdown.waitSeconds", shutdown, 600),
+        peers: peers(&object.peers, report),
     }
+}
+
+fn peers(objects: &[api::PeerPolicy], report: &mut Report) -> BTreeMap<String, PeerSettings> {
+    once(report, "spec.bgp.peers", objects.iter().map(|peer| &peer.name), |n| {
+        format!("{n:?}")
+    });
+    let mut peers = BTreeMap::new();
+    for (n, object) in objects.iter().enumerate() {
+        let field = format!("spec.bgp.peers[{n}]");
+        if object.name.is_empty() {
+            let problem = Problem::Empty("write the name of a BGPPeer");
+            report.push(format!("{field}.name"), "", problem);
+        }
+        let (address, asn) = (object.address.as_ref(), object.asn.as_ref());
+        let settings = PeerSettings {
+            address: address.and_then(|address| address_source(address, &format!("{field}.address"), report)),
+            asn: asn.and_then(|asn| {
+                let (field, fields) = (format!("{field}.asn"), "nodeLabel and nodeAnnotation");
+                let found = node_value(&asn.node_label, &asn.node_annotation);
+                one(found, fields, &field, report).and_then(|value| checked(value, &field, report))
+            }),
+            opener: object.opened_by.map(|opener| match opener {
+                api::OpenedBy::Speaker => Opener::Speaker,
+                api::OpenedBy::Router => Opener::Router,
+                api::OpenedBy::Both => Opener::Both,
+            }),
+        };
+        peers.insert(object.name.clone(), settings);
+    }
+    peers
+}
+
+fn address_source(object: &api::PeerAddressSource, field: &str, report: &mut Report) -> Option<AddressSource> {
+    let gateway = object.default_gateway.map(|family| match family {
+        api::GatewayFamily::V4 => Family::V4,
+        api::GatewayFamily::V6 => Family::V6,
+    });
+    let values = node_value(&object.node_label, &object.node_annotation).map(AddressSource::Node);
+    let found = values.chain(gateway.map(AddressSource::DefaultGateway));
+    match one(found, "nodeLabel, nodeAnnotation and defaultGateway", field, report)? {
+        AddressSource::Node(value) => checked(value, field, report).map(AddressSource::Node),
+        gateway => Some(gateway),
+    }
+}
+
+fn node_value(label: &str, annotation: &str) -> impl Iterator<Item = NodeValue> {
+    let label = Some(label).filter(|key| !key.is_empty());
+    let annotation = Some(annotation).filter(|key| !key.is_empty());
+    let label = label.map(|key| NodeValue::Label(key.to_owned()));
+    label
+        .into_iter()
+        .chain(annotation.map(|key| NodeValue::Annotation(key.to_owned())))
+}
+
+/// The only one of several.
+fn one<T>(mut found: impl Iterator<Item = T>, fields: &'static str, field: &str, report: &mut Report) -> Option<T> {
+    let first = found.next();
+    let state = match (&first, found.next()) {
+        (Some(_), None) => return first,
+        (None, _) => "none is set",
+        (Some(_), Some(_)) => "several are set",
+    };
+    report.push(field, "", Problem::ExactlyOne { state, fields });
+    None
+}
+
+/// A label or an annotation that a node can have.
+fn checked(value: NodeValue, field: &str, report: &mut Report) -> Option<NodeValue> {
+    let (end, key) = match &value {
+        NodeValue::Label(key) => ("nodeLabel", key),
+        NodeValue::Annotation(key) => ("nodeAnnotation", key),
+    };
+    check_key(report, &format!("{field}.{end}"), key);
+    Some(value)
 }
 
 fn list<C: Ord>(

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ferrolb_api::{BgpPeer, BgpPeerSpec, DynamicAsn};
-use ferrolb_model::{BfdProfile, BgpTimers, Family, Password, PasswordSource, Peer, PeerEndpoint, RemoteAsn};
+use ferrolb_model::{BfdProfile, BgpTimers, Family, Opener, Password, PasswordSource, Peer, PeerEndpoint, RemoteAsn};
 
 use crate::duration::parse_duration;
 use crate::error::{ObjectError, Outcome, Report};
@@ -45,10 +45,11 @@ pub(crate) fn peers(pass: &mut Pass<'_>, profiles: &Profiles, last: &BTreeMap<St
 /// What keeps a peer from standing next to an older one on the same node.
 fn conflicts(older: &Peer, peer: &Peer, report: &mut Report) {
     let same_vrf = older.vrf == peer.vrf;
-    if same_vrf && older.endpoint == peer.endpoint {
+    if same_vrf && older.endpoint == peer.endpoint && peer.endpoint != PeerEndpoint::ByPolicy {
         let (field, value) = match &peer.endpoint {
             PeerEndpoint::Address(address) => ("spec.peerAddress", address.to_string()),
             PeerEndpoint::Interface(name) => ("spec.interface", name.clone()),
+            PeerEndpoint::OnLink(..) | PeerEndpoint::ByPolicy => ("spec.peerAddress", older.endpoint.to_string()),
         };
         let problem = Problem::SamePeer {
             endpoint: value.clone(),
@@ -99,6 +100,7 @@ fn peer(object: &BgpPeer, profiles: &Profiles, report: &mut Report) -> Option<Pe
         graceful_restart: spec.enable_graceful_restart,
         ebgp_multihop: spec.ebgp_multi_hop,
         dual_stack: spec.dual_stack_address_family,
+        opener: Opener::default(),
         my_asn: my_asn?,
         local_asn: local_asn.flatten(),
         remote_asn: remote_asn?,
@@ -148,6 +150,9 @@ fn endpoint(spec: &BgpPeerSpec, report: &mut Report) -> Option<PeerEndpoint> {
             let state = "neither is set";
             report.push("spec.peerAddress", "", Problem::ExactlyOne { state, fields });
             None
+        }
+        (text, "") if parse_address(text).is_some_and(|address| address.is_unspecified()) => {
+            Some(PeerEndpoint::ByPolicy)
         }
         (text, "") => address("spec.peerAddress", text, report).map(PeerEndpoint::Address),
         ("", name) => interface_name("spec.interface", name, report).map(PeerEndpoint::Interface),

@@ -1,12 +1,13 @@
 //! How addresses are announced, as far as an advertisement does not say it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
 use crate::advertise::{PoolSelection, PreferredNode};
 use crate::cluster::NodeView;
 use crate::community::{Community, ExtendedCommunity};
+use crate::peer::PeerSettings;
 use crate::pool::Pool;
 use crate::selector::{LabelSelector, Labels};
 use crate::service::ServiceId;
@@ -214,4 +215,6 @@ pub struct BgpSettings {
     pub link_bandwidth: Option<u32>,
     /// How long routes carry GRACEFUL_SHUTDOWN (RFC 8326) before they are withdrawn, up to 600 s.
     pub graceful_shutdown: Option<Duration>,
+    /// Settings of peers, by the name of the BGPPeer.
+    pub peers: BTreeMap<String, PeerSettings>,
 }

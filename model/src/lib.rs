@@ -36,7 +36,9 @@ pub use community::{Administrator, Community, CommunityError, ExtendedCommunity,
 pub use config::Config;
 pub use ip::{Family, FamilySet, canonical};
 pub use liveness::{LIVENESS_KEY, LivenessKeys};
-pub use peer::{BgpTimers, Password, PasswordSource, Peer, PeerEndpoint, RemoteAsn};
+pub use peer::{
+    AddressSource, BgpTimers, NodeValue, Opener, Password, PasswordSource, Peer, PeerEndpoint, PeerSettings, RemoteAsn,
+};
 pub use pool::{OnShrink, Pool, ServiceAllocation};
 pub use range::{IpRange, RangeError};
 pub use reason::{NodeRefusal, Reason};

@@ -1,11 +1,12 @@
 //! BGP routers to talk to, parsed.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::bfd::BfdProfile;
+use crate::ip::Family;
 use crate::selector::{LabelSelector, Labels};
 
 /// A `BGPPeer` in force.
@@ -45,6 +46,58 @@ pub struct Peer {
     pub vrf: Option<String>,
     /// Both address families over this session, whatever family its transport has.
     pub dual_stack: bool,
+    /// Who opens the connection. A BGPPeer does not say it.
+    pub opener: Opener,
+}
+
+/// Who opens the connection to a router.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Opener {
+    /// The speaker.
+    #[default]
+    Speaker,
+    /// The router.
+    Router,
+    /// Either, or both.
+    Both,
+}
+
+/// What an `AnnouncementPolicy` says of a peer on the nodes it is for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PeerSettings {
+    /// Where the peer's address is found, in place of [`Peer::endpoint`].
+    pub address: Option<AddressSource>,
+    /// Where its AS number is found, in place of [`Peer::remote_asn`].
+    pub asn: Option<NodeValue>,
+    /// Who opens the connection.
+    pub opener: Option<Opener>,
+}
+
+/// Where the address of a peer is found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AddressSource {
+    /// The node says it.
+    Node(NodeValue),
+    /// It is the node's default gateway of this family.
+    DefaultGateway(Family),
+}
+
+/// Something that is written on a node, by its key.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NodeValue {
+    /// A label.
+    Label(String),
+    /// An annotation.
+    Annotation(String),
+}
+
+impl fmt::Display for NodeValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NodeValue::Label(key) => write!(f, "label {key:?}"),
+            NodeValue::Annotation(key) => write!(f, "annotation {key:?}"),
+        }
+    }
 }
 
 /// Which AS a peer may be in.
@@ -65,6 +118,10 @@ pub enum PeerEndpoint {
     Address(IpAddr),
     /// On the link of this interface; its link-local address is found out (unnumbered).
     Interface(String),
+    /// At this link-local address on the link of this interface.
+    OnLink(Ipv6Addr, String),
+    /// Wherever an `AnnouncementPolicy` says; the BGPPeer has the unspecified address.
+    ByPolicy,
 }
 
 /// Hold and keepalive time, whole seconds. Hold is 0 (none) or at least 3 s, keepalive is not longer.
@@ -124,6 +181,8 @@ impl fmt::Display for PeerEndpoint {
         match self {
             PeerEndpoint::Address(address) => address.fmt(f),
             PeerEndpoint::Interface(name) => f.write_str(name),
+            PeerEndpoint::OnLink(address, interface) => write!(f, "{address}%{interface}"),
+            PeerEndpoint::ByPolicy => f.write_str("as a policy says"),
         }
     }
 }

@@ -41,6 +41,12 @@ pub(crate) struct Args {
           value_parser = clap::value_parser!(u64).range(0..=LONGEST_REFRESH))]
     refresh_interval: u64,
 
+    /// TCP port on which routers may connect, where an AnnouncementPolicy lets them; one below 1024 needs
+    /// CAP_NET_BIND_SERVICE
+    #[arg(long, value_name = "PORT", env = "FERROLB_BGP_PORT", default_value_t = ferrolb_bgp::settings::PORT,
+          value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) bgp_port: u16,
+
     /// UDP port on which the speakers watch each other, the same on every node
     #[arg(long, value_name = "PORT", env = "FERROLB_LIVENESS_PORT", default_value_t = ferrolb_liveness::PORT,
           value_parser = clap::value_parser!(u16).range(1..))]
@@ -111,6 +117,7 @@ mod tests {
             (vec!["--node-name=Node-A"], "kubectl get nodes"),
             (vec!["--node-name=a", "--refresh-interval=-1"], "-1"),
             (vec!["--node-name=a", "--liveness-port=0"], "--liveness-port"),
+            (vec!["--node-name=a", "--bgp-port=0"], "--bgp-port"),
             (vec!["--node-name=a", "--refresh-interval=86401"], "86400"),
             (vec!["--node-name=a", "--kube-proxy-metrics=10249"], "[::1]:10249"),
             (vec!["--node-name=a", "--load-balancer-class="], "--load-balancer-class"),

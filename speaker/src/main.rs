@@ -179,6 +179,7 @@ async fn speak(args: Args) -> anyhow::Result<()> {
         node: node.to_owned(),
         namespace: namespace.clone(),
         marker,
+        port: args.bgp_port,
         seed: seed(node),
     };
     let (mut decider, bgp_picture) = bgp::spawn(&mut tasks, &mut registry, fixed, settings, (kept, recorder.clone()));

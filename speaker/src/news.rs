@@ -2,7 +2,7 @@
 //! queued or kept.
 
 use ferrolb_api::{IpAddressPool, L2Advertisement, VirtualIp};
-use ferrolb_model::{LivenessKeys, NodeView, ServiceId, VirtualIpName};
+use ferrolb_model::{Labels, LivenessKeys, NodeView, ServiceId, VirtualIpName};
 use ferrolb_runtime::watch::{Event, ObjectKey};
 use ferrolb_speaker_core::{Input, ProxyAnswer};
 use k8s_openapi::api::core::v1::{Node, Secret, Service};
@@ -15,8 +15,8 @@ use crate::configuration::Change;
 pub(crate) enum News {
     /// For the core.
     Input(Box<Input>),
-    /// A Node appeared or changed, and its uid.
-    Node(Box<NodeView>, String),
+    /// A Node appeared or changed, and what only its own speaker wants to know.
+    Node(Box<NodeView>, NodeSelf),
     /// A Node is gone.
     NodeGone(String),
     /// The keys of the heartbeats appeared or changed.
@@ -29,6 +29,14 @@ pub(crate) enum News {
     KubeProxy(ProxyAnswer, Instant),
     /// The layer-2 engine does not run, and why.
     EngineDown(String),
+}
+
+/// What of a Node only its own speaker wants to know.
+pub(crate) struct NodeSelf {
+    /// Its uid.
+    pub(crate) uid: String,
+    /// Its annotations.
+    pub(crate) annotations: Labels,
 }
 
 /// One watch.
@@ -139,8 +147,10 @@ pub(crate) fn virtual_ip(event: Event<VirtualIp>) -> Option<News> {
 pub(crate) fn node(event: Event<Node>) -> Option<News> {
     match event {
         Event::Applied(object) => {
-            let uid = object.metadata.uid.clone().unwrap_or_default();
-            Some(News::Node(Box::new(ferrolb_config::node_view(&object)), uid))
+            let view = Box::new(ferrolb_config::node_view(&object));
+            let uid = object.metadata.uid.unwrap_or_default();
+            let annotations = object.metadata.annotations.unwrap_or_default();
+            Some(News::Node(view, NodeSelf { uid, annotations }))
         }
         Event::Gone(key) => Some(News::NodeGone(key.name.into())),
         Event::Invalid { key, error } => unreadable("Node", &key, &error),

@@ -213,8 +213,9 @@ impl Owner {
                     self.ends.briefing.peer(view.name.clone(), Some(view.addresses.clone()));
                     effects.extend(self.take(Input::OtherNode(*view)));
                 }
-                News::Node(view, uid) => {
-                    self.node_uid = Some(uid);
+                News::Node(view, own) => {
+                    self.node_uid = Some(own.uid);
+                    self.ends.bgp.hear(&Input::OwnAnnotations(own.annotations));
                     self.stale |= self.configuration.on_node(&view.name, &view.labels);
                     effects.extend(self.take(Input::OwnNode(*view)));
                 }
@@ -325,6 +326,7 @@ impl Owner {
                 self.ends.engine.ready();
                 self.trouble.engine = None;
                 let input = self.fit(&states);
+                self.ends.bgp.hear(&gateways(&states));
                 self.interfaces = states;
                 self.survey();
                 input
@@ -517,6 +519,12 @@ async fn sleep_until(deadline: Option<Instant>) {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
     }
+}
+
+/// The default gateways of this node.
+fn gateways(states: &[InterfaceState]) -> Input {
+    let with = states.iter().filter(|state| !state.gateways.is_empty());
+    Input::Gateways(with.map(|state| (state.name.clone(), state.gateways.clone())).collect())
 }
 
 #[cfg(test)]

@@ -323,6 +323,97 @@ pub struct BgpPolicy {
     /// How routes are taken back on purpose. Without it, with a wait of 5 s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub graceful_shutdown: Option<GracefulShutdown>,
+
+    /// Settings of BGPPeers, for the nodes that the policy selects; pools and Services do not matter for them. Not with
+    /// onRequest.
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub peers: Vec<PeerPolicy>,
+}
+
+/// What is different about a BGPPeer on the nodes selected. The BGPPeer says everything else.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("required" = ["name"]))]
+pub struct PeerPolicy {
+    /// The name of the BGPPeer. It may come later.
+    #[serde(default, deserialize_with = "wire::or_default")]
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+
+    /// Where the router's address is found, in place of the BGPPeer's peerAddress.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<PeerAddressSource>,
+
+    /// Where the router's AS number is found, in place of the BGPPeer's peerASN and dynamicASN.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asn: Option<PeerAsnSource>,
+
+    /// Who opens the connection: Speaker, Router, or Both, of whose two connections one is closed. For Router and Both the
+    /// speaker listens on the port of its flag --bgp-port. Without it, Speaker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::opened_by")]
+    pub opened_by: Option<OpenedBy>,
+}
+
+/// Where the address of a router is found. Exactly one of the fields.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = schema::one_source(&["nodeLabel", "nodeAnnotation", "defaultGateway"])))]
+pub struct PeerAddressSource {
+    /// A label of the node, by its key. A label cannot hold an IPv6 address.
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 317))]
+    pub node_label: String,
+
+    /// An annotation of the node, by its key. A link-local address needs its interface, like `fe80::1%eth0`.
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 317))]
+    pub node_annotation: String,
+
+    /// The node's default gateway of this family: IPv4 or IPv6.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::gateway_family")]
+    pub default_gateway: Option<GatewayFamily>,
+}
+
+/// Where the AS number of a router is found. Exactly one of the fields.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = schema::one_source(&["nodeLabel", "nodeAnnotation"])))]
+pub struct PeerAsnSource {
+    /// A label of the node, by its key.
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 317))]
+    pub node_label: String,
+
+    /// An annotation of the node, by its key.
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 317))]
+    pub node_annotation: String,
+}
+
+/// Who opens the connection to a router.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OpenedBy {
+    /// The speaker.
+    #[default]
+    Speaker,
+    /// The router.
+    Router,
+    /// Either, or both.
+    Both,
+}
+
+/// A family of default gateways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GatewayFamily {
+    /// IPv4.
+    #[serde(rename = "IPv4")]
+    V4,
+    /// IPv6.
+    #[serde(rename = "IPv6")]
+    V6,
 }
 
 /// The link bandwidth community.

@@ -56,6 +56,26 @@ pub(crate) fn endpoint_condition(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "enum": ["Ready", "Serving"] })
 }
 
+/// `bgp.peers[].openedBy`.
+pub(crate) fn opened_by(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "enum": ["Speaker", "Router", "Both"] })
+}
+
+/// `bgp.peers[].address.defaultGateway`.
+pub(crate) fn gateway_family(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "enum": ["IPv4", "IPv6"] })
+}
+
+/// Rules of `bgp.peers[].address` and `bgp.peers[].asn`.
+pub(crate) fn one_source(fields: &[&str]) -> Value {
+    let set = |field: &&str| format!("(has(self.{field}) && self.{field} != '' ? 1 : 0)");
+    let sum = fields.iter().map(set).collect::<Vec<_>>().join(" + ");
+    json!([rule(
+        format!("{sum} == 1"),
+        &format!("set one of {}", fields.join(", "))
+    )])
+}
+
 /// `bgp.largeCommunities`.
 pub(crate) fn large_communities(_: &mut SchemaGenerator) -> Schema {
     json_schema!({

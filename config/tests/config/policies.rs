@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use ferrolb_api::{AllocationPolicy, AnnouncementPolicy, IpAddressPool};
-use ferrolb_model::{AntiAffinity, DrainTrigger, Layer2Settings, PoolSelection};
+use ferrolb_model::{
+    AddressSource, AntiAffinity, DrainTrigger, Family, Layer2Settings, NodeValue, Opener, PeerSettings, PoolSelection,
+};
 
 use crate::make::{messages, object, read, warnings};
 
@@ -129,6 +131,44 @@ fn an_announcement_policy_is_read_as_written() {
         (&PoolSelection::All, &Layer2Settings::default())
     );
     assert_eq!((&open.drain.triggers, open.bgp.graceful_shutdown), (&None, None));
+}
+
+#[test]
+fn what_a_policy_says_of_peers_is_read_and_every_mistake_named() {
+    let right = object::<AnnouncementPolicy>(
+        "a",
+        1,
+        "{bgp: {peers: [{name: tor, address: {nodeLabel: example.com/tor}, asn: {nodeAnnotation: example.com/asn}, openedBy: Both}, \
+         {name: edge, address: {defaultGateway: IPv6}}, {name: core, openedBy: Router}]}}",
+    );
+    let wrong = object::<AnnouncementPolicy>(
+        "b",
+        1,
+        "{bgp: {peers: [{name: ''}, {name: tor, address: {}}, {name: tor, address: {nodeLabel: a, defaultGateway: IPv4}}, \
+         {name: x, asn: {nodeLabel: a, nodeAnnotation: b}}, {name: y, asn: {nodeLabel: 'not a key'}}]}}",
+    );
+    let parsed = read(&[right, wrong]);
+    let peers = &parsed.config.announcement_policies["a"].bgp.peers;
+    let tor = PeerSettings {
+        address: Some(AddressSource::Node(NodeValue::Label("example.com/tor".to_owned()))),
+        asn: Some(NodeValue::Annotation("example.com/asn".to_owned())),
+        opener: Some(Opener::Both),
+    };
+    assert_eq!(peers["tor"], tor);
+    assert_eq!(peers["edge"].address, Some(AddressSource::DefaultGateway(Family::V6)));
+    assert_eq!(peers["core"].opener, Some(Opener::Router));
+    let mut fields: Vec<&str> = parsed.errors.iter().map(|e| &*e.field).collect();
+    fields.sort_unstable();
+    let expected = [
+        "spec.bgp.peers[0].name",
+        "spec.bgp.peers[1].address",
+        "spec.bgp.peers[2]",
+        "spec.bgp.peers[2].address",
+        "spec.bgp.peers[3].asn",
+        "spec.bgp.peers[4].asn.nodeLabel",
+    ];
+    assert_eq!(fields, expected, "{:?}", messages(&parsed));
+    assert!(!parsed.config.announcement_policies.contains_key("b"));
 }
 
 #[test]

@@ -23,11 +23,13 @@
 //! - A node that is drained marks its routes as leaving (RFC 8326) before it takes them back, and announces them at once
 //!   when the drain ends.
 //!
-//! `judge.rs` decides about one Service on one address, `drain.rs` when a node gives up, `endpoints.rs` counts endpoints, `plan.rs` puts it together.
+//! `judge.rs` decides about one Service on one address, `drain.rs` when a node gives up, `endpoints.rs` counts endpoints,
+//! `peers.rs` finds what a peer has of the node, `plan.rs` puts it together.
 
 mod drain;
 pub(crate) mod endpoints;
 mod judge;
+mod peers;
 mod plan;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,6 +50,7 @@ use drain::{Candidates, Drain, Other};
 use endpoints::Endpoints;
 use judge::Standing;
 
+pub use peers::{NotOnNode, Sought};
 pub use plan::{BgpPlan, PeerRefusal, PlannedPeer, PlannedRoutes, RouteAttributes};
 
 /// What is kept of a Service that may hold an address.
@@ -90,6 +93,12 @@ pub struct Bgp {
     /// Which addresses in `ips` a Service claims.
     claimed_by: BTreeMap<ServiceId, BTreeSet<IpAddr>>,
     endpoints: Endpoints,
+    /// The annotations of this node.
+    annotations: Labels,
+    /// The default gateways of this node, by interface.
+    gateways: BTreeMap<String, BTreeSet<IpAddr>>,
+    /// What was found on this node for each peer.
+    found: BTreeMap<String, peers::Found>,
     /// The keys that are there, by the names of their Secrets.
     passwords: BTreeMap<String, Password>,
     /// The key that each peer last had, with the name of its Secret.
@@ -156,6 +165,9 @@ impl Bgp {
             ips: BTreeMap::new(),
             claimed_by: BTreeMap::new(),
             endpoints: Endpoints::default(),
+            annotations: Labels::new(),
+            gateways: BTreeMap::new(),
+            found: BTreeMap::new(),
             passwords: BTreeMap::new(),
             last_passwords: BTreeMap::new(),
             standings: BTreeMap::new(),
@@ -202,6 +214,15 @@ impl Bgp {
             Input::OwnNode(view) if view.name == self.node.name && *view != self.node => {
                 self.node = view.clone();
                 self.reconsider_all();
+            }
+            Input::OwnAnnotations(annotations) => {
+                let differs = |key: &str| annotations.get(key) != self.annotations.get(key);
+                self.peers_stale |= peers::named_annotations(&self.config).any(differs);
+                self.annotations.clone_from(annotations);
+            }
+            Input::Gateways(gateways) if self.gateways != *gateways => {
+                self.gateways.clone_from(gateways);
+                self.peers_stale = true;
             }
             Input::OtherNode(view) => {
                 let other = Other::of(view);

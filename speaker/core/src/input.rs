@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ferrolb_model::{Config, EndpointsView, NodeView, Password, Placement, ServiceId, ServiceView, VirtualIp};
+use ferrolb_model::{Config, EndpointsView, Labels, NodeView, Password, Placement, ServiceId, ServiceView, VirtualIp};
 
 use crate::effect::Duty;
 
@@ -27,6 +27,10 @@ pub enum Input {
     OtherNode(NodeView),
     /// Another Node is gone. For BGP alone.
     OtherNodeGone(String),
+    /// The annotations of this speaker's own Node. For BGP alone.
+    OwnAnnotations(Labels),
+    /// The default gateways of this node, by interface. For BGP alone.
+    Gateways(BTreeMap<String, BTreeSet<IpAddr>>),
     /// A VirtualIP appeared or changed.
     VirtualIp(VirtualIp),
     /// The VirtualIP of this address is gone.

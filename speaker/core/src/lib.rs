@@ -15,7 +15,7 @@ mod input;
 mod ownership;
 mod speaker;
 
-pub use bgp::{Bgp, BgpPlan, Late, PeerRefusal, PlannedPeer, PlannedRoutes, RouteAttributes};
+pub use bgp::{Bgp, BgpPlan, Late, NotOnNode, PeerRefusal, PlannedPeer, PlannedRoutes, RouteAttributes, Sought};
 pub use data_path::{Beginning, DataPath, NotReady, Progress, ProxyAnswer, Reading, Scrape, WAIT, WAIT_TO_TAKE};
 pub use effect::{Announcement, Duty, Effect, Liveness, Manner};
 pub use input::Input;

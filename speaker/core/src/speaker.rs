@@ -169,6 +169,8 @@ impl Speaker {
             | Input::OtherNodeGone(_)
             | Input::Endpoints(_)
             | Input::EndpointsGone(_)
+            | Input::OwnAnnotations(_)
+            | Input::Gateways(_)
             | Input::Password { .. }
             | Input::BgpSynced => {}
             Input::TookOver { .. } | Input::HandedOver(_) | Input::PlacementWritten { .. } => {}

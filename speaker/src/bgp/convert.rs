@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ferrolb_bfd::WantedSession;
 use ferrolb_bgp::discovery::{Finding, Found};
-use ferrolb_bgp::settings::{GracefulRestart, Password, Reach, SettingsError};
+use ferrolb_bgp::settings::{GracefulRestart, Opening, Password, Reach, SettingsError};
 use ferrolb_bgp::{
     Attributes, Community, ExtendedCommunity, LargeCommunity, NextHop, Peer, RemoteAsn, Routes, Wanted, WantedPeer,
 };
@@ -48,7 +48,7 @@ pub(super) struct Ground<'a> {
 pub(super) fn links(plan: &BgpPlan) -> BTreeSet<String> {
     let interfaces = plan.peers.values().filter_map(|planned| match &planned.peer.endpoint {
         PeerEndpoint::Interface(name) => Some(name.clone()),
-        PeerEndpoint::Address(_) => None,
+        PeerEndpoint::Address(_) | PeerEndpoint::OnLink(..) | PeerEndpoint::ByPolicy => None,
     });
     interfaces.collect()
 }
@@ -103,6 +103,8 @@ pub(super) fn convert(plan: &BgpPlan, before: &Known, ground: Ground<'_>) -> (Co
 fn address(endpoint: &PeerEndpoint, found: &Found) -> Result<IpAddr, String> {
     match endpoint {
         PeerEndpoint::Address(address) => Ok(*address),
+        PeerEndpoint::OnLink(address, _) => Ok((*address).into()),
+        PeerEndpoint::ByPolicy => Err("no policy gives it an address".to_owned()),
         PeerEndpoint::Interface(name) => {
             let finding = found.get(name).unwrap_or(&Finding::Nobody);
             let router = finding.router().map(IpAddr::V6);
@@ -123,10 +125,10 @@ fn settings(address: IpAddr, planned: &PlannedPeer, router_id: std::net::Ipv4Add
     peer.port = given.port;
     peer.source = given.source_address;
     peer.vrf.clone_from(&given.vrf);
-    if let PeerEndpoint::Interface(name) = &given.endpoint {
+    if let PeerEndpoint::Interface(name) | PeerEndpoint::OnLink(_, name) = &given.endpoint {
         peer.interface = Some(name.clone());
     }
-    if given.dual_stack || peer.interface.is_some() {
+    if given.dual_stack || matches!(given.endpoint, PeerEndpoint::Interface(_)) {
         peer.families = FamilySet { v4: true, v6: true };
     }
     if let Some(timers) = given.timers {
@@ -136,6 +138,11 @@ fn settings(address: IpAddr, planned: &PlannedPeer, router_id: std::net::Ipv4Add
     if let Some(pause) = given.connect_time {
         peer.connect_retry = pause;
     }
+    peer.opening = match given.opener {
+        model::Opener::Speaker => Opening::Dial,
+        model::Opener::Router => Opening::Listen,
+        model::Opener::Both => Opening::DialAndListen,
+    };
     if given.ebgp_multihop {
         peer.reach = Reach::MultiHop;
     }

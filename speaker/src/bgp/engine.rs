@@ -80,13 +80,8 @@ pub(super) enum Changed {
 }
 
 impl Threads {
-    /// Starts BGP with what is wanted, and looks for routers on `links`. `restarted_for`: for so long routers are told of a restart.
-    pub(super) fn start(
-        wanted: Arc<Wanted>,
-        links: BTreeSet<String>,
-        restarted_for: Duration,
-        seed: u64,
-    ) -> Result<Self, BgpLost> {
+    /// Starts BGP with what is wanted, and looks for routers on `links`.
+    pub(super) fn start(wanted: Arc<Wanted>, links: BTreeSet<String>, config: Config) -> Result<Self, BgpLost> {
         const NAME: &str = "ferrolb-bgp";
         let (wanted, wanted_out) = watch::channel(wanted);
         let (links, links_out) = watch::channel(links);
@@ -98,17 +93,12 @@ impl Threads {
         let (reports, reports_out) = mpsc::channel(REPORTS);
         let (downs, downs_out) = mpsc::channel(DOWNS);
         let (ended_in, ended) = oneshot::channel();
-        let config = Config {
-            restarted_for,
-            seed,
-            ..Config::default()
-        };
         let start = (Timestamp::now(), Instant::now());
         let run = async move {
             tokio::select! {
                 result = ferrolb_bgp::run(config, wanted_out, phase_out, downs_out, sessions_in) => result,
                 never = relay(reports_out, dependents_out, downs, paths_in) => match never {},
-                never = discovery::run(seed, links_out, found_in) => match never {},
+                never = discovery::run(config.seed, links_out, found_in) => match never {},
             }
         };
         let body = move || {

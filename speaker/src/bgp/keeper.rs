@@ -45,6 +45,8 @@ pub(crate) struct Fixed {
     pub(crate) namespace: String,
     /// Remembers that BGP ran.
     pub(crate) marker: Marker,
+    /// Where routers may connect.
+    pub(crate) port: u16,
     /// Nodes have different ones.
     pub(crate) seed: u64,
 }
@@ -216,7 +218,12 @@ impl Keeper {
             Duration::ZERO
         };
         info!(peers = wanted.peers.len(), restarted, "starting BGP");
-        Threads::start(wanted, links, restarted_for, self.fixed.seed)
+        let config = ferrolb_bgp::engine::Config {
+            restarted_for,
+            port: self.fixed.port,
+            seed: self.fixed.seed,
+        };
+        Threads::start(wanted, links, config)
     }
 
     async fn leave(self) -> Result<(), BgpLost> {

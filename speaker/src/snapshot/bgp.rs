@@ -5,11 +5,11 @@
 //! its owner alone ([`crate::store`]); elsewhere a session with a key waits for the API server.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ferrolb_model::{BfdProfile, BgpTimers, Password, PasswordSource, Peer, PeerEndpoint, RemoteAsn};
+use ferrolb_model::{BfdProfile, BgpTimers, Opener, Password, PasswordSource, Peer, PeerEndpoint, RemoteAsn};
 use ferrolb_speaker_core::{BgpPlan, PeerRefusal, PlannedPeer, PlannedRoutes, RouteAttributes};
 use ipnet::IpNet;
 use serde::de::Error as _;
@@ -53,6 +53,8 @@ struct Entry {
     ebgp_multihop: bool,
     vrf: Option<String>,
     dual_stack: bool,
+    #[serde(default)]
+    opened_by: Opened,
     /// Index into the routes.
     routes: usize,
 }
@@ -68,6 +70,16 @@ enum Asn {
 enum Endpoint {
     Address(IpAddr),
     Interface(String),
+    OnLink(Ipv6Addr, String),
+    ByPolicy,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+enum Opened {
+    #[default]
+    Speaker,
+    Router,
+    Both,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -160,6 +172,8 @@ fn entry(planned: &PlannedPeer, routes: usize, may: bool) -> Entry {
         endpoint: match &peer.endpoint {
             PeerEndpoint::Address(address) => Endpoint::Address(*address),
             PeerEndpoint::Interface(name) => Endpoint::Interface(name.clone()),
+            PeerEndpoint::OnLink(address, interface) => Endpoint::OnLink(*address, interface.clone()),
+            PeerEndpoint::ByPolicy => Endpoint::ByPolicy,
         },
         port: peer.port,
         source_address: peer.source_address,
@@ -187,6 +201,11 @@ fn entry(planned: &PlannedPeer, routes: usize, may: bool) -> Entry {
         ebgp_multihop: peer.ebgp_multihop,
         vrf: peer.vrf.clone(),
         dual_stack: peer.dual_stack,
+        opened_by: match peer.opener {
+            Opener::Speaker => Opened::Speaker,
+            Opener::Router => Opened::Router,
+            Opener::Both => Opened::Both,
+        },
         routes,
     }
 }
@@ -279,6 +298,8 @@ fn planned(name: String, entry: Entry, routes: Arc<PlannedRoutes>) -> PlannedPee
         endpoint: match entry.endpoint {
             Endpoint::Address(address) => PeerEndpoint::Address(address),
             Endpoint::Interface(name) => PeerEndpoint::Interface(name),
+            Endpoint::OnLink(address, interface) => PeerEndpoint::OnLink(address, interface),
+            Endpoint::ByPolicy => PeerEndpoint::ByPolicy,
         },
         port: entry.port,
         source_address: entry.source_address,
@@ -306,6 +327,11 @@ fn planned(name: String, entry: Entry, routes: Arc<PlannedRoutes>) -> PlannedPee
         ebgp_multihop: entry.ebgp_multihop,
         vrf: entry.vrf,
         dual_stack: entry.dual_stack,
+        opener: match entry.opened_by {
+            Opened::Speaker => Opener::Speaker,
+            Opened::Router => Opener::Router,
+            Opened::Both => Opener::Both,
+        },
     };
     PlannedPeer { peer, password, routes }
 }
@@ -359,8 +385,10 @@ mod tests {
         ];
         let endpoint = prop_oneof![
             any::<IpAddr>().prop_map(PeerEndpoint::Address),
-            ".{0,15}".prop_map(PeerEndpoint::Interface)
+            ".{0,15}".prop_map(PeerEndpoint::Interface),
+            (any::<Ipv6Addr>(), ".{0,15}").prop_map(|(address, name)| PeerEndpoint::OnLink(address, name)),
         ];
+        let opener = prop_oneof![Just(Opener::Speaker), Just(Opener::Router), Just(Opener::Both)];
         let time = || (0..1u64 << 40).prop_map(Duration::from_millis);
         let timers = (time(), time()).prop_map(|(hold, keepalive)| BgpTimers { hold, keepalive });
         let bfd = (time(), time(), any::<(u8, bool, u8)>(), prop::option::of(time()));
@@ -376,13 +404,13 @@ mod tests {
             },
         );
         let first = (any::<(u32, Option<u32>, u16)>(), asn, endpoint, any::<Option<IpAddr>>());
-        let flags = any::<(bool, bool, bool, Option<Ipv4Addr>)>();
+        let flags = (any::<(bool, bool, bool, Option<Ipv4Addr>)>(), opener);
         let rest = (
             prop::option::of(timers),
             prop::option::of(time()),
             prop::option::of(bfd),
         );
-        (first, flags, rest, prop::option::of(".{0,15}")).prop_map(|(first, flags, rest, vrf)| Peer {
+        (first, flags, rest, prop::option::of(".{0,15}")).prop_map(|(first, (flags, opener), rest, vrf)| Peer {
             name: String::new(),
             my_asn: first.0.0,
             local_asn: first.0.1,
@@ -400,6 +428,7 @@ mod tests {
             ebgp_multihop: flags.1,
             vrf,
             dual_stack: flags.2,
+            opener,
         })
     }
 

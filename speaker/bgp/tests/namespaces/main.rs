@@ -7,6 +7,7 @@ mod bird;
 mod engine;
 mod frr;
 mod gobgp;
+mod listening;
 mod make;
 mod unnumbered;
 

@@ -107,6 +107,18 @@ fn second_link(lab: &Lab) {
     }
 }
 
+/// Two links with the same addresses at their ends, fe80::1 on the node.
+pub(crate) fn two_alike(lab: &Lab) {
+    second_link(lab);
+    for (namespace, address) in [(&lab.node, "fe80::1"), (&lab.host, "fe80::9")] {
+        for interface in ["eth0", "eth1"] {
+            let old = namespace.link_local(interface);
+            namespace.ip(&format!("addr add {address}/64 dev {interface}"));
+            namespace.ip(&format!("addr del {old}/64 dev {interface}"));
+        }
+    }
+}
+
 #[test]
 fn frr_is_found_and_takes_routes_of_both_families() {
     let Some(lab) = Lab::new() else { return };
@@ -190,14 +202,7 @@ fn a_router_changes_its_address_and_an_interface_comes_late() {
 #[test]
 fn bird_advertises_and_has_a_key_on_each_of_two_links() {
     let Some(lab) = Lab::new() else { return };
-    second_link(&lab);
-    for (namespace, address) in [(&lab.node, "fe80::1"), (&lab.host, "fe80::9")] {
-        for interface in ["eth0", "eth1"] {
-            let old = namespace.link_local(interface);
-            namespace.ip(&format!("addr add {address}/64 dev {interface}"));
-            namespace.ip(&format!("addr del {old}/64 dev {interface}"));
-        }
-    }
+    two_alike(&lab);
     let protocol = |name: &str, interface: &str, key: &str| {
         format!(
             "protocol bgp {name} {{\n  local fe80::9 as 64512;\n  neighbor fe80::1%{interface} as 64513;\n  passive yes;\n  \

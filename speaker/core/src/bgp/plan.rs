@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use ferrolb_model::{Community, ExtendedCommunity, Password, PasswordSource, Peer, ServiceId};
+use ferrolb_model::{Community, ExtendedCommunity, Password, PasswordSource, Peer, PeerEndpoint, ServiceId};
 use ipnet::IpNet;
 use thiserror::Error;
 
 use super::Bgp;
 use super::judge::{Standing, Wish, leaving};
+use super::peers::{self, Node, NotOnNode};
 
 /// What is said about a prefix.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,6 +74,17 @@ pub struct PlannedPeer {
 /// Why a peer of this node has no session, or one that is not as configured.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum PeerRefusal {
+    /// A policy says where to look for its address or its AS number, and there is none.
+    #[error(transparent)]
+    NotOnNode(#[from] NotOnNode),
+    /// On this node it is the router of another peer.
+    #[error("on this node it is {endpoint}, as BGPPeer {other:?} is; one router has one session")]
+    SameRouter {
+        /// Where both are.
+        endpoint: PeerEndpoint,
+        /// The other peer.
+        other: String,
+    },
     /// Its key is not there.
     #[error(
         "spec.passwordSecret.name: {secret:?}: there is no such Secret of type kubernetes.io/basic-auth with a key \
@@ -91,6 +103,8 @@ impl PeerRefusal {
     /// The stable name.
     pub fn as_str(&self) -> &'static str {
         match self {
+            PeerRefusal::NotOnNode(_) => "NotOnNode",
+            PeerRefusal::SameRouter { .. } => "SameRouter",
             PeerRefusal::NoPassword { .. } => "NoPassword",
             PeerRefusal::KeyNotKept => "KeyNotKept",
         }
@@ -110,8 +124,24 @@ impl Bgp {
         };
         let mut routes = RoutesByPeer::new(self);
         let here = config.peers.values().filter(|peer| peer.covers_node(&self.node.labels));
-        let mut passwords = BTreeMap::new();
+        let (mut passwords, mut found) = (BTreeMap::new(), BTreeMap::new());
+        let mut places = BTreeMap::new();
         for peer in here {
+            let mut known = self.found.get(&peer.name).cloned().unwrap_or_default();
+            let (on_node, wrong) = peers::on_node(&config, peer, self.own(), &mut known);
+            found.insert(peer.name.clone(), known);
+            if let Some(wrong) = wrong {
+                plan.refused.insert(peer.name.clone(), wrong.into());
+            }
+            let Some(peer) = on_node else { continue };
+            let place = (peer.endpoint.clone(), peer.vrf.clone());
+            if let Some(other) = places.get(&place) {
+                let (endpoint, other) = (place.0, String::clone(other));
+                let refusal = PeerRefusal::SameRouter { endpoint, other };
+                plan.refused.insert(peer.name.clone(), refusal);
+                continue;
+            }
+            places.insert(place, peer.name.clone());
             let password = match &peer.password {
                 None => None,
                 Some(PasswordSource::Text(password)) => Some(password.clone()),
@@ -130,15 +160,24 @@ impl Bgp {
                 }
             };
             let planned = PlannedPeer {
-                peer: peer.clone(),
-                password,
                 routes: routes.of(&peer.name),
+                peer,
+                password,
             };
-            plan.peers.insert(peer.name.clone(), planned);
+            plan.peers.insert(planned.peer.name.clone(), planned);
         }
         plan.services = routes.services(&plan.peers);
-        self.last_passwords = passwords;
+        (self.last_passwords, self.found) = (passwords, found);
         plan
+    }
+
+    fn own(&self) -> Node<'_> {
+        Node {
+            name: &self.node.name,
+            labels: &self.node.labels,
+            annotations: &self.annotations,
+            gateways: &self.gateways,
+        }
     }
 
     fn router_id(&mut self) -> Ipv4Addr {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ferrolb_model::{
     AnnouncementPolicy, BgpAdvertisement, BgpSettings, Community, Config, DrainSettings, Endpoint, EndpointSettings,
-    EndpointsView, Layer2Settings, NodeRefusal, NodeView, OnRequest, Password, PasswordSource, Peer, PeerEndpoint,
+    EndpointsView, Layer2Settings, NodeRefusal, NodeView, OnRequest, Opener, Password, PasswordSource, Peer, PeerEndpoint,
     PoolSelection, RemoteAsn, ServiceView, TrafficPolicy,
 };
 use ferrolb_speaker_core::{
@@ -21,7 +21,7 @@ use crate::make::{ME, OTHER, id, ip, labels, pool, selector, service, set, virtu
 
 const WEB: &str = "192.0.2.7";
 
-fn peer(name: &str, n: u8) -> Peer {
+pub(crate) fn peer(name: &str, n: u8) -> Peer {
     Peer {
         name: name.to_owned(),
         my_asn: 64600,
@@ -40,6 +40,7 @@ fn peer(name: &str, n: u8) -> Peer {
         ebgp_multihop: false,
         vrf: None,
         dual_stack: false,
+        opener: Opener::Speaker,
     }
 }
 
@@ -76,7 +77,7 @@ pub(crate) fn config() -> Config {
     with(vec![peer("one", 1)], vec![ad("all")])
 }
 
-fn with(peers: Vec<Peer>, ads: Vec<BgpAdvertisement>) -> Config {
+pub(crate) fn with(peers: Vec<Peer>, ads: Vec<BgpAdvertisement>) -> Config {
     Config {
         pools: BTreeMap::from([("lan".to_owned(), pool("lan", "192.0.2.0/24"))]),
         peers: peers.into_iter().map(|p| (p.name.clone(), p)).collect(),

@@ -3,6 +3,7 @@
 mod behaviour;
 mod bgp;
 mod bgp_drain;
+mod bgp_peers;
 mod data_path;
 mod make;
 mod ownership;

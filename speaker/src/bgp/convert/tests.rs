@@ -27,6 +27,7 @@ pub(crate) fn peer(address: &str) -> model::Peer {
         ebgp_multihop: false,
         vrf: None,
         dual_stack: false,
+        opener: model::Opener::Speaker,
     }
 }
 
@@ -175,6 +176,13 @@ fn every_setting_arrives() {
                 ..plain.clone()
             },
             vec![Field::Families],
+        ),
+        (
+            model::Peer {
+                opener: model::Opener::Router,
+                ..plain.clone()
+            },
+            vec![Field::Opening],
         ),
         // These are about other things than the session itself.
         (
