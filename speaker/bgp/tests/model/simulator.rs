@@ -42,7 +42,10 @@ impl Random {
         match self.below(4) {
             0 => next.keepalive = Some(1 + self.below(3) as u16),
             1 => next.hold_time = [6, 9, 12][self.below(3) as usize],
-            2 => next.opening = [Opening::Dial, Opening::DialAndListen][self.below(2) as usize],
+            2 => {
+                let openings = [Opening::Dial, Opening::DialAndListen, Opening::Listen];
+                next.opening = openings[self.below(3) as usize];
+            }
             _ => next.router_id = [10, 0, 0, 1 + self.below(2) as u8].into(),
         }
         next
@@ -95,7 +98,13 @@ fn simulate(seed: u64, sessions: usize, steps: usize) {
     }
     for (number, (link, wanted)) in links.iter_mut().enumerate() {
         link.reachable = true;
-        link.pass(200.0, false);
+        // A router that is waited for dials every ten seconds.
+        for _ in 0..20 {
+            if link.session.peer().opening == Opening::Listen && link.state() < State::OpenSent {
+                link.connect(Origin::Accepted);
+            }
+            link.pass(10.0, false);
+        }
         let at = format!("seed {seed}, session {number}: {:?}", link.session.status());
         assert_eq!(link.state(), State::Established, "{at}");
         assert!(link.router().held == expected(wanted, context()), "{at}");
