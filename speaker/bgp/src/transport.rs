@@ -121,8 +121,7 @@ impl Listener {
         }
         if at.v6 {
             socket.set_only_v6(true)?;
-            // One router's address may be on several links, each with a listener; of those that fit the kernel takes
-            // that of the link.
+            // One router's address may be on several links, each with a listener beside that of everywhere.
             socket.set_reuse_port(true)?;
             socket.set_unicast_hops_v6(TTL_MAX)?;
         } else {

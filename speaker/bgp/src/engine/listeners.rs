@@ -50,9 +50,14 @@ impl Listeners {
                 keys.extend(peer.password.clone().map(|password| (peer.address, password)));
             }
         }
-        self.open.retain(|at, _| wanted.contains_key(at));
+        // Of those that share a port the kernel takes the first that fits, so that of everywhere has to come last.
+        let late = wanted
+            .keys()
+            .any(|at| at.device.is_some() && !self.open.contains_key(at));
+        let overtaken = |at: &Listening| late && at.v6 && at.device.is_none();
+        self.open.retain(|at, _| wanted.contains_key(at) && !overtaken(at));
         let failed_before = std::mem::take(&mut self.failed);
-        for (at, keys) in wanted {
+        for (at, keys) in wanted.into_iter().rev() {
             if let Err(error) = self.open_with(&at, keys) {
                 let error = match error.kind() {
                     ErrorKind::PermissionDenied => {

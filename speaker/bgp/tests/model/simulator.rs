@@ -102,6 +102,7 @@ fn simulate(seed: u64, sessions: usize, steps: usize) {
         for _ in 0..20 {
             if link.session.peer().opening == Opening::Listen && link.state() < State::OpenSent {
                 link.connect(Origin::Accepted);
+                link.settle();
             }
             link.pass(10.0, false);
         }

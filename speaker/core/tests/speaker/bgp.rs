@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use ferrolb_model::{
     AnnouncementPolicy, BgpAdvertisement, BgpSettings, Community, Config, DrainSettings, Endpoint, EndpointSettings,
-    EndpointsView, Layer2Settings, NodeRefusal, NodeView, OnRequest, Opener, Password, PasswordSource, Peer, PeerEndpoint,
-    PoolSelection, RemoteAsn, ServiceView, TrafficPolicy,
+    EndpointsView, Layer2Settings, NodeRefusal, NodeView, OnRequest, Opener, Password, PasswordSource, Peer,
+    PeerEndpoint, PoolSelection, RemoteAsn, ServiceView, TrafficPolicy,
 };
 use ferrolb_speaker_core::{
     Bgp, BgpPlan, DataPath, Input, NotReady, PeerRefusal, Progress, ProxyAnswer, Reading, RouteAttributes, Settings,
