@@ -34,6 +34,7 @@ const STOPPED: Duration = Duration::from_secs(5);
 const LOST: Duration = Duration::from_secs(2);
 
 const RECEIVED: &str = "ferrolb_liveness_received_total";
+const VOUCHED: &str = "ferrolb_liveness_vouched_total";
 const SILENCES: &str = "ferrolb_liveness_silences_total";
 const DEFENCES: &str = "ferrolb_l2_defences_total{protocol=\"ARP\"}";
 
@@ -67,11 +68,17 @@ struct Served {
 
 impl Served {
     async fn new(s: Scene, family: &str) -> Result<Self> {
+        let pool = s.pool();
+        Self::with(s, family, &pool).await
+    }
+
+    /// With this pool and its advertisement, the end of which can be added to.
+    async fn with(s: Scene, family: &str, pool: &str) -> Result<Self> {
         let candidates = format!(
             "  nodeSelectors:\n    - matchExpressions:\n        \
              - {{ key: kubernetes.io/hostname, operator: NotIn, values: [{BACKENDS}] }}\n"
         );
-        s.apply_config(&(s.pool() + &candidates)).await?;
+        s.apply_config(&(pool.to_owned() + &candidates)).await?;
         let pinned = format!("      nodeSelector: {{ kubernetes.io/hostname: {BACKENDS} }}\n");
         s.apply(&(deployment("web", 2) + &pinned)).await?;
         let address = s
@@ -400,6 +407,85 @@ pub(crate) async fn heartbeats_lost(s: Scene) -> Result<()> {
     served.watched().await?;
     served.unmoved().await?;
     none_lost(&told("heartbeats lost", prober))
+}
+
+/// Two nodes hear nothing of each other, and everybody else hears both: the first standby asks another one before it acts.
+pub(crate) async fn deaf_pair(s: Scene) -> Result<()> {
+    let served = Served::new(s.clone(), V4).await?;
+    let prober = served.probe(&s.browser()).await?;
+    let (owner, standby) = (&served.placement.owner, &served.placement.standbys[0]);
+    let before = served.counted(standby, VOUCHED).await?;
+    for (node, other) in [(owner, standby), (standby, owner)] {
+        let mac = s.node_mac(other);
+        let rules = format!(
+            "add table netdev fault; add chain netdev fault in {{ type filter hook ingress device eth0 priority 0; }}; \
+             add rule netdev fault in ether saddr {mac} drop"
+        );
+        s.node(node)?.host().namespace().output("nft", &[rules])?;
+    }
+    wait_until("another standby to be asked", PATIENCE, async || {
+        let vouched = served.counted(standby, VOUCHED).await? - before;
+        ensure!(vouched > 3, "{vouched}");
+        Ok(())
+    })
+    .await?;
+    served.unmoved().await?;
+    for node in [owner, standby] {
+        s.node(node)?
+            .host()
+            .namespace()
+            .output("nft", &["delete table netdev fault"])?;
+    }
+    served.watched().await?;
+    served.unmoved().await?;
+    none_lost(&told("two nodes deaf to each other", prober))
+}
+
+/// The interface that is announced on loses its carrier while heartbeats pass on another one and the API server is down:
+/// the owner asks a standby to take over. Back, the interface gets nothing back.
+pub(crate) async fn announcing_link_lost(s: Scene) -> Result<()> {
+    for node in s.nodes() {
+        let IpAddr::V4(address) = node.host().address() else {
+            anyhow::bail!("no IPv4 address")
+        };
+        let second = s.v4(200 + address.octets()[3] % 50);
+        let namespace = node.host().namespace();
+        for command in [
+            "link add link eth0 name lan1 type macvlan mode bridge".to_owned(),
+            format!("addr add {second}/16 dev lan1 noprefixroute"),
+            "link set lan1 up".to_owned(),
+        ] {
+            namespace.output("ip", &command.split(' ').collect::<Vec<_>>())?;
+        }
+    }
+    let pool = s.pool() + "  interfaces: [lan1]\n";
+    let served = Served::with(s.clone(), V4, &pool).await?;
+    let prober = served.probe(&s.browser()).await?;
+    s.api_server().kill();
+    let before = prober.so_far().answered();
+    let link = |state: &str| {
+        let namespace = served.owner()?.host().namespace();
+        namespace.output("ip", &["link", "set", "lan1", state])
+    };
+    link("down")?;
+    served_again(&prober, before).await?;
+    let tally = told("the announcing interface lost", prober);
+    ensure!(tally.longest_gap < NODE_LOSS, "nobody answered for too long: {tally:?}");
+    link("up")?;
+    s.api_server().restart()?;
+    s.wait_api_ready().await?;
+    let heir = s.other_owner(served.address, &served.placement.owner).await?;
+    s.fence().await?;
+    let now = s.placement(served.address).await?;
+    ensure!(
+        (now.owner == heir, now.epoch) == (true, served.placement.epoch + 1),
+        "{:?} has become {now:?}",
+        served.placement
+    );
+    for node in s.nodes() {
+        node.host().namespace().output("ip", &["link", "delete", "lan1"])?;
+    }
+    Ok(())
 }
 
 /// The owner is cut off without noticing, so that there is an owner on each side. Once the segment is whole the one of

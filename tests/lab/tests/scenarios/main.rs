@@ -140,6 +140,8 @@ fn main() -> std::process::ExitCode {
                 .scenario("speaker_upgraded", without_pool(failover::speaker_upgraded))
                 .scenario("speaker_stays_dead", without_pool(failover::speaker_stays_dead))
                 .scenario("heartbeats_lost", without_pool(failover::heartbeats_lost))
+                .scenario("deaf_pair", without_pool(failover::deaf_pair))
+                .scenario("announcing_link_lost", without_pool(failover::announcing_link_lost))
                 .scenario("segment_split", without_pool(failover::segment_split))
                 .scenario("node_lost", without_pool(failover::node_lost))
                 .scenario(
