@@ -48,6 +48,10 @@ pub fn service_view(object: &Service) -> ServiceView {
             Some("Local") => TrafficPolicy::Local,
             _ => TrafficPolicy::Cluster,
         },
+        health_check_port: spec
+            .health_check_node_port
+            .and_then(|port| u16::try_from(port).ok())
+            .filter(|port| *port > 0),
         selector: canonical_selector(spec),
         ports: spec.ports.iter().flatten().filter_map(port).collect(),
         labels: metadata.labels.clone().unwrap_or_default(),

@@ -56,6 +56,8 @@ pub struct ServiceView {
     pub family_policy: FamilyPolicy,
     /// `spec.externalTrafficPolicy`.
     pub traffic_policy: TrafficPolicy,
+    /// `spec.healthCheckNodePort`: where each node says whether it has endpoints; under `Local` only.
+    pub health_check_port: Option<u16>,
     /// `spec.selector` in canonical form `k=v,k=v`, sorted by key: part of the sharing identity under `Local`.
     pub selector: String,
     /// The ports that clients use.

@@ -27,8 +27,8 @@ pub(crate) mod news;
 mod notices;
 mod picture;
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -180,6 +180,11 @@ impl Decider {
     /// Whether something waits for kube-proxy.
     pub(crate) fn is_waiting(&self) -> bool {
         self.core.is_waiting()
+    }
+
+    /// What is to be asked for that besides kube-proxy itself.
+    pub(crate) fn checks(&self, path: &DataPath) -> BTreeSet<SocketAddr> {
+        self.core.checks(path)
     }
 
     /// When to settle although nothing was heard.

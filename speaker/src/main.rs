@@ -186,7 +186,7 @@ async fn speak(args: Args) -> anyhow::Result<()> {
     if resumes {
         decider.resume();
     }
-    let (asks, asked) = latest::channel(false);
+    let (asks, asked) = latest::channel(None);
     let data_path = match args.kube_proxy_metrics.0 {
         None => DataPath::off(),
         Some(target) => {

@@ -4,12 +4,12 @@
 use ferrolb_api::{IpAddressPool, L2Advertisement, VirtualIp};
 use ferrolb_model::{Labels, LivenessKeys, NodeView, ServiceId, VirtualIpName};
 use ferrolb_runtime::watch::{Event, ObjectKey};
-use ferrolb_speaker_core::{Input, ProxyAnswer};
+use ferrolb_speaker_core::Input;
 use k8s_openapi::api::core::v1::{Node, Secret, Service};
-use tokio::time::Instant;
 use tracing::warn;
 
 use crate::configuration::Change;
+use crate::kube_proxy::Answers;
 
 /// What the owner task hears.
 pub(crate) enum News {
@@ -25,8 +25,8 @@ pub(crate) enum News {
     Configuration(Box<Change>),
     /// The stream delivered its first complete list.
     Synced(Stream),
-    /// What kube-proxy answered to a question asked then.
-    KubeProxy(ProxyAnswer, Instant),
+    /// What kube-proxy answered.
+    KubeProxy(Answers),
     /// The layer-2 engine does not run, and why.
     EngineDown(String),
 }

@@ -23,7 +23,7 @@ use ferrolb_runtime::backoff::Backoff;
 use ferrolb_runtime::readiness::{Check, Heartbeat};
 use ferrolb_runtime::write_health::WriteHealth;
 use ferrolb_runtime::writer::{Turn, Writer};
-use ferrolb_speaker_core::{DataPath, Effect, Input, Late, NotReady, Ownership, ProxyAnswer};
+use ferrolb_speaker_core::{DataPath, Effect, Input, Late, NotReady, Ownership};
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -34,7 +34,7 @@ use crate::api::Api;
 use crate::bgp::Decider;
 use crate::configuration::Configuration;
 use crate::guard::{self, Briefing};
-use crate::kube_proxy::Clock;
+use crate::kube_proxy::{Answers, Asks, Clock};
 use crate::metrics::{Board, Published};
 use crate::news::{News, Stream};
 use crate::picture::{self, Picture, Trouble};
@@ -75,8 +75,8 @@ pub(crate) struct Ends {
     pub(crate) bgp: Decider,
     /// What is known of kube-proxy.
     pub(crate) data_path: DataPath,
-    /// To the task that asks kube-proxy: whether something waits.
-    pub(crate) asks: watch::Sender<bool>,
+    /// To the task that asks kube-proxy.
+    pub(crate) asks: watch::Sender<Asks>,
     /// To `/readyz`: the engine runs.
     pub(crate) engine: Check,
     /// To `/readyz`: the API server takes what this speaker writes.
@@ -195,10 +195,7 @@ impl Owner {
             self.begin(&mut effects);
             self.run_effects(effects);
             self.settle_bgp();
-            let waits = self.ownership.is_waiting() || self.ends.bgp.is_waiting();
-            self.ends
-                .asks
-                .send_if_modified(|asks| std::mem::replace(asks, waits) != waits);
+            self.ask();
             self.plan_retry();
             let soon = Instant::now() + PUBLISH;
             self.publish_at = Some(self.publish_at.map_or(soon, |at| at.min(soon)));
@@ -231,7 +228,7 @@ impl Owner {
                     // An empty configuration is one, too.
                     self.stale |= stream.configures();
                 }
-                News::KubeProxy(answer, at) => self.kube_proxy(answer, at),
+                News::KubeProxy(answers) => self.kube_proxy(answers),
                 News::EngineDown(why) => {
                     self.trouble.engine = Some(why.clone());
                     self.trouble.faults.clear();
@@ -263,6 +260,18 @@ impl Owner {
         self.begin_at = again.map(|at| self.clock.instant(at));
     }
 
+    /// Has kube-proxy asked as long as something waits.
+    fn ask(&self) {
+        let path = &self.ends.data_path;
+        let waits = self.ownership.is_waiting() || self.ends.bgp.is_waiting();
+        let checks = waits.then(|| &self.ownership.checks(path) | &self.ends.bgp.checks(path));
+        self.ends.asks.send_if_modified(|asks| {
+            let changed = *asks != checks;
+            *asks = checks;
+            changed
+        });
+    }
+
     fn settle_bgp(&mut self) {
         let uid = |peer: &str| self.configuration.uid(Kind::BgpPeer, peer);
         for late in self.ends.bgp.settle(&self.ends.data_path, self.clock.now(), uid) {
@@ -283,8 +292,10 @@ impl Owner {
     }
 
     /// Whether it is there is told when that changes.
-    fn kube_proxy(&mut self, answer: ProxyAnswer, at: Instant) {
-        self.ends.data_path.answered(answer, self.clock.at(at));
+    fn kube_proxy(&mut self, answers: Answers) {
+        let at = self.clock.at(answers.at);
+        self.ends.data_path.checked(answers.checks, at);
+        self.ends.data_path.answered(answers.proxy, at);
         let Some(now) = self.ends.data_path.is_asked() else {
             return;
         };

@@ -33,7 +33,7 @@ mod peers;
 mod plan;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -278,6 +278,14 @@ impl Bgp {
     /// Whether something waits for kube-proxy.
     pub fn is_waiting(&self) -> bool {
         !self.waiting.is_empty()
+    }
+
+    /// What is to be asked for that besides kube-proxy itself.
+    pub fn checks(&self, path: &DataPath) -> BTreeSet<SocketAddr> {
+        let waiting = self.waiting.keys();
+        waiting
+            .flat_map(|(address, service)| path.checks(*address, [service]).collect::<Vec<_>>())
+            .collect()
     }
 
     /// What was begun since the last call although kube-proxy was not ready.

@@ -15,7 +15,7 @@ mod scrape;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ferrolb_model::{Family, ServiceId, TrafficPolicy};
@@ -42,9 +42,12 @@ pub struct DataPath {
     asks: bool,
     /// What was known by then was known before this speaker ran, or may have been.
     synced: bool,
+    /// Of this node, where kube-proxy has the health check ports.
+    addresses: BTreeSet<IpAddr>,
     services: BTreeMap<ServiceId, Known>,
     endpoints: Endpoints,
     proxy: Proxy,
+    health: Health,
 }
 
 /// What is known of a Service.
@@ -52,7 +55,15 @@ pub struct DataPath {
 struct Known {
     ingress: BTreeSet<IpAddr>,
     policy: TrafficPolicy,
+    health_port: Option<u16>,
     since: Duration,
+}
+
+/// What health check ports have answered when they were last asked.
+#[derive(Debug, Default)]
+struct Health {
+    serves: BTreeMap<u16, bool>,
+    at: Duration,
 }
 
 /// What somebody is about to announce.
@@ -79,6 +90,8 @@ pub enum NotReady {
     NeverSynced,
     /// kube-proxy has not written its rules since.
     Behind,
+    /// kube-proxy says at the Service's health check port that it has no endpoint on this node.
+    NoLocalEndpoint,
 }
 
 impl fmt::Display for NotReady {
@@ -91,6 +104,7 @@ impl fmt::Display for NotReady {
             NotReady::Silent => "it does not answer, although something listens where it is asked",
             NotReady::NeverSynced => "it has not written its rules since it started",
             NotReady::Behind => "it has not written its rules since the address was given out",
+            NotReady::NoLocalEndpoint => "its health check port says that it knows of no endpoint on the node",
         })
     }
 }
@@ -136,10 +150,16 @@ impl DataPath {
                     Some(known) if !more => known.since,
                     _ => self.now(now),
                 };
-                let policy = view.traffic_policy;
-                self.services.insert(view.id.clone(), Known { ingress, policy, since });
+                let known = Known {
+                    ingress,
+                    policy: view.traffic_policy,
+                    health_port: view.health_check_port,
+                    since,
+                };
+                self.services.insert(view.id.clone(), known);
             }
             Input::ServiceGone(id) => drop(self.services.remove(id)),
+            Input::OwnNode(view) => self.addresses.clone_from(&view.addresses),
             Input::Endpoints(view) => {
                 let touched = BTreeSet::from([view.service.clone()]);
                 let before = self.counts(&touched);
@@ -155,6 +175,34 @@ impl DataPath {
     /// Takes in what kube-proxy answered.
     pub fn answered(&mut self, answer: ProxyAnswer, now: Duration) {
         self.proxy.answered(answer, now);
+    }
+
+    /// Takes in which health check ports say whether there are endpoints on this node. One that says nothing is no reason to
+    /// wait.
+    pub fn checked(&mut self, serves: BTreeMap<u16, bool>, at: Duration) {
+        self.health = Health { serves, at };
+    }
+
+    /// What is to be asked for `claims` on `address` besides kube-proxy itself: health check ports.
+    pub fn checks<'a>(
+        &'a self,
+        address: IpAddr,
+        claims: impl IntoIterator<Item = &'a ServiceId>,
+    ) -> impl Iterator<Item = SocketAddr> {
+        let family = Family::of(address);
+        let mut here = self.addresses.iter().filter(move |here| Family::of(**here) == family);
+        let here = here.next().copied();
+        let ports = claims.into_iter().filter_map(|id| self.check_of(id));
+        ports.filter_map(move |port| Some(SocketAddr::new(here?, port)))
+    }
+
+    /// The port that says whether a Service has endpoints on this node. It counts those that are ready alone.
+    fn check_of(&self, id: &ServiceId) -> Option<u16> {
+        let known = self.services.get(id)?;
+        let ready = self.endpoints.of(id).here.ready > 0;
+        known
+            .health_port
+            .filter(|_| known.policy == TrafficPolicy::Local && ready)
     }
 
     /// Whether what `claims` the address is served here.
@@ -174,16 +222,23 @@ impl DataPath {
         if !self.asks {
             return Ok(());
         }
-        let since = claims.into_iter().filter_map(|id| {
-            let known = self.services.get(id)?;
-            let served = can_serve(known.policy, self.endpoints.of(id), terminating);
-            (served && known.ingress.contains(&address)).then_some(known.since)
-        });
-        match since.max() {
-            Some(since) => Ok(self.proxy.caught_up(Family::of(address), since, asked)?),
-            None if self.proxy.is_absent(asked) => Ok(()),
-            None => Err(NotReady::Nothing),
+        if self.proxy.is_absent(asked) {
+            return Ok(());
         }
+        let mut since = None;
+        let mut denied = false;
+        for id in claims {
+            let Some(known) = self.services.get(id) else { continue };
+            let served = can_serve(known.policy, self.endpoints.of(id), terminating);
+            if served && known.ingress.contains(&address) {
+                since = since.max(Some(known.since));
+                let said = self.check_of(id).and_then(|port| self.health.serves.get(&port));
+                denied |= said == Some(&false) && self.health.at >= asked;
+            }
+        }
+        self.proxy
+            .caught_up(Family::of(address), since.ok_or(NotReady::Nothing)?, asked)?;
+        if denied { Err(NotReady::NoLocalEndpoint) } else { Ok(()) }
     }
 
     /// Whether kube-proxy can be asked, and otherwise why not; `None` while that is not known, or nobody asks.

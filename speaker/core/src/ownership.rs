@@ -9,8 +9,8 @@
 //! is not able before its kube-proxy is ready ([`Ownership::begin`]); what was taken over, was announced before, or is stood
 //! by for is never asked about.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ferrolb_model::{NodeRefusal, Placement, ServiceId, VirtualIp};
@@ -136,6 +136,16 @@ impl Ownership {
     /// Whether something waits for kube-proxy.
     pub fn is_waiting(&self) -> bool {
         !self.waiting.is_empty()
+    }
+
+    /// What is to be asked for that besides kube-proxy itself.
+    pub fn checks(&self, path: &DataPath) -> BTreeSet<SocketAddr> {
+        let waiting = self.waiting.keys().filter_map(|address| self.ips.get(address));
+        let checks = |ip: &VirtualIp| {
+            let claims = ip.claims.iter().map(|claim| &claim.service);
+            path.checks(ip.address, claims).collect::<Vec<_>>()
+        };
+        waiting.flat_map(checks).collect()
     }
 
     /// Begins what has waited for kube-proxy and need not any more. To be called after each input or answer of kube-proxy,

@@ -57,7 +57,7 @@ async fn silence_is_not_absence() {
 #[tokio::test]
 async fn nobody_is_asked_for_nothing() {
     let target = server(Some("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nup 1\n")).await;
-    let (asks, asked) = watch::channel(false);
+    let (asks, asked) = watch::channel(None);
     let (news_in, mut news) = mpsc::channel(1);
     let stop = CancellationToken::new();
     let asker = Asker {
@@ -67,12 +67,17 @@ async fn nobody_is_asked_for_nothing() {
     };
     let task = tokio::spawn(asker.run(stop.clone()));
     assert!(news.try_recv().is_err());
-    asks.send_replace(true);
+    let refuses = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
+    let (serves, refuses) = (target, server(Some(refuses)).await);
+    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    asks.send_replace(Some(BTreeSet::from([serves, refuses, gone])));
     for _ in 0..2 {
-        assert!(matches!(
-            news.recv().await,
-            Some(News::KubeProxy(ProxyAnswer::Reading { .. }, _))
-        ));
+        let Some(News::KubeProxy(answers)) = news.recv().await else {
+            panic!("answers")
+        };
+        assert!(matches!(answers.proxy, ProxyAnswer::Reading { .. }));
+        let expected = BTreeMap::from([(serves.port(), true), (refuses.port(), false)]);
+        assert_eq!(answers.checks, expected, "who is not there says nothing");
     }
     stop.cancel();
     task.await.unwrap().unwrap();

@@ -72,7 +72,7 @@ impl Bench {
                 watch::Sender::default(),
             ),
             data_path: DataPath::off(),
-            asks: watch::Sender::new(false),
+            asks: watch::Sender::new(None),
             engine: readiness.check("layer 2", "starting"),
             writes,
             heartbeat: Heartbeat::new(Duration::from_secs(30)),

@@ -85,6 +85,7 @@ fn plain(id: ServiceId) -> ServiceView {
         primary_family: Family::V4,
         family_policy: FamilyPolicy::SingleStack,
         traffic_policy: TrafficPolicy::Cluster,
+        health_check_port: None,
         selector: format!("app={}", id.name),
         ports: BTreeSet::from([port(80)]),
         labels: Labels::new(),

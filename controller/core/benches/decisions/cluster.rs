@@ -249,6 +249,7 @@ pub(crate) fn service(name: &str, family: Family) -> ServiceView {
         primary_family: family,
         family_policy: FamilyPolicy::SingleStack,
         traffic_policy: TrafficPolicy::Cluster,
+        health_check_port: None,
         selector: "app=web".to_owned(),
         ports: BTreeSet::from([Port {
             protocol: Protocol::Tcp,

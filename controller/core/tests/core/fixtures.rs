@@ -30,6 +30,7 @@ pub(crate) fn service(name: &str, created: i64) -> ServiceView {
         primary_family: Family::V4,
         family_policy: FamilyPolicy::SingleStack,
         traffic_policy: TrafficPolicy::Cluster,
+        health_check_port: None,
         selector: format!("app={name}"),
         ports: BTreeSet::from([Port {
             protocol: Protocol::Tcp,

@@ -32,8 +32,10 @@ pub enum ProxyAnswer {
     Reading {
         /// What it says.
         reading: Reading,
-        /// The time by the clock that it goes by, since the Unix epoch.
+        /// The time of the question by the clock that it goes by, since the Unix epoch.
         wall: Duration,
+        /// How long the answer took.
+        took: Duration,
     },
     /// Nothing, though something listens there: it hangs.
     Silence,
@@ -84,7 +86,7 @@ pub(super) enum Lag {
 }
 
 impl Proxy {
-    /// Takes an answer in.
+    /// Takes in the answer to a question that was asked at `now`.
     pub(super) fn answered(&mut self, answer: ProxyAnswer, now: Duration) {
         self.answered = Some(now);
         self.state = match answer {
@@ -93,13 +95,14 @@ impl Proxy {
             ProxyAnswer::Reading { reading, .. } if !reading.is_proxy => {
                 State::Nobody("what answers there is not kube-proxy".to_owned())
             }
-            ProxyAnswer::Reading { reading, wall } => {
+            ProxyAnswer::Reading { reading, wall, took } => {
                 let known = reading.progress.iter();
                 let known = known.map(|(family, p)| (*family, known_of(p, self.families.get(family), wall, now)));
                 self.families = known.collect();
                 match self.state {
-                    // What the API server said while it hung has yet to reach it.
+                    // What the API server said while it hung, or stood still, has yet to reach it.
                     State::Silent => State::Answering(now),
+                    _ if took > HEARING => State::Answering(now + took),
                     State::Answering(since) => State::Answering(since),
                     State::Unasked | State::Nobody(_) => State::Answering(Duration::ZERO),
                 }

@@ -95,7 +95,7 @@ proptest! {
             let at = |s: u64| Some(Duration::from_secs(s >> 2));
             let progress = Progress { queued: at(queued), synced: at(synced), syncs, spent: Duration::from_secs(spent >> 2) };
             let reading = Reading { is_proxy: true, progress: [(None, progress)].into() };
-            proxy.answered(ProxyAnswer::Reading { reading, wall: Duration::from_secs(wall >> 2) }, ms(number as u64));
+            proxy.answered(ProxyAnswer::Reading { reading, wall: Duration::from_secs(wall >> 2), took: Duration::ZERO, }, ms(number as u64));
             let _ = proxy.caught_up(Family::V4, Duration::from_secs(since >> 2), Duration::ZERO);
         }
     }
@@ -128,7 +128,14 @@ impl Told {
             progress: [(Some(Family::V4), self.progress)].into(),
         };
         let wall = AHEAD + ms(now);
-        self.proxy.answered(ProxyAnswer::Reading { reading, wall }, ms(now));
+        self.proxy.answered(
+            ProxyAnswer::Reading {
+                reading,
+                wall,
+                took: Duration::ZERO,
+            },
+            ms(now),
+        );
     }
 
     fn caught_up(&self, since: u64, asked: u64) -> Result<(), Lag> {
@@ -258,6 +265,28 @@ fn one_that_hung_has_to_hear_first() {
     assert_eq!(told.caught_up(100_000, 100_000), Ok(()));
 }
 
+/// It stood still for less than a question is waited for.
+#[test]
+fn one_that_was_slow_has_to_hear_first() {
+    let mut told = idle();
+    told.read(99_000);
+    let reading = Reading {
+        is_proxy: true,
+        progress: [(Some(Family::V4), told.progress)].into(),
+    };
+    let (wall, took) = (AHEAD + ms(100_000), ms(600));
+    let slow = ProxyAnswer::Reading { reading, wall, took };
+    told.proxy.answered(slow, ms(100_000));
+    told.read(100_650);
+    assert_eq!(
+        told.caught_up(100_000, 100_000),
+        Err(Lag::Behind),
+        "it has run for 50 ms"
+    );
+    told.read(100_700);
+    assert_eq!(told.caught_up(100_000, 100_000), Ok(()));
+}
+
 #[test]
 fn a_new_kube_proxy_has_to_write_once() {
     let mut told = Told::default();
@@ -268,6 +297,7 @@ fn a_new_kube_proxy_has_to_write_once() {
                 ..Reading::default()
             },
             wall: AHEAD,
+            took: Duration::ZERO,
         },
         ms(1_000),
     );
@@ -298,6 +328,7 @@ fn nobody_to_ask_is_nobody_to_wait_for() {
         ProxyAnswer::Reading {
             reading: foreign,
             wall: AHEAD,
+            took: Duration::ZERO,
         },
         ms(1_200),
     );

@@ -607,7 +607,14 @@ fn answers(bench: &mut Bench, synced: bool) {
         progress: [(None, progress)].into(),
     };
     let wall = bench.now;
-    bench.path.answered(ProxyAnswer::Reading { reading, wall }, bench.now);
+    bench.path.answered(
+        ProxyAnswer::Reading {
+            reading,
+            wall,
+            took: Duration::ZERO,
+        },
+        bench.now,
+    );
     bench.look();
 }
 

@@ -132,7 +132,14 @@ impl Node {
                 progress: BTreeMap::from([(None, progress(syncs, self.now))]),
             };
             let wall = self.now;
-            self.path.answered(ProxyAnswer::Reading { reading, wall }, self.now);
+            self.path.answered(
+                ProxyAnswer::Reading {
+                    reading,
+                    wall,
+                    took: Duration::ZERO,
+                },
+                self.now,
+            );
         }
         self.look(Vec::new())
     }
@@ -333,7 +340,14 @@ fn what_can_be_served_depends_on_policy_and_place() {
             is_proxy: true,
             progress: [(None, progress)].into(),
         };
-        path.answered(ProxyAnswer::Reading { reading, wall: now }, now);
+        path.answered(
+            ProxyAnswer::Reading {
+                reading,
+                wall: now,
+                took: Duration::ZERO,
+            },
+            now,
+        );
         path.ready(
             Beginning {
                 address: ip(ADDRESS),
@@ -369,6 +383,43 @@ fn what_can_be_served_depends_on_policy_and_place() {
     assert_eq!(ready(gone, true), Err(NotReady::Nothing));
 }
 
+/// Under Local the health check port of a Service has the last word, if it has one.
+#[test]
+fn a_health_check_port_may_deny_it() {
+    let mut node = Node::new(DataPath::new(ME));
+    let Input::OwnNode(mut own) = crate::make::node(labels(&[])) else {
+        unreachable!("a Node")
+    };
+    own.addresses = [ip("2001:db8::1"), ip("10.0.0.11")].into();
+    node.hear(Input::OwnNode(own));
+    let Input::Service(mut view) = web(TrafficPolicy::Local) else {
+        unreachable!("a Service")
+    };
+    view.health_check_port = Some(30_500);
+    let local = Input::Service(view);
+    node.hear(local.clone());
+    node.hear(endpoints(ME, true, true));
+    node.hear(placed(ME, &[], 1, 1));
+    let asked = "10.0.0.11:30500".parse().expect("a socket address");
+    assert_eq!(node.ownership.checks(&node.path), [asked].into());
+    node.now += ms(100);
+    node.path.checked(BTreeMap::from([(30_500, false)]), node.now);
+    node.synced();
+    assert_eq!(node.able(), Some(false));
+    node.path.checked(BTreeMap::from([(30_500, true)]), node.now);
+    node.look(Vec::new());
+    assert_eq!(node.able(), Some(true));
+    assert!(
+        node.ownership.checks(&node.path).is_empty(),
+        "nothing is asked any more"
+    );
+    // An endpoint that terminates is not counted there.
+    let mut path = DataPath::new(ME);
+    path.hear(&local, START);
+    path.hear(&endpoints(ME, false, true), START);
+    assert_eq!(path.checks(ip(ADDRESS), [&id("web")]).count(), 0);
+}
+
 /// An endpoint that comes back to a node is news to its kube-proxy; one more is not.
 #[test]
 fn only_the_first_endpoint_has_to_be_heard_of() {
@@ -391,7 +442,14 @@ fn only_the_first_endpoint_has_to_be_heard_of() {
             is_proxy: true,
             progress: [(None, progress(syncs, at))].into(),
         };
-        path.answered(ProxyAnswer::Reading { reading, wall: at }, at);
+        path.answered(
+            ProxyAnswer::Reading {
+                reading,
+                wall: at,
+                took: Duration::ZERO,
+            },
+            at,
+        );
     }
     let address: IpAddr = ip(ADDRESS);
     let ready = |path: &DataPath, asked| {

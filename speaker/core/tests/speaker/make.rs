@@ -56,6 +56,7 @@ pub(crate) fn service(name: &str, labels: Labels) -> ServiceView {
         primary_family: Family::V4,
         family_policy: FamilyPolicy::SingleStack,
         traffic_policy: TrafficPolicy::Cluster,
+        health_check_port: None,
         selector: String::new(),
         ports: BTreeSet::new(),
         labels,

@@ -8,10 +8,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use ferrolb_lab::client::{Probe, Tally};
+use ferrolb_lab::client::{Client, Probe, Prober};
 use ferrolb_lab::{Program, wait_until};
+use serde_json::Value;
 
+use crate::bgp::{NODES, Told};
 use crate::manifests::{deployment, service};
+use crate::router::Router;
 use crate::scene::{PATIENCE, Scene};
 
 const ANNOUNCER: &str = "node-1";
@@ -185,50 +188,159 @@ async fn answered_for(s: &Scene, address: IpAddr) -> Result<()> {
     bail!("nobody answers for {address}")
 }
 
-/// Under traffic policy Local a node loses its last pod, which serves until it ends: the address goes to the node with the other
-/// pod, and a client that asks every millisecond loses nothing.
-pub(crate) async fn last_local_endpoint(s: Scene) -> Result<()> {
-    s.apply_config(&s.pool()).await?;
+/// Two pods that never share a node, behind a Service with traffic policy Local; its address.
+async fn spread_local(s: &Scene) -> Result<IpAddr> {
     let apart = "      topologySpreadConstraints:\n        - { maxSkew: 1, topologyKey: kubernetes.io/hostname, \
                  whenUnsatisfiable: DoNotSchedule, labelSelector: { matchLabels: { app: web } } }\n";
     s.apply(&(deployment("web", 2) + apart)).await?;
     s.apply(LOCAL).await?;
     s.ready("web", 2).await?;
-    let address = s.addresses("web", 1).await?[0];
-    s.page(address, 80).await?;
-    let owner = s.owner(address).await?;
-    let prober = s
-        .browser()
-        .probe(SocketAddr::new(address, 53), Probe::Udp, Duration::from_millis(1))?;
+    Ok(s.addresses("web", 1).await?[0])
+}
+
+async fn pods(s: &Scene) -> Result<Vec<(String, String)>> {
+    let pods = s.kubectl(&["get", "pods", "-l", "app=web", "-o", "json"]).await?;
+    let pods: Value = serde_json::from_str(&pods)?;
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let pods = pods["items"].as_array().context("pods")?.iter();
+    Ok(pods
+        .map(|pod| (text(&pod["spec"]["nodeName"]), text(&pod["metadata"]["name"])))
+        .collect())
+}
+
+/// The two nodes of the pods.
+async fn nodes_of(s: &Scene) -> Result<(String, String)> {
+    match &pods(s).await?[..] {
+        [one, two] => Ok((one.0.clone(), two.0.clone())),
+        other => bail!("there are {other:?}"),
+    }
+}
+
+async fn pod_on(s: &Scene, node: &str) -> Result<String> {
+    let pods = pods(s).await?.into_iter();
+    let mut here = pods.filter(|(on, _)| on == node).map(|(_, pod)| pod);
+    here.next().with_context(|| format!("no pod on {node}"))
+}
+
+/// A client that asks every millisecond, and is answered.
+async fn asking(client: &Client, address: IpAddr) -> Result<Prober> {
+    let target = SocketAddr::new(address, 53);
+    wait_until("the client to be answered", PATIENCE, async || {
+        let client = client.clone();
+        tokio::task::spawn_blocking(move || client.udp(target, b"0", Duration::from_secs(1))).await?
+    })
+    .await?;
+    let prober = client.probe(target, Probe::Udp, Duration::from_millis(1))?;
     wait_until("the client to be served", PATIENCE, async || {
         let tally = prober.so_far();
         ensure!(tally.answered() >= 500, "{tally:?}");
         Ok(())
     })
     .await?;
-    s.kubectl(&["cordon", &owner]).await?;
-    let moved = async {
-        let pods = s.kubectl(&["get", "pods", "-l", "app=web", "-o", "json"]).await?;
-        let pods: serde_json::Value = serde_json::from_str(&pods)?;
-        let pods = pods["items"].as_array().context("pods")?;
-        let on_owner = pods.iter().find(|pod| pod["spec"]["nodeName"] == owner.as_str());
-        let pod = on_owner.context("no pod on the owner")?["metadata"]["name"]
-            .as_str()
-            .context("its name")?;
-        s.kubectl(&["delete", "pod", pod]).await?;
-        s.other_owner(address, &owner).await
-    }
-    .await;
-    s.kubectl(&["uncordon", &owner]).await?;
-    let heir = moved?;
-    s.answered_by(address, &heir).await?;
-    let tally: Tally = prober.stop();
+    Ok(prober)
+}
+
+fn none_lost(prober: Prober) -> Result<()> {
+    let tally = prober.stop();
     eprintln!(
         "  {} of {} lost, longest silence {:?}",
         tally.lost, tally.sent, tally.longest_gap
     );
     ensure!(tally.lost == 0, "questions were lost: {tally:?}");
     Ok(())
+}
+
+/// Under traffic policy Local a node loses its last pod, which serves until it ends: the address goes to the node with the other
+/// pod, and a client that asks every millisecond loses nothing.
+pub(crate) async fn last_local_endpoint(s: Scene) -> Result<()> {
+    s.apply_config(&s.pool()).await?;
+    let address = spread_local(&s).await?;
+    let prober = asking(&s.browser(), address).await?;
+    let owner = s.owner(address).await?;
+    s.kubectl(&["cordon", &owner]).await?;
+    let moved = async {
+        let pod = pod_on(&s, &owner).await?;
+        s.kubectl(&["delete", "pod", &pod]).await?;
+        s.other_owner(address, &owner).await
+    }
+    .await;
+    s.kubectl(&["uncordon", &owner]).await?;
+    let heir = moved?;
+    s.answered_by(address, &heir).await?;
+    none_lost(prober)
+}
+
+/// The same by BGP, for a client behind a router: the node takes its route back while its pod still serves.
+pub(crate) async fn last_local_endpoint_by_bgp(s: Scene) -> Result<()> {
+    let router = Router::start(&s, NODES, &[]).await?;
+    let told = Told::new(&s, NODES);
+    told.apply(&s, &router).await?;
+    let address = spread_local(&s).await?;
+    let prefix = format!("{address}/32");
+    let (leaving, staying) = nodes_of(&s).await?;
+    router.forwards(&s, &prefix, &[&leaving, &staying]).await?;
+    let prober = asking(&router.client(), address).await?;
+    s.kubectl(&["cordon", &leaving]).await?;
+    let moved = async {
+        let pod = pod_on(&s, &leaving).await?;
+        s.kubectl(&["delete", "pod", &pod]).await?;
+        wait_until("the router to turn away", PATIENCE, async || {
+            let paths = router.paths(&prefix)?;
+            let gone = s.node(&leaving)?.host().address().to_string();
+            ensure!(
+                paths.iter().all(|path| path["peer"]["peerId"] != gone.as_str()),
+                "{paths:?}"
+            );
+            Ok(())
+        })
+        .await
+    }
+    .await;
+    s.kubectl(&["uncordon", &leaving]).await?;
+    moved?;
+    s.ready("web", 2).await?;
+    none_lost(prober)?;
+    told.delete(&s, &router).await
+}
+
+/// A route waits for kube-proxy of its node, the others do not; a speaker that is restarted meanwhile takes none back.
+pub(crate) async fn hanging_by_bgp(s: Scene) -> Result<()> {
+    let router = Router::start(&s, NODES, &[]).await?;
+    let mut told = Told::new(&s, NODES);
+    told.peer = "enableGracefulRestart: true".to_owned();
+    told.apply(&s, &router).await?;
+    s.apply_config(&patience(&s, 60)).await?;
+    s.apply(&deployment("web", 2)).await?;
+    s.ready("web", 2).await?;
+    s.fence().await?;
+    let all: Vec<&str> = s.nodes().iter().map(|node| node.name()).collect();
+    let others: Vec<&str> = all.iter().copied().filter(|name| *name != ANNOUNCER).collect();
+    let web = async |name: &str| {
+        s.apply_and_address(name, &service(name, "web", "type: LoadBalancer"))
+            .await
+    };
+    let first = format!("{}/32", web("first").await?);
+    router.forwards(&s, &first, &all).await?;
+    let mut second = String::new();
+    while_it_hangs(&s, async {
+        second = format!("{}/32", web("second").await?);
+        router.forwards(&s, &second, &others).await?;
+        says(&s, "ferrolb_bgp_withheld{reason=\"DataPathNotReady\"} 1").await
+    })
+    .await?;
+    router.forwards(&s, &second, &all).await?;
+    while_it_hangs(&s, async {
+        let speaker = s.node(ANNOUNCER)?.program(Program::Speaker)?;
+        speaker.kill();
+        speaker.restart()?;
+        router.established(&s).await?;
+        for prefix in [&first, &second] {
+            router.forwards(&s, prefix, &all).await?;
+        }
+        Ok(())
+    })
+    .await?;
+    told.delete(&s, &router).await
 }
 
 const LOCAL: &str = r#"

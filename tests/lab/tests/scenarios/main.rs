@@ -165,7 +165,12 @@ fn main() -> std::process::ExitCode {
                     without_pool(data_path::restarted_while_it_hangs),
                 )
                 .scenario("absent", without_pool(data_path::absent))
-                .scenario("last_local_endpoint", without_pool(data_path::last_local_endpoint)),
+                .scenario("last_local_endpoint", without_pool(data_path::last_local_endpoint))
+                .scenario(
+                    "last_local_endpoint_by_bgp",
+                    without_pool(data_path::last_local_endpoint_by_bgp),
+                )
+                .scenario("hanging_by_bgp", without_pool(data_path::hanging_by_bgp)),
         )
         .group(
             Group::new(Setup::named("bgp"))
