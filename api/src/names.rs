@@ -43,6 +43,16 @@ pub mod annotations {
     /// Value of [`ON_SHRINK`]: they get another address.
     pub const ON_SHRINK_REASSIGN: &str = "reassign";
 
+    /// Of a VirtualIP, input: the node that shall announce the address from now on. Anything after a space makes the request a
+    /// new one and is not read.
+    pub const MOVE_TO: &str = "ferrolb.io/move-to";
+
+    /// Of the controller's ConfigurationState, input: so many addresses may move from the fullest nodes to the emptiest. Anything
+    /// after a space makes the request a new one and is not read.
+    pub const REBALANCE: &str = "ferrolb.io/rebalance";
+    /// Of the controller's ConfigurationState, output: the last request of that kind, and what became of it.
+    pub const REBALANCED: &str = "ferrolb.io/rebalanced";
+
     /// Of the controller's ConfigurationState, output: the last good versions of objects that are wrong at present.
     pub const LAST_GOOD: &str = "ferrolb.io/last-good";
 }
@@ -98,6 +108,8 @@ pub mod conditions {
     pub const ALLOCATED: &str = "Allocated";
     /// A node announces the address.
     pub const ANNOUNCED: &str = "Announced";
+    /// The address is where it was asked to be; what became of the last request.
+    pub const MOVED: &str = "Moved";
 }
 
 /// Reasons of events.
@@ -124,6 +136,10 @@ pub mod reasons {
     pub const NODE_ASSIGNED: &str = "nodeAssigned";
     /// Warning, on a Service: the address is not announced.
     pub const ANNOUNCE_FAILED: &str = "announceFailed";
+    /// Normal, on a Service: another node announces its address from now on, because somebody asked for it.
+    pub const MOVED: &str = "addressMoved";
+    /// Warning, on a Service: its address cannot be moved as asked.
+    pub const MOVE_FAILED: &str = "moveFailed";
     /// Warning, on a Service: a node announces its address although its kube-proxy is not known to serve it.
     pub const DATA_PATH_NOT_READY: &str = "dataPathNotReady";
     /// Warning, on a Service: another machine claims its address.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ferrolb_api as api;
-use ferrolb_api::names::conditions;
+use ferrolb_api::names::{annotations, conditions};
 use ferrolb_model::{
     Announcer, Claim, Condition, ConditionType, Placement, ReclaimPolicy, ServiceId, VirtualIp, VirtualIpName,
 };
@@ -69,6 +69,14 @@ pub fn virtual_ip(object: &api::VirtualIp) -> Result<VirtualIp, ObjectError> {
             node: a.node.clone(),
             interfaces: a.interfaces.iter().cloned().collect(),
         }),
+        move_to: filled(
+            object
+                .metadata
+                .annotations
+                .iter()
+                .find_map(|a| a.get(annotations::MOVE_TO)),
+        ),
+        answered_move: status.and_then(|s| s.answered_move.clone()),
         conditions: status.map(|s| known_conditions(&s.conditions)).unwrap_or_default(),
         uid: object.metadata.uid.clone().unwrap_or_default(),
         resource_version: object.metadata.resource_version.clone().unwrap_or_default(),
@@ -76,7 +84,7 @@ pub fn virtual_ip(object: &api::VirtualIp) -> Result<VirtualIp, ObjectError> {
 }
 
 fn filled(text: Option<&String>) -> Option<String> {
-    text.filter(|t| !t.is_empty()).cloned()
+    text.filter(|t| !t.trim().is_empty()).cloned()
 }
 
 fn claim(claim: &api::Claim) -> Claim {
@@ -92,6 +100,7 @@ fn known_conditions(list: &[WireCondition]) -> BTreeMap<ConditionType, Condition
         let kind = match c.type_.as_str() {
             conditions::ALLOCATED => ConditionType::Allocated,
             conditions::ANNOUNCED => ConditionType::Announced,
+            conditions::MOVED => ConditionType::Moved,
             _ => return None,
         };
         let condition = Condition {

@@ -44,8 +44,12 @@ pub(crate) enum News {
     Namespace(String, Option<Labels>),
     /// The ranges of a ServiceCIDR, or that it is gone.
     ServiceCidr(String, Option<Vec<IpRange>>),
-    /// The last good versions that the controller's ConfigurationState carries, as they stand there.
-    LastGood(Option<String>),
+    /// What the controller's ConfigurationState carries: last good versions, a request to rebalance, and the answer to the last one.
+    Verdict {
+        last_good: Option<String>,
+        rebalance: Option<String>,
+        rebalanced: Option<String>,
+    },
     /// Somebody deleted the controller's ConfigurationState.
     VerdictGone,
     /// An object that cannot be read: kind and name, and why.
@@ -255,8 +259,12 @@ fn object<K: Configures>(event: Event<K>) -> Option<News> {
 fn verdict(event: Event<api::ConfigurationState>) -> Option<News> {
     Some(match event {
         Event::Applied(object) => {
-            let given = object.metadata.annotations.unwrap_or_default();
-            News::LastGood(given.get(annotations::LAST_GOOD).cloned())
+            let mut given = object.metadata.annotations.unwrap_or_default();
+            News::Verdict {
+                last_good: given.remove(annotations::LAST_GOOD),
+                rebalance: given.remove(annotations::REBALANCE),
+                rebalanced: given.remove(annotations::REBALANCED),
+            }
         }
         Event::Gone(_) => News::VerdictGone,
         Event::Invalid { key, error } => return unreadable("ConfigurationState", &key, error),

@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use ferrolb_api::{IpAddressPoolStatus, names};
 use ferrolb_config::Object;
-use ferrolb_controller_core::{Controller, Effect, EventKind, Input, ServiceEvent, Write, WriteKey};
+use ferrolb_controller_core::{Controller, Effect, EventKind, Input, RebalanceRequest, ServiceEvent, Write, WriteKey};
 use ferrolb_runtime::apply::Failure;
 use ferrolb_runtime::events::{Note, Recorder};
 use ferrolb_runtime::leader::Leadership;
@@ -213,7 +213,16 @@ impl Owner {
             News::Object(of, object) => self.configuration.object(of, object),
             News::Namespace(name, labels) => self.configuration.namespace(name, labels),
             News::ServiceCidr(name, ranges) => self.configuration.service_cidr(name, ranges),
-            News::LastGood(text) => self.configuration.inherit(text.as_deref()),
+            News::Verdict {
+                last_good,
+                rebalance,
+                rebalanced,
+            } => {
+                self.configuration.inherit(last_good.as_deref());
+                self.verdict.inherit(rebalanced);
+                let request = rebalance.filter(|text| !self.verdict.has_answered(text));
+                self.handle(Input::Rebalance(request.map(rebalance_request)));
+            }
             News::VerdictGone => self.verdict.gone(Instant::now()),
             News::Unreadable(what, error) => warn!(object = %what, "cannot be read and is ignored: {error}"),
             News::Synced(stream) => {
@@ -294,6 +303,10 @@ impl Owner {
             match effect {
                 Effect::Write(write) => self.write(write),
                 Effect::Event(event) => self.event(event),
+                Effect::Rebalanced { request, message } => {
+                    info!(%request, "rebalanced: {message}");
+                    self.verdict.answer(&request, &message, Instant::now());
+                }
             }
         }
         // Figures are for people: counted a little later, once for many changes.
@@ -361,6 +374,13 @@ impl Owner {
     }
 }
 
+/// The number that a request begins with.
+fn rebalance_request(text: String) -> RebalanceRequest {
+    let number = text.split_whitespace().next().and_then(|word| word.parse().ok());
+    let budget = number.filter(|n| (1..=100_000).contains(n));
+    RebalanceRequest { text, budget }
+}
+
 /// Whether it is a warning, and its reason.
 fn event_words(kind: EventKind) -> (bool, &'static str) {
     match kind {
@@ -374,6 +394,8 @@ fn event_words(kind: EventKind) -> (bool, &'static str) {
         EventKind::Renumbering => (false, names::reasons::RENUMBERING),
         EventKind::Renumbered => (false, names::reasons::RENUMBERED),
         EventKind::AnnounceFailed => (true, names::reasons::ANNOUNCE_FAILED),
+        EventKind::Moved => (false, names::reasons::MOVED),
+        EventKind::MoveFailed => (true, names::reasons::MOVE_FAILED),
     }
 }
 

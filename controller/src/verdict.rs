@@ -26,6 +26,8 @@ const MAX_MESSAGE: usize = 32 * 1024;
 #[derive(Debug, Default)]
 pub(crate) struct Verdict {
     wanted: Option<State>,
+    /// The last request to rebalance that was answered, and the answer.
+    rebalanced: Option<String>,
     busy: bool,
     stands: bool,
     due: Option<Instant>,
@@ -48,6 +50,7 @@ pub(crate) struct State {
     errors: String,
     warnings: String,
     last_good: Option<String>,
+    rebalanced: Option<String>,
     /// Since when the configuration is valid or invalid.
     since: Timestamp,
 }
@@ -66,6 +69,7 @@ impl Verdict {
             errors: lines(&findings.errors),
             warnings: lines(&findings.warnings),
             last_good: findings.last_good,
+            rebalanced: self.rebalanced.clone(),
             since: time,
         };
         if let Some(old) = &self.wanted {
@@ -77,6 +81,26 @@ impl Verdict {
             }
         }
         self.wanted = Some(state);
+        self.stands = false;
+        self.due = Some(now);
+    }
+
+    /// The answer that stands in the object. After the first reading this process knows better.
+    pub(crate) fn inherit(&mut self, rebalanced: Option<String>) {
+        if self.rebalanced.is_none() {
+            self.rebalanced = rebalanced;
+        }
+    }
+
+    /// Whether the last answer is to this request.
+    pub(crate) fn has_answered(&self, request: &str) -> bool {
+        let answered = self.rebalanced.as_deref().and_then(|text| text.rsplit_once(": "));
+        answered.is_some_and(|(answered, _)| answered == request)
+    }
+
+    /// A request to rebalance is answered. The message has no colon.
+    pub(crate) fn answer(&mut self, request: &str, message: &str, now: Instant) {
+        self.rebalanced = Some(format!("{request}: {message}"));
         self.stands = false;
         self.due = Some(now);
     }
@@ -93,7 +117,11 @@ impl Verdict {
             return None;
         }
         self.due = None;
-        let state = self.wanted.clone().filter(|_| !self.stands)?;
+        let wanted = self.wanted.clone().filter(|_| !self.stands)?;
+        let state = State {
+            rebalanced: self.rebalanced.clone(),
+            ..wanted
+        };
         self.busy = true;
         self.stands = true;
         Some(state)
@@ -128,8 +156,15 @@ pub(crate) async fn write(client: Client, namespace: String, state: State) -> Re
 fn object(state: &State) -> Value {
     let mut metadata = json!({ "name": names::CONTROLLER, "labels": { labels::COMPONENT_TYPE: "controller" } });
     // An annotation that is not applied again is removed.
-    if let Some(last_good) = &state.last_good {
-        metadata["annotations"] = json!({ annotations::LAST_GOOD: last_good });
+    let ours = [
+        (annotations::LAST_GOOD, &state.last_good),
+        (annotations::REBALANCED, &state.rebalanced),
+    ];
+    for (name, value) in ours
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value.as_ref()?)))
+    {
+        metadata["annotations"][name] = json!(value);
     }
     json!({
         "apiVersion": "metallb.io/v1beta1",

@@ -35,7 +35,7 @@ impl WrittenConditions {
     pub(crate) fn of(object: &api::VirtualIp) -> Self {
         let mut written = WrittenConditions::default();
         for condition in object.status.iter().flat_map(|status| &status.conditions) {
-            let ours = [ConditionType::Allocated, ConditionType::Announced];
+            let ours = [ConditionType::Allocated, ConditionType::Announced, ConditionType::Moved];
             match ours.into_iter().find(|kind| kind.as_str() == condition.type_) {
                 Some(kind) => {
                     let since = (condition.status == "True", condition.last_transition_time.0);
@@ -166,10 +166,11 @@ pub(crate) async fn perform(
         Write::SetVirtualIpStatus {
             address,
             placement,
+            answered_move,
             conditions,
             resource_version,
         } => {
-            let body = virtual_ip_status(placement.as_ref(), &conditions, &written, now);
+            let body = virtual_ip_status(placement.as_ref(), answered_move, &conditions, &written, now);
             let name = VirtualIpName::of(address).to_string();
             apply::merge_status(&virtual_ips(client), &name, &resource_version, CONTROLLER_MANAGER, body).await?;
         }
@@ -216,6 +217,7 @@ fn wire_claim(claim: Claim) -> api::Claim {
 /// Null takes a field away (RFC 7396); the announcer, which the speaker writes, is not named and so stays.
 fn virtual_ip_status(
     placement: Option<&Placement>,
+    answered_move: Option<String>,
     conditions: &BTreeMap<ConditionType, OwnCondition>,
     written: &WrittenConditions,
     now: Timestamp,
@@ -238,7 +240,7 @@ fn virtual_ip_status(
         })
         .chain(written.others.iter().map(|condition| json!(condition)))
         .collect::<Vec<_>>();
-    json!({ "status": { "placement": placement, "conditions": conditions } })
+    json!({ "status": { "placement": placement, "answeredMove": answered_move, "conditions": conditions } })
 }
 
 /// RFC 3339 without fractions, as the API machinery writes `metav1.Time`.
@@ -298,7 +300,7 @@ mod tests {
             ]),
             others: Vec::new(),
         };
-        let body = virtual_ip_status(None, &conditions, &written, now);
+        let body = virtual_ip_status(None, None, &conditions, &written, now);
         assert_eq!(body["status"]["placement"], Value::Null);
         let time = |index: usize| body["status"]["conditions"][index]["lastTransitionTime"].clone();
         assert_eq!(time(0), "1970-01-01T00:00:00Z");
@@ -322,7 +324,7 @@ mod tests {
         }))
         .unwrap();
         let written = WrittenConditions::of(&object);
-        let body = virtual_ip_status(None, &BTreeMap::new(), &written, Timestamp::UNIX_EPOCH);
+        let body = virtual_ip_status(None, None, &BTreeMap::new(), &written, Timestamp::UNIX_EPOCH);
         assert_eq!(body["status"]["conditions"], json!([other]));
     }
 }

@@ -138,6 +138,13 @@ pub enum Reason {
         /// The Services that hold the address.
         services: Vec<ServiceId>,
     },
+    /// An address cannot be moved as asked.
+    CannotMove {
+        /// The node asked for.
+        node: String,
+        /// Why it may not announce the address; `None`: there is no such node.
+        why: Option<NodeRefusal>,
+    },
     /// The Service keeps an address that would not be chosen for it today.
     PoolChanged {
         /// The address.
@@ -193,6 +200,8 @@ pub enum NodeRefusal {
     NoSubnet,
     /// Its speaker has told of no interface yet, while others have.
     NoSpeaker,
+    /// A policy asks for pre-emption, and a node of a higher score is there.
+    Outweighed,
     /// Layer 2 does not run on it, for want of a capability or of netlink.
     NoLayer2,
     /// No BGPPeer that an advertisement speaks to is there for it.
@@ -218,6 +227,7 @@ impl NodeRefusal {
             NodeRefusal::NoInterface => "NoInterface",
             NodeRefusal::NoSubnet => "NoSubnet",
             NodeRefusal::NoSpeaker => "NoSpeaker",
+            NodeRefusal::Outweighed => "Outweighed",
             NodeRefusal::NoLayer2 => "NoLayer2",
             NodeRefusal::NoPeer => "NoPeer",
             NodeRefusal::DataPathNotReady => "DataPathNotReady",
@@ -251,6 +261,7 @@ impl Reason {
             Reason::NoAdvertisement { .. } => "NoAdvertisement",
             Reason::NoEligibleNode { .. } => "NoEligibleNode",
             Reason::NoEndpoint { .. } => "NoEndpoint",
+            Reason::CannotMove { .. } => "CannotMove",
             Reason::PoolChanged { .. } => "PoolChanged",
             Reason::PolicyNotGranted { .. } => "PolicyNotGranted",
             Reason::ForeignWriter { .. } => "ForeignWriter",
@@ -367,6 +378,10 @@ impl fmt::Display for Reason {
             }
             Reason::NoEndpoint { services } => {
                 write!(f, "no endpoint of {} can serve", list(services))
+            }
+            Reason::CannotMove { node, why: None } => write!(f, "there is no node {node:?}"),
+            Reason::CannotMove { node, why: Some(why) } => {
+                write!(f, "node {node} may not announce the address: {}", why.as_str())
             }
             Reason::PoolChanged { address, why } => {
                 write!(f, "{address} is kept although it would not be chosen today: {why}")

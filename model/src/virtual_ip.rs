@@ -24,6 +24,10 @@ pub struct VirtualIp {
     pub placement: Option<Placement>,
     /// The node that really announces it, as that node's speaker says.
     pub announcer: Option<Announcer>,
+    /// The request to move it, as it stands in the annotation.
+    pub move_to: Option<String>,
+    /// The last request that was answered.
+    pub answered_move: Option<String>,
     /// What stands in `status.conditions`, by type.
     pub conditions: BTreeMap<ConditionType, Condition>,
     /// The object's uid.
@@ -48,6 +52,8 @@ pub enum ConditionType {
     Allocated,
     /// Some node announces it.
     Announced,
+    /// It was moved as asked.
+    Moved,
 }
 
 impl ConditionType {
@@ -56,6 +62,7 @@ impl ConditionType {
         match self {
             ConditionType::Allocated => "Allocated",
             ConditionType::Announced => "Announced",
+            ConditionType::Moved => "Moved",
         }
     }
 }

@@ -144,6 +144,10 @@ pub struct VirtualIpStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub announcer: Option<Announcer>,
 
+    /// The request in the annotation `ferrolb.io/move-to` that was answered last. The condition Moved is the answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered_move: Option<String>,
+
     /// Allocated: the address is handed out. Announced: a node announces it. Each with a stable reason and a message.
     #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]

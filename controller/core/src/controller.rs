@@ -20,6 +20,7 @@ use crate::allocator::{Allocator, Echo};
 use crate::effect::{Effect, WriteKey};
 use crate::input::Input;
 use crate::line::{Line, Turn};
+use crate::rebalance::Rebalance;
 use crate::report::ServiceState;
 use crate::standing::Coverage;
 use crate::timers::{Backoff, Timer, Timers};
@@ -87,6 +88,7 @@ pub struct Controller {
     pub(crate) refused: BTreeSet<IpAddr>,
     pub(crate) timers: Timers,
     pub(crate) backoff: Backoff,
+    pub(crate) rebalance: Option<Rebalance>,
     pub(crate) dirty: Dirty,
 }
 
@@ -105,6 +107,7 @@ impl Controller {
             refused: BTreeSet::new(),
             timers: Timers::default(),
             backoff: Backoff::default(),
+            rebalance: None,
             dirty: Dirty::default(),
         }
     }
@@ -150,6 +153,7 @@ impl Controller {
                 self.first_pass(&mut effects);
             }
             Input::Written { key, result } => self.on_written(key, result, now, &mut effects),
+            Input::Rebalance(request) => self.on_rebalance(request),
             Input::Synced | Input::Tick => {}
         }
         if self.synced {
@@ -425,6 +429,8 @@ impl Controller {
                 Timer::Overlap(id) => self.end_overlap(&id, effects),
                 Timer::Sweep => self.dirty.services.extend(self.line.turns().cloned()),
                 Timer::Nodes => self.look_at_placements(),
+                // Looked at after every piece of news.
+                Timer::Rebalance => {}
             }
         }
     }
@@ -457,6 +463,7 @@ impl Controller {
         while let Some(address) = self.dirty.placements.pop_first() {
             self.settle_placement(address, now, effects);
         }
+        self.rebalance(now, effects);
         match self.coverage.due() {
             Some(due) => self.timers.set(Timer::Nodes, due),
             None => self.timers.clear(&Timer::Nodes),

@@ -292,16 +292,22 @@ impl Controller {
         if record.flight.is_some() || record.echo != Echo::None || waits {
             return;
         }
-        let conditions = self.conditions(address, record, &decision);
-        if object.placement == record.placed && object.conditions == conditions {
+        let mut conditions = self.conditions(address, record, &decision);
+        let answered_move = self.answered(object, &decision, &mut conditions);
+        let same = object.placement == record.placed && object.answered_move == answered_move;
+        if same && object.conditions == conditions {
             return;
         }
         let write = Write::SetVirtualIpStatus {
             address,
             placement: record.placed.clone(),
+            answered_move,
             conditions,
             resource_version: object.resource_version.clone(),
         };
+        if let Some(answer) = &decision.answer {
+            self.report_move(address, answer, effects);
+        }
         self.start(address, write, effects);
     }
 

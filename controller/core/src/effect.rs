@@ -12,6 +12,13 @@ pub enum Effect {
     Write(Write),
     /// Record an event on a Service. Best effort, nothing is reported back.
     Event(ServiceEvent),
+    /// A request to rebalance is answered: keep that, so that nobody answers it again.
+    Rebalanced {
+        /// The request, as it came.
+        request: String,
+        /// What became of it.
+        message: String,
+    },
 }
 
 /// What a write is about; at most one write per key is under way.
@@ -61,12 +68,14 @@ pub enum Write {
         /// Precondition.
         resource_version: String,
     },
-    /// Write `status.placement` and `status.conditions`; `None` removes the placement.
+    /// Write `status.placement`, `status.answeredMove` and `status.conditions`; `None` removes what it stands for.
     SetVirtualIpStatus {
         /// The address.
         address: IpAddr,
         /// Where it is announced.
         placement: Option<Placement>,
+        /// The request to move it that is answered.
+        answered_move: Option<String>,
         /// All conditions of the controller.
         conditions: BTreeMap<ConditionType, Condition>,
         /// Precondition.
@@ -136,4 +145,8 @@ pub enum EventKind {
     Renumbered,
     /// Warning `announceFailed`: the address is allocated, but no node may announce it.
     AnnounceFailed,
+    /// Normal `addressMoved`: another node announces the address from now on, as somebody asked.
+    Moved,
+    /// Warning `moveFailed`: the address cannot be moved as asked.
+    MoveFailed,
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use ferrolb_model::{Config, EndpointsView, NetworkView, NodeView, ServiceId, ServiceView, VirtualIp};
 
 use crate::effect::WriteKey;
+use crate::rebalance::RebalanceRequest;
 
 /// One piece of news. Repeating one changes nothing; their order does not change where things end.
 #[derive(Clone, Debug)]
@@ -32,6 +33,8 @@ pub enum Input {
     VirtualIp(VirtualIp),
     /// The VirtualIP of this address is gone.
     VirtualIpGone(IpAddr),
+    /// Somebody asks to rebalance; `None`: nobody does any more.
+    Rebalance(Option<RebalanceRequest>),
     /// Every stream has delivered its first complete list. Before this nothing is decided; it comes once.
     Synced,
     /// A write that an effect asked for has ended. Until then the core asks for no other write with the same key.

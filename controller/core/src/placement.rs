@@ -16,6 +16,7 @@ use ferrolb_model::{
 use crate::allocator::Record;
 use crate::controller::Controller;
 use crate::effect::{Effect, EventKind};
+use crate::moves::Answer;
 use crate::spread::{Candidate, Rules, STANDBYS, standbys};
 use crate::standing::{Coverage, Grade, Standing, Standings};
 
@@ -28,6 +29,8 @@ pub(crate) struct Decision {
     pub(crate) silent: Option<Reason>,
     /// Why its owner would give it up if another node could have it.
     pub(crate) last: Option<NodeRefusal>,
+    /// What becomes of a request that is not answered yet.
+    pub(crate) answer: Option<Answer>,
 }
 
 impl Decision {
@@ -47,12 +50,12 @@ impl Decision {
 }
 
 /// What the place of one address depends on.
-struct Round<'a> {
-    address: IpAddr,
-    record: &'a Record,
-    rules: &'a Rules<'a>,
-    standings: &'a Standings,
-    demand: &'a Demand<'a>,
+pub(crate) struct Round<'a> {
+    pub(crate) address: IpAddr,
+    pub(crate) record: &'a Record,
+    pub(crate) rules: &'a Rules<'a>,
+    pub(crate) standings: &'a Standings,
+    pub(crate) demand: &'a Demand<'a>,
 }
 
 impl Round<'_> {
@@ -73,7 +76,7 @@ impl Round<'_> {
     }
 
     /// Those of the best grade.
-    fn eligible(&self) -> Cow<'_, [Candidate]> {
+    pub(crate) fn eligible(&self) -> Cow<'_, [Candidate]> {
         let Some(best) = self.best() else {
             return Cow::Borrowed(&[]);
         };
@@ -113,6 +116,16 @@ impl Round<'_> {
         standing.fault.or_else(|| self.demand.refusal(node)).or(not_ready)
     }
 
+    /// Why nobody announces the address.
+    fn silence(&self) -> Reason {
+        if self.demand.anywhere || self.standings.nodes.is_empty() {
+            let nodes = self.refusals();
+            return Reason::NoEligibleNode { nodes };
+        }
+        let services = self.record.holders.keys().cloned().collect();
+        Reason::NoEndpoint { services }
+    }
+
     /// Why each node may not.
     fn refusals(&self) -> Vec<(String, NodeRefusal)> {
         let nodes = self.standings.nodes.iter();
@@ -122,14 +135,14 @@ impl Round<'_> {
     }
 
     /// Why the owner would give the address up.
-    fn reluctance(&self, owner: &str) -> Option<NodeRefusal> {
+    pub(crate) fn reluctance(&self, owner: &str) -> Option<NodeRefusal> {
         let standing = self.standings.nodes.get(owner)?;
         self.refusal(owner, standing).or(standing.doubt())
     }
 }
 
 /// Where traffic for the address can be served.
-struct Demand<'a> {
+pub(crate) struct Demand<'a> {
     /// Nodes with endpoints for every `Local` holder; `None` when any node will do.
     nodes: Option<BTreeSet<&'a str>>,
     /// Some endpoint of some holder can serve.
@@ -185,17 +198,43 @@ impl Controller {
 
     /// The placement an address should have, and why it has none.
     pub(crate) fn place(&self, address: IpAddr, coverage: &mut Coverage, now: Duration) -> Decision {
-        let Some(record) = self.allocator.record(address) else {
-            return Decision::default();
+        let decide = |round: &Round<'_>| {
+            let Some(placed) = round.stays().or_else(|| self.choose(round)) else {
+                return Decision::silent(round.silence());
+            };
+            let answer = self.answer(round, &placed);
+            let placed = match &answer {
+                Some(Answer { outcome: Ok(moved), .. }) => moved.clone(),
+                _ => placed,
+            };
+            Decision {
+                last: round.reluctance(&placed.owner),
+                placed: Some(placed),
+                silent: None,
+                answer,
+            }
         };
-        let views = record
-            .holders
-            .keys()
-            .filter_map(|id| self.world.service(id))
-            .collect::<Vec<_>>();
+        match self.look(address, coverage, now, decide) {
+            Some((_, Some(decision))) => decision,
+            Some((record, None)) => self.unadvertised(address, record),
+            None => Decision::default(),
+        }
+    }
+
+    /// Lets `judge` look at all that the place of the address depends on; it is not asked where no layer-2 advertisement
+    /// covers the address.
+    pub(crate) fn look<T>(
+        &self,
+        address: IpAddr,
+        coverage: &mut Coverage,
+        now: Duration,
+        judge: impl FnOnce(&Round<'_>) -> T,
+    ) -> Option<(&Record, Option<T>)> {
+        let record = self.allocator.record(address)?;
+        let views = self.views(record);
         let ads = self.advertisements(address, record, &views);
         if ads.is_empty() {
-            return self.unadvertised(address, record, &views);
+            return Some((record, None));
         }
         let rules = self.rules(address, &views);
         let subnets = self.world.subnets().of(address);
@@ -208,25 +247,17 @@ impl Controller {
             standings: &standings,
             demand: &demand,
         };
-        if let Some(placed) = round.stays().or_else(|| self.choose(&round)) {
-            return Decision {
-                last: round.reluctance(&placed.owner),
-                placed: Some(placed),
-                silent: None,
-            };
-        }
-        if demand.anywhere || standings.nodes.is_empty() {
-            Decision::silent(Reason::NoEligibleNode {
-                nodes: round.refusals(),
-            })
-        } else {
-            let services = views.iter().map(|v| v.id.clone()).collect();
-            Decision::silent(Reason::NoEndpoint { services })
-        }
+        Some((record, Some(judge(&round))))
+    }
+
+    /// The Services that hold the address.
+    fn views(&self, record: &Record) -> Vec<&ServiceView> {
+        let holders = record.holders.keys();
+        holders.filter_map(|id| self.world.service(id)).collect()
     }
 
     /// What becomes of an address that no layer-2 advertisement covers.
-    fn unadvertised(&self, address: IpAddr, record: &Record, views: &[&ServiceView]) -> Decision {
+    fn unadvertised(&self, address: IpAddr, record: &Record) -> Decision {
         // The advertisement that put the address there may be the one that cannot be read.
         let unknown = self.world.config().advertisements_unknown;
         if let Some(placed) = record.placed.as_ref().filter(|_| unknown) {
@@ -234,7 +265,7 @@ impl Controller {
         }
         let lies_in = self.world.pool_of(address);
         let by_bgp = |view: &&ServiceView| lies_in.is_some_and(|pool| self.is_told_to_routers(pool, view));
-        if views.iter().any(by_bgp) {
+        if self.views(record).iter().any(by_bgp) {
             // Every speaker decides about that by itself.
             return Decision::default();
         }

@@ -124,6 +124,28 @@ impl Controller {
         candidates.iter().min_by_key(rank)
     }
 
+    /// The node that is emptier than the owner even with the address, and no worse a place for it.
+    pub(crate) fn emptier<'a>(
+        &self,
+        address: IpAddr,
+        record: &Record,
+        anti_affinity: Option<&AntiAffinity>,
+        owner: &Candidate,
+        candidates: &'a [Candidate],
+    ) -> Option<&'a Candidate> {
+        let neighbours = match anti_affinity {
+            Some(_) => self.neighbours(address, record, anti_affinity),
+            None => BTreeMap::new(),
+        };
+        let beside = |node: &&Candidate| neighbours.get(&*node.name).copied().unwrap_or(0);
+        let (own, fill, salt) = (beside(&owner), self.allocator.seated(owner.seat), salt(address));
+        let better = |node: &&Candidate| {
+            node.score >= owner.score && beside(node) <= own && self.allocator.seated(node.seat) + 2 <= fill
+        };
+        let rank = |node: &&Candidate| (self.allocator.seated(node.seat), mix(node.seed ^ salt));
+        candidates.iter().filter(better).min_by_key(rank)
+    }
+
     /// How many addresses each node has that this one's place depends on: without a rule the Service's other one.
     fn neighbours(
         &self,

@@ -23,6 +23,8 @@ pub(crate) enum Timer {
     Sweep,
     /// A drain's delay, or the time that a speaker has, is over on some node.
     Nodes,
+    /// A new owner has not confirmed in time that it announces what was moved to balance.
+    Rebalance,
 }
 
 impl Timer {

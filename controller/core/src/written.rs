@@ -134,6 +134,8 @@ impl Controller {
                     reclaim_policy: ReclaimPolicy::Delete,
                     placement: None,
                     announcer: None,
+                    move_to: None,
+                    answered_move: None,
                     conditions: Default::default(),
                     uid: String::new(),
                     resource_version: String::new(),
@@ -161,6 +163,7 @@ impl Controller {
             (
                 Write::SetVirtualIpStatus {
                     placement,
+                    answered_move,
                     conditions,
                     resource_version,
                     ..
@@ -169,6 +172,7 @@ impl Controller {
             ) => {
                 let object = VirtualIp {
                     placement,
+                    answered_move,
                     conditions,
                     ..old
                 };

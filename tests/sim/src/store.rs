@@ -219,12 +219,14 @@ impl Store {
             Write::SetVirtualIpStatus {
                 address,
                 placement,
+                answered_move,
                 conditions,
                 resource_version,
             } => {
                 let object = self.read(address, &resource_version)?;
                 self.put_virtual_ip(VirtualIp {
                     placement,
+                    answered_move,
                     conditions,
                     ..object
                 });
@@ -307,6 +309,8 @@ pub(crate) fn empty(address: IpAddr) -> VirtualIp {
         reclaim_policy: ReclaimPolicy::Delete,
         placement: None,
         announcer: None,
+        move_to: None,
+        answered_move: None,
         conditions: BTreeMap::new(),
         uid: String::new(),
         resource_version: String::new(),

@@ -204,6 +204,7 @@ pub(crate) fn write(write: &Write) -> String {
             placement: placed,
             conditions,
             resource_version,
+            ..
         } => {
             let said = conditions.iter().map(|(t, c)| format!("{}={}", t.as_str(), c.reason));
             format!(
@@ -229,6 +230,7 @@ pub(crate) fn write(write: &Write) -> String {
 pub(crate) fn effect(effect: &Effect) -> String {
     match effect {
         Effect::Write(w) => write(w),
+        Effect::Rebalanced { request, message } => format!("answers rebalance {request}: {message}"),
         Effect::Event(event) => format!("event {:?} on {}: {}", event.kind, event.service, event.message),
     }
 }

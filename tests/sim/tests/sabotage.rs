@@ -28,7 +28,7 @@ fn each(mut falsify: impl FnMut(&mut Write) -> bool + 'static) -> Sabotage {
     Box::new(move |effects| {
         effects.retain_mut(|effect| match effect {
             Effect::Write(write) => falsify(write),
-            Effect::Event(_) => true,
+            Effect::Event(_) | Effect::Rebalanced { .. } => true,
         });
     })
 }

@@ -123,6 +123,8 @@ impl Cluster {
                 reclaim_policy: ReclaimPolicy::Delete,
                 placement: None,
                 announcer: None,
+                move_to: None,
+                answered_move: None,
                 conditions: BTreeMap::new(),
                 uid: format!("uid-{resource_version}"),
                 resource_version,
@@ -146,12 +148,14 @@ impl Cluster {
             Write::SetVirtualIpStatus {
                 address,
                 placement,
+                answered_move,
                 conditions,
                 ..
             } => {
                 let old = self.virtual_ips[&address].clone();
                 self.store(VirtualIp {
                     placement,
+                    answered_move,
                     conditions,
                     resource_version,
                     ..old
@@ -214,6 +218,8 @@ impl Objects {
                 reclaim_policy: ReclaimPolicy::Delete,
                 placement: None,
                 announcer: None,
+                move_to: None,
+                answered_move: None,
                 conditions: BTreeMap::new(),
                 uid: format!("uid-{address}"),
                 resource_version: "1".to_owned(),

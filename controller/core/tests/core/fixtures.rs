@@ -144,6 +144,8 @@ pub(crate) fn virtual_ip(address: &str, claims: &[(&str, Option<&str>)]) -> Virt
         reclaim_policy: ReclaimPolicy::Delete,
         placement: None,
         announcer: None,
+        move_to: None,
+        answered_move: None,
         conditions: BTreeMap::new(),
         uid: String::new(),
         resource_version: String::new(),

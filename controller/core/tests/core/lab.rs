@@ -35,6 +35,8 @@ pub(crate) struct Lab {
     pub(crate) slices: BTreeMap<(String, String), EndpointsView>,
     pub(crate) config: Arc<Config>,
     pub(crate) events: Vec<ServiceEvent>,
+    /// Requests to rebalance that were answered, with the answers.
+    pub(crate) answers: Vec<(String, String)>,
     /// Every write that was asked for, in order.
     pub(crate) writes: Vec<Write>,
     pub(crate) faults: VecDeque<Fault>,
@@ -82,6 +84,7 @@ impl Lab {
             slices: BTreeMap::new(),
             config,
             events: Vec::new(),
+            answers: Vec::new(),
             writes: Vec::new(),
             faults: VecDeque::new(),
             answers_late: false,
@@ -245,6 +248,7 @@ impl Lab {
         for effect in effects {
             match effect {
                 Effect::Event(event) => self.events.push(event),
+                Effect::Rebalanced { request, message } => self.answers.push((request, message)),
                 Effect::Write(write) => {
                     let new = self.keys_in_flight.insert(write.key());
                     assert!(new, "two writes under way for {:?}", write.key());
@@ -398,12 +402,14 @@ impl Lab {
             Write::SetVirtualIpStatus {
                 address,
                 placement,
+                answered_move,
                 conditions,
                 resource_version,
             } => {
                 let object = self.at(address, &resource_version)?;
                 self.put_virtual_ip(VirtualIp {
                     placement,
+                    answered_move,
                     conditions,
                     ..object
                 });

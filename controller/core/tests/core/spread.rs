@@ -10,6 +10,7 @@ use ferrolb_model::{
 };
 
 use ferrolb_controller_core::EventKind;
+use proptest::prelude::*;
 
 use crate::fixtures::*;
 use crate::lab::*;
@@ -226,5 +227,40 @@ fn anti_affinity_keeps_addresses_apart_and_is_no_reason_to_move() {
         let nodes = owners(&lab).len();
         assert_eq!(nodes, if apart { 2 } else { 1 }, "{rule:?}");
         lab.assert_quiet();
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Whatever comes and goes: only addresses move whose owner may not announce any more, and standbys keep their order.
+    #[test]
+    fn only_what_has_to_moves(faults in prop::collection::vec((0..9_usize, 0..4_u8), 1..12)) {
+        let mut lab = crowd(9, 45);
+        for (n, fault) in faults {
+            let mut view = lab.nodes[&format!("n{n}")].clone();
+            match fault {
+                0 => view.ready = !view.ready,
+                1 => view.excluded = !view.excluded,
+                2 => view.network_unavailable = !view.network_unavailable,
+                _ => view.cordoned = !view.cordoned,
+            }
+            let is_fit = |v: &NodeView| v.ready && !v.excluded && !v.network_unavailable;
+            let before = placements(&lab);
+            lab.set_node(view);
+            lab.settle();
+            if !lab.nodes.values().any(is_fit) {
+                return Ok(());
+            }
+            let after = placements(&lab);
+            for (old, new) in before.iter().zip(&after) {
+                let lost = !is_fit(&lab.nodes[&old.owner]);
+                prop_assert_eq!(lost, (&old.owner, old.epoch) != (&new.owner, new.epoch));
+                prop_assert!(is_fit(&lab.nodes[&new.owner]));
+                prop_assert!(new.standbys.iter().all(|n| is_fit(&lab.nodes[n]) && *n != new.owner));
+                let stay = old.standbys.iter().filter(|n| is_fit(&lab.nodes[*n]) && **n != new.owner);
+                prop_assert!(new.standbys.starts_with(&stay.cloned().collect::<Vec<_>>()), "standbys keep their order");
+            }
+        }
     }
 }

@@ -103,6 +103,8 @@ pub(crate) fn virtual_ip(address: IpAddr, owner: Option<(&str, u64)>, claims: &[
             epoch,
         }),
         announcer: None,
+        move_to: None,
+        answered_move: None,
         conditions: BTreeMap::new(),
         uid: format!("uid-{address}"),
         resource_version: "1".to_owned(),
