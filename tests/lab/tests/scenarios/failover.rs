@@ -38,7 +38,7 @@ const VOUCHED: &str = "ferrolb_liveness_vouched_total";
 const SILENCES: &str = "ferrolb_liveness_silences_total";
 const DEFENCES: &str = "ferrolb_l2_defences_total{protocol=\"ARP\"}";
 
-const V4: &str = "IPv4";
+pub(crate) const V4: &str = "IPv4";
 const V6: &str = "IPv6";
 
 const HTTP: u16 = 80;
@@ -60,14 +60,14 @@ spec:
 "#;
 
 /// A Service whose address is answered, and watched by its standbys.
-struct Served {
+pub(crate) struct Served {
     s: Scene,
-    address: IpAddr,
-    placement: Placement,
+    pub(crate) address: IpAddr,
+    pub(crate) placement: Placement,
 }
 
 impl Served {
-    async fn new(s: Scene, family: &str) -> Result<Self> {
+    pub(crate) async fn new(s: Scene, family: &str) -> Result<Self> {
         let pool = s.pool();
         Self::with(s, family, &pool).await
     }
@@ -128,7 +128,7 @@ impl Served {
     }
 
     /// Asks without a pause, from the first answer on.
-    async fn probe(&self, client: &Client) -> Result<Prober> {
+    pub(crate) async fn probe(&self, client: &Client) -> Result<Prober> {
         let target = SocketAddr::new(self.address, UDP);
         wait_until("the client to be answered", PATIENCE, async || {
             let client = client.clone();
@@ -154,7 +154,7 @@ impl Served {
     }
 
     /// Waits until another node owns the address, by one takeover or move, and the old owner has no part in it.
-    async fn inherited(&self) -> Result<String> {
+    pub(crate) async fn inherited(&self) -> Result<String> {
         let heir = self.s.other_owner(self.address, &self.placement.owner).await?;
         let placement = self.s.placement(self.address).await?;
         ensure!(
@@ -202,7 +202,7 @@ impl Served {
 }
 
 /// Waits until five hundred questions have been answered since `before` were.
-async fn served_again(prober: &Prober, before: u64) -> Result<()> {
+pub(crate) async fn served_again(prober: &Prober, before: u64) -> Result<()> {
     wait_until("the clients to be served", PATIENCE, async || {
         let tally = prober.so_far();
         ensure!(tally.answered() >= before + 500, "{tally:?}");
@@ -212,7 +212,7 @@ async fn served_again(prober: &Prober, before: u64) -> Result<()> {
 }
 
 /// The end of a prober's work: shows what it has seen.
-fn told(what: &str, prober: Prober) -> Tally {
+pub(crate) fn told(what: &str, prober: Prober) -> Tally {
     let tally = prober.stop();
     let millis = tally.longest_gap.as_secs_f64() * 1000.0;
     eprintln!(
@@ -222,7 +222,7 @@ fn told(what: &str, prober: Prober) -> Tally {
     tally
 }
 
-fn none_lost(tally: &Tally) -> Result<()> {
+pub(crate) fn none_lost(tally: &Tally) -> Result<()> {
     ensure!(tally.lost == 0, "questions were lost: {tally:?}");
     Ok(())
 }

@@ -10,6 +10,7 @@ mod bgp;
 mod bgp_changes;
 mod contract;
 mod data_path;
+mod drains;
 mod failover;
 mod families;
 mod ground;
@@ -135,6 +136,12 @@ fn main() -> std::process::ExitCode {
         .group(
             Group::new(failover)
                 .scenario("planned_move", without_pool(failover::planned_move))
+                .scenario("cordoned_node", without_pool(drains::cordoned_node))
+                .scenario("tainted_node", without_pool(drains::tainted_node))
+                .scenario("last_candidate", without_pool(drains::last_candidate))
+                .scenario("moved_on_request", without_pool(drains::moved_on_request))
+                .scenario("spread_on_request", without_pool(drains::spread_on_request))
+                .scenario("owner_without_interface", without_pool(drains::owner_without_interface))
                 .scenario("speaker_killed", without_pool(failover::speaker_killed))
                 .scenario("speaker_hangs", without_pool(failover::speaker_hangs))
                 .scenario("speaker_upgraded", without_pool(failover::speaker_upgraded))
