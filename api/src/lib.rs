@@ -27,10 +27,12 @@ pub use ferrolb::announcement_policy::{
     PlacementPolicy,
 };
 pub use ferrolb::speaker_state::{
-    BfdSession, BfdState, BgpSession, BgpState, InterfaceState, Layer2State, Negotiated, SessionState, SpeakerState,
-    SpeakerStateSpec, SpeakerStateStatus,
+    AddressConflict, BfdSession, BfdState, BgpSession, BgpState, InterfaceState, Layer2State, Negotiated, SessionState,
+    SpeakerState, SpeakerStateSpec, SpeakerStateStatus,
 };
-pub use ferrolb::virtual_ip::{Announcer, Claim, Placement, ReclaimPolicy, VirtualIp, VirtualIpSpec, VirtualIpStatus};
+pub use ferrolb::virtual_ip::{
+    Announcer, Claim, Placement, Probe, ProbeResult, ReclaimPolicy, VirtualIp, VirtualIpSpec, VirtualIpStatus,
+};
 pub use metallb::bfd_profile::{BfdProfile, BfdProfileSpec, BfdProfileStatus};
 pub use metallb::bgp_advertisement::{BgpAdvertisement, BgpAdvertisementSpec, BgpAdvertisementStatus};
 pub use metallb::bgp_peer::{BgpPeer, BgpPeerSpec, BgpPeerStatus, DynamicAsn, Password};

@@ -102,16 +102,6 @@ pub mod configuration_state {
     pub const CONFIGURATION_ERROR: &str = "ConfigurationError";
 }
 
-/// Types of the conditions of a VirtualIP.
-pub mod conditions {
-    /// The address is handed out.
-    pub const ALLOCATED: &str = "Allocated";
-    /// A node announces the address.
-    pub const ANNOUNCED: &str = "Announced";
-    /// The address is where it was asked to be; what became of the last request.
-    pub const MOVED: &str = "Moved";
-}
-
 /// Reasons of events.
 pub mod reasons {
     /// Normal, on a Service: it has its address.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ferrolb_api::SpeakerState;
 use ferrolb_api::names::labels;
-use ferrolb_model::{AddressUse, Endpoint, EndpointsView, LinkView, NetworkView, NodeView, ServiceId};
+use ferrolb_model::{AddressUse, Endpoint, EndpointsView, LinkView, NetworkView, NodeView, ServiceId, Stranger};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, Taint};
 use k8s_openapi::api::discovery::v1::{self as discovery, EndpointSlice};
@@ -58,7 +58,21 @@ pub fn network_view(object: &SpeakerState) -> NetworkView {
         node: object.metadata.name.clone().unwrap_or_default(),
         addresses,
         links,
+        conflicts: status_conflicts(object),
     }
+}
+
+/// Addresses that other machines use, each with one of them.
+fn status_conflicts(object: &SpeakerState) -> BTreeMap<IpAddr, Stranger> {
+    let conflicts = object.status.iter().flat_map(|status| &status.conflicts);
+    let conflicts = conflicts.filter_map(|conflict| {
+        let stranger = Stranger {
+            mac: Stranger::parse_mac(&conflict.mac_address)?,
+            interface: conflict.interface.clone(),
+        };
+        Some((parse_address(&conflict.address)?, stranger))
+    });
+    conflicts.collect()
 }
 
 /// The addresses of a subnet that no host can have; none in one of two addresses (RFC 3021, RFC 6164) or of one.

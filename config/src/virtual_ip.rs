@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use ferrolb_api as api;
-use ferrolb_api::names::{annotations, conditions};
+use ferrolb_api::names::annotations;
 use ferrolb_model::{
-    Announcer, Claim, Condition, ConditionType, Placement, ReclaimPolicy, ServiceId, VirtualIp, VirtualIpName,
+    Announcer, Claim, Condition, ConditionType, Placement, Probe, ReclaimPolicy, ServiceId, Stranger, VirtualIp,
+    VirtualIpName,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition as WireCondition;
 
@@ -77,10 +78,31 @@ pub fn virtual_ip(object: &api::VirtualIp) -> Result<VirtualIp, ObjectError> {
                 .find_map(|a| a.get(annotations::MOVE_TO)),
         ),
         answered_move: status.and_then(|s| s.answered_move.clone()),
+        probe: status_of_probe(object).map(Box::new),
         conditions: status.map(|s| known_conditions(&s.conditions)).unwrap_or_default(),
         uid: object.metadata.uid.clone().unwrap_or_default(),
         resource_version: object.metadata.resource_version.clone().unwrap_or_default(),
     })
+}
+
+/// A question that waits for its answer, or an answer that speaks against the address.
+fn status_of_probe(object: &api::VirtualIp) -> Option<Probe> {
+    let node = filled(object.spec.prober.as_ref())?;
+    let said = object.status.as_ref().and_then(|status| status.probe.as_ref());
+    let Some(said) = said.filter(|probe| probe.node == node) else {
+        return Some(Probe::Asked { node });
+    };
+    let stranger = || Stranger {
+        mac: Stranger::parse_mac(&said.mac_address).unwrap_or_default(),
+        interface: said.interface.clone(),
+    };
+    match said.result {
+        api::ProbeResult::Occupied => Some(Probe::Occupied {
+            node,
+            stranger: stranger(),
+        }),
+        api::ProbeResult::Clear | api::ProbeResult::NotAsked => None,
+    }
 }
 
 fn filled(text: Option<&String>) -> Option<String> {
@@ -97,12 +119,7 @@ fn claim(claim: &api::Claim) -> Claim {
 /// The conditions that the controller writes; others are other people's.
 fn known_conditions(list: &[WireCondition]) -> BTreeMap<ConditionType, Condition> {
     let known = list.iter().filter_map(|c| {
-        let kind = match c.type_.as_str() {
-            conditions::ALLOCATED => ConditionType::Allocated,
-            conditions::ANNOUNCED => ConditionType::Announced,
-            conditions::MOVED => ConditionType::Moved,
-            _ => return None,
-        };
+        let kind = ConditionType::ALL.into_iter().find(|kind| kind.as_str() == c.type_)?;
         let condition = Condition {
             status: c.status == "True",
             reason: c.reason.clone(),

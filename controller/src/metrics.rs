@@ -20,6 +20,8 @@ pub(crate) struct Metrics {
     in_use: Family<PoolLabel, Gauge>,
     pending: Family<ReasonLabel, Gauge>,
     writes: Family<WriteLabels, Counter>,
+    unanswered_probes: Counter,
+    conflicts: Gauge,
     inputs: Counter,
     pools: BTreeSet<String>,
     reasons: BTreeSet<&'static str>,
@@ -67,6 +69,16 @@ impl Metrics {
             metrics.writes.clone(),
         );
         registry.register(
+            "ferrolb_unanswered_probes",
+            "Addresses handed out because the speaker that was asked about other machines did not answer in time",
+            metrics.unanswered_probes.clone(),
+        );
+        registry.register(
+            "ferrolb_address_conflicts",
+            "Addresses of Services that other machines use, as speakers say",
+            metrics.conflicts.clone(),
+        );
+        registry.register(
             "ferrolb_inputs",
             "News that the owner task has taken in",
             metrics.inputs.clone(),
@@ -77,6 +89,13 @@ impl Metrics {
     /// One piece of news.
     pub(crate) fn input(&self) {
         self.inputs.inc();
+    }
+
+    /// What is known of other machines that use addresses.
+    pub(crate) fn probes(&self, unanswered: u64, conflicts: usize) {
+        let more = unanswered.saturating_sub(self.unanswered_probes.get());
+        self.unanswered_probes.inc_by(more);
+        self.conflicts.set(i64::try_from(conflicts).unwrap_or(i64::MAX));
     }
 
     /// One write has ended.

@@ -264,6 +264,8 @@ impl Owner {
             let usage = self.controller.pool_usage();
             self.metrics.pools(&usage);
             self.metrics.pending(&self.controller.pending_by_reason());
+            let unanswered = self.controller.unanswered_probes();
+            self.metrics.probes(unanswered, self.controller.conflicts());
             self.pools.want(&usage);
             self.pools.wake(now);
         }
@@ -384,6 +386,7 @@ fn rebalance_request(text: String) -> RebalanceRequest {
 /// Whether it is a warning, and its reason.
 fn event_words(kind: EventKind) -> (bool, &'static str) {
     match kind {
+        EventKind::Conflict => (true, names::reasons::ADDRESS_CONFLICT),
         EventKind::Allocated => (false, names::reasons::ALLOCATED),
         EventKind::Cleared => (true, names::reasons::CLEARED),
         EventKind::AllocationFailed => (true, names::reasons::ALLOCATION_FAILED),

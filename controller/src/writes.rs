@@ -35,8 +35,10 @@ impl WrittenConditions {
     pub(crate) fn of(object: &api::VirtualIp) -> Self {
         let mut written = WrittenConditions::default();
         for condition in object.status.iter().flat_map(|status| &status.conditions) {
-            let ours = [ConditionType::Allocated, ConditionType::Announced, ConditionType::Moved];
-            match ours.into_iter().find(|kind| kind.as_str() == condition.type_) {
+            match ConditionType::ALL
+                .into_iter()
+                .find(|kind| kind.as_str() == condition.type_)
+            {
                 Some(kind) => {
                     let since = (condition.status == "True", condition.last_transition_time.0);
                     written.since.insert(kind, since);
@@ -122,6 +124,7 @@ pub(crate) async fn perform(
             pool,
             claims,
             sharing_key,
+            prober,
         } => {
             let object = api::VirtualIp {
                 metadata: ObjectMeta {
@@ -133,6 +136,7 @@ pub(crate) async fn perform(
                     pool,
                     claims: claims.into_iter().map(wire_claim).collect(),
                     sharing_key,
+                    prober,
                     ..api::VirtualIpSpec::default()
                 },
                 status: None,

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 
 use crate::selector::Labels;
 use crate::service::ServiceId;
+use crate::virtual_ip::Stranger;
 
 /// What a decision needs of a Node. Views are compared with `==`; an equal view is no news.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +65,8 @@ pub struct NetworkView {
     pub addresses: BTreeMap<IpAddr, AddressUse>,
     /// The interfaces that addresses could be announced on if they were up.
     pub links: Vec<LinkView>,
+    /// Addresses of Services that another machine uses as well.
+    pub conflicts: BTreeMap<IpAddr, Stranger>,
 }
 
 /// An interface of a node, as its speaker tells of it.

@@ -46,4 +46,6 @@ pub use selector::{LabelSelector, Labels, Operator, Requirement};
 pub use service::{
     AddressRequest, FamilyPolicy, Port, Protocol, RequestError, ServiceId, ServiceType, ServiceView, TrafficPolicy,
 };
-pub use virtual_ip::{Announcer, Claim, Condition, ConditionType, Placement, ReclaimPolicy, VirtualIp, VirtualIpName};
+pub use virtual_ip::{
+    Announcer, Claim, Condition, ConditionType, Placement, Probe, ReclaimPolicy, Stranger, VirtualIp, VirtualIpName,
+};

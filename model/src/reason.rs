@@ -11,7 +11,7 @@ use crate::announcement_policy::PolicyDenial;
 use crate::cluster::AddressUse;
 use crate::ip::Family;
 use crate::service::{RequestError, ServiceId};
-use crate::virtual_ip::VirtualIpName;
+use crate::virtual_ip::{Stranger, VirtualIpName};
 
 /// Why a Service has no address, or not the one it asks for, or an address has no announcer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,6 +102,15 @@ pub enum Reason {
         node: String,
         /// What it means.
         role: AddressUse,
+    },
+    /// A machine that is no node uses the address.
+    AddressOccupied {
+        /// The address.
+        address: IpAddr,
+        /// The node whose speaker found it.
+        node: String,
+        /// Who uses it.
+        stranger: Stranger,
     },
     /// An administrator limits what the Services of this namespace may have.
     PolicyRefuses {
@@ -208,6 +217,8 @@ pub enum NodeRefusal {
     NoPeer,
     /// Its kube-proxy has yet to write the rules for the address.
     DataPathNotReady,
+    /// Another machine on its segment uses the address.
+    AddressOccupied,
 }
 
 impl NodeRefusal {
@@ -231,6 +242,7 @@ impl NodeRefusal {
             NodeRefusal::NoLayer2 => "NoLayer2",
             NodeRefusal::NoPeer => "NoPeer",
             NodeRefusal::DataPathNotReady => "DataPathNotReady",
+            NodeRefusal::AddressOccupied => "AddressOccupied",
         }
     }
 }
@@ -253,6 +265,7 @@ impl Reason {
             Reason::AddressAvoided { .. } => "AddressAvoided",
             Reason::AddressOfNode { .. } => "AddressOfNode",
             Reason::AddressOfNetwork { .. } => "AddressOfNetwork",
+            Reason::AddressOccupied { .. } => "AddressOccupied",
             Reason::PolicyRefuses { .. } => "PolicyRefuses",
             Reason::RequestFamilies { .. } => "RequestFamilies",
             Reason::BadRequest(_) => "BadRequest",
@@ -345,6 +358,19 @@ impl fmt::Display for Reason {
             Reason::AddressOfNode { address, node } => write!(f, "address {address} belongs to node {node}"),
             Reason::AddressOfNetwork { address, node, role } => {
                 write!(f, "address {address} is {role} of node {node}")
+            }
+            Reason::AddressOccupied {
+                address,
+                node,
+                stranger,
+            } => {
+                write!(
+                    f,
+                    "address {address} is used by the machine with MAC address {} on the segment of interface {} of node \
+                     {node}; give that machine another address, or take {address} out of its IPAddressPool",
+                    stranger.mac_text(),
+                    stranger.interface
+                )
             }
             Reason::PolicyRefuses { policy, limit } => {
                 write!(f, "AllocationPolicy {policy:?} does not allow it: {limit}")

@@ -28,6 +28,9 @@ pub struct VirtualIp {
     pub move_to: Option<String>,
     /// The last request that was answered.
     pub answered_move: Option<String>,
+    /// Whether another machine uses it, as a speaker was asked to find out before it is handed out; `None` where nobody was
+    /// asked, or nothing speaks against it.
+    pub probe: Option<Box<Probe>>,
     /// What stands in `status.conditions`, by type.
     pub conditions: BTreeMap<ConditionType, Condition>,
     /// The object's uid.
@@ -45,6 +48,56 @@ pub struct Announcer {
     pub interfaces: BTreeSet<String>,
 }
 
+/// A question about an address before it is handed out for the first time: does another machine use it?
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// The speaker of this node is asked, and has not said yet.
+    Asked {
+        /// The node.
+        node: String,
+    },
+    /// Another machine uses it.
+    Occupied {
+        /// The node whose speaker says so.
+        node: String,
+        /// Who.
+        stranger: Stranger,
+    },
+}
+
+/// A machine that is no node's and uses an address.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Stranger {
+    /// Its MAC address.
+    pub mac: [u8; 6],
+    /// The interface of the node on whose segment it was heard.
+    pub interface: String,
+}
+
+impl Stranger {
+    /// Its MAC address, like `02:00:5e:10:00:01`.
+    pub fn mac_text(&self) -> String {
+        Stranger::text_of(self.mac)
+    }
+
+    /// Any MAC address in that form.
+    pub fn text_of(mac: [u8; 6]) -> String {
+        mac.map(|byte| format!("{byte:02x}")).join(":")
+    }
+
+    /// A MAC address that was written by [`Stranger::mac_text`].
+    pub fn parse_mac(text: &str) -> Option<[u8; 6]> {
+        let mut mac = [0; 6];
+        let mut parts = text.split(':');
+        for byte in &mut mac {
+            let part = parts.next().filter(|part| part.len() == 2)?;
+            let digits = part.bytes().all(|digit| digit.is_ascii_hexdigit());
+            *byte = digits.then(|| u8::from_str_radix(part, 16).ok())??;
+        }
+        parts.next().is_none().then_some(mac)
+    }
+}
+
 /// The conditions of a VirtualIP. The controller alone writes them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ConditionType {
@@ -54,15 +107,26 @@ pub enum ConditionType {
     Announced,
     /// It was moved as asked.
     Moved,
+    /// A machine that is no node uses it as well. Only there while one does.
+    Conflict,
 }
 
 impl ConditionType {
+    /// All of them.
+    pub const ALL: [ConditionType; 4] = [
+        ConditionType::Allocated,
+        ConditionType::Announced,
+        ConditionType::Moved,
+        ConditionType::Conflict,
+    ];
+
     /// The name as it stands in the object.
     pub fn as_str(self) -> &'static str {
         match self {
             ConditionType::Allocated => "Allocated",
             ConditionType::Announced => "Announced",
             ConditionType::Moved => "Moved",
+            ConditionType::Conflict => "Conflict",
         }
     }
 }
@@ -161,7 +225,28 @@ mod tests {
         assert_eq!(VirtualIpName::parse("2001-db8--7"), None);
     }
 
+    #[test]
+    fn what_is_no_mac_address_is_none() {
+        for text in [
+            "",
+            "02:00",
+            "02:00:5e:10:00:1",
+            "02:00:5e:10:00:01:02",
+            "+2:00:5e:10:00:01",
+            "02-00-5e-10-00-01",
+        ] {
+            assert_eq!(Stranger::parse_mac(text), None, "{text}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn macs_read_back(mac: [u8; 6], text in "\\PC{0,20}") {
+            let stranger = Stranger { mac, interface: String::new() };
+            prop_assert_eq!(Stranger::parse_mac(&stranger.mac_text()), Some(mac));
+            let _ = Stranger::parse_mac(&text);
+        }
+
         #[test]
         fn names_read_back(bits: u128) {
             let address = canonical(IpAddr::V6(Ipv6Addr::from(bits)));

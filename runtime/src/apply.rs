@@ -112,6 +112,26 @@ where
     within(api.patch_status(name, &params, &patch)).await
 }
 
+/// Like [`merge_status`], for a part of the status that nobody else writes: whatever the version, as long as it is the object
+/// with this uid.
+pub async fn merge_status_of<K>(
+    api: &Api<K>,
+    name: &str,
+    uid: &str,
+    manager: &str,
+    mut body: Value,
+) -> Result<K, Failure>
+where
+    K: Clone + DeserializeOwned + Debug,
+{
+    let params = PatchParams {
+        field_manager: Some(manager.to_owned()),
+        ..PatchParams::default()
+    };
+    body["metadata"] = json!({ "uid": uid });
+    within(api.patch_status(name, &params, &Patch::Merge(body))).await
+}
+
 /// Server-side apply through the status subresource, without a precondition. It takes fields from other managers: only
 /// for objects that are ours alone.
 pub async fn apply_status<K>(api: &Api<K>, name: &str, manager: &str, body: Value) -> Result<K, Failure>

@@ -1,16 +1,16 @@
-//! What the owner task writes to the API server: `status.announcer` and, after a takeover, `status.placement` of
-//! VirtualIPs, and events on Services.
+//! What the owner task writes to the API server: `status.announcer`, `status.probe` and, after a takeover,
+//! `status.placement` of VirtualIPs, and events on Services.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use ferrolb_api::names::{SPEAKER_MANAGER, reasons};
-use ferrolb_api::{Announcer, VirtualIp};
+use ferrolb_api::{Announcer, Probe, ProbeResult, VirtualIp};
 use ferrolb_model::{Placement, ServiceId, VirtualIpName};
-use ferrolb_runtime::apply::{Failure, merge_status};
+use ferrolb_runtime::apply::{Failure, merge_status, merge_status_of};
 use ferrolb_runtime::events::{Note, Recorder};
-use ferrolb_speaker_core::NotReady;
+use ferrolb_speaker_core::{Finding, NotReady};
 use kube::Client;
 use serde_json::json;
 
@@ -73,6 +73,36 @@ impl Api {
         async move {
             let name = VirtualIpName::of(address).to_string();
             merge_status(&api, &name, &resource_version, SPEAKER_MANAGER, body)
+                .await
+                .map(|_| ())
+        }
+    }
+
+    /// One attempt to tell the controller whether another machine uses `address`.
+    pub(crate) fn set_probe(
+        &self,
+        address: IpAddr,
+        uid: String,
+        finding: Finding,
+    ) -> impl Future<Output = Result<(), Failure>> + Send + 'static {
+        let api = self.virtual_ips.clone();
+        let mut probe = Probe {
+            node: self.node.clone(),
+            ..Probe::default()
+        };
+        match finding {
+            Finding::Clear => probe.result = ProbeResult::Clear,
+            Finding::NotAsked => probe.result = ProbeResult::NotAsked,
+            Finding::Occupied(stranger) => {
+                probe.result = ProbeResult::Occupied;
+                probe.mac_address = stranger.mac_text();
+                probe.interface = stranger.interface;
+            }
+        }
+        async move {
+            let name = VirtualIpName::of(address).to_string();
+            let body = json!({ "status": { "probe": probe } });
+            merge_status_of(&api, &name, &uid, SPEAKER_MANAGER, body)
                 .await
                 .map(|_| ())
         }

@@ -18,6 +18,7 @@ mod mirror;
 mod news;
 mod owner;
 mod picture;
+mod prober;
 mod reporter;
 mod snapshot;
 mod store;
@@ -52,6 +53,7 @@ use crate::metrics::Board;
 use crate::news::News;
 use crate::owner::{Ends, Owner};
 use crate::picture::Picture;
+use crate::prober::Prober;
 use crate::reporter::{Health, Pictures, Reporter, Seen, bgp_seen, layer2_seen, of_node, state_seen};
 use crate::store::Store;
 
@@ -126,6 +128,7 @@ async fn speak(args: Args) -> anyhow::Result<()> {
     let (announce, announce_out) = mpsc::channel(QUESTIONS);
     let (notes_in, notes) = mpsc::channel(NOTES);
     let (outcomes_in, outcomes) = mpsc::channel(REPORTS);
+    let members = wanted.subscribe();
     let guard_counters = Arc::new(ferrolb_liveness::Counters::default());
     let guard = guard::Keeper {
         settings: ferrolb_liveness::Settings {
@@ -236,6 +239,7 @@ async fn speak(args: Args) -> anyhow::Result<()> {
         picture: picture_in,
         bgp: decider,
         data_path,
+        prober: Prober::new(node, members),
         asks,
         engine,
         writes,

@@ -15,15 +15,15 @@ use std::time::Duration;
 
 use ferrolb_config::Kind;
 use ferrolb_l2::interfaces::suitable;
-use ferrolb_l2::{Fault, InterfaceChoice, InterfaceState, Mac, NamePattern, Report};
+use ferrolb_l2::{Fault, InterfaceChoice, InterfaceState, NamePattern, Report};
 use ferrolb_liveness::Outcome;
-use ferrolb_model::ServiceId;
+use ferrolb_model::{ServiceId, Stranger};
 use ferrolb_runtime::apply::Failure;
 use ferrolb_runtime::backoff::Backoff;
 use ferrolb_runtime::readiness::{Check, Heartbeat};
 use ferrolb_runtime::write_health::WriteHealth;
 use ferrolb_runtime::writer::{Turn, Writer};
-use ferrolb_speaker_core::{DataPath, Effect, Input, Late, NotReady, Ownership};
+use ferrolb_speaker_core::{DataPath, Effect, Finding, Input, Late, NotReady, Ownership};
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -38,6 +38,7 @@ use crate::kube_proxy::{Answers, Asks, Clock};
 use crate::metrics::{Board, Published};
 use crate::news::{News, Stream};
 use crate::picture::{self, Picture, Trouble};
+use crate::prober::{Answers, Prober};
 
 /// News taken from the channel in one go: a burst becomes one new set for the engine, not one per object.
 const BATCH: usize = 256;
@@ -75,6 +76,8 @@ pub(crate) struct Ends {
     pub(crate) bgp: Decider,
     /// What is known of kube-proxy.
     pub(crate) data_path: DataPath,
+    /// Asks the segments whether other machines use addresses.
+    pub(crate) prober: Prober,
     /// To the task that asks kube-proxy.
     pub(crate) asks: watch::Sender<Asks>,
     /// To `/readyz`: the engine runs.
@@ -92,6 +95,8 @@ enum Job {
     Announcer(IpAddr),
     /// `status.placement`.
     Placement(IpAddr),
+    /// `status.probe`.
+    Probe(IpAddr),
 }
 
 /// The owner task.
@@ -110,7 +115,7 @@ pub(crate) struct Owner {
     retry_at: Option<Instant>,
     publish_at: Option<Instant>,
     clock: Clock,
-    /// When to look again at what waits for kube-proxy.
+    /// When to look again at what waits for kube-proxy or for the segment.
     begin_at: Option<Instant>,
     /// Whether kube-proxy was there when it was last asked.
     proxy: Option<Result<(), String>>,
@@ -176,6 +181,7 @@ impl Owner {
                     }
                     self.hear(&mut batch, &mut effects);
                 }
+                answers = self.ends.prober.next() => effects = self.probed(answers),
                 Some(outcome) = self.ends.outcomes.recv() => self.outcome(outcome, &mut effects),
                 (job, outcome) = self.writer.next() => self.written(job, outcome, &mut effects),
                 () = sleep_until(retry_at) => {
@@ -253,11 +259,29 @@ impl Owner {
         }
     }
 
-    /// What waits for kube-proxy, as far as it need not any more.
+    /// What waits for kube-proxy or for the segment, as far as it need not any more; and what the segment is to be asked.
     fn begin(&mut self, effects: &mut Vec<Effect>) {
-        let (begun, again) = self.ownership.begin(&self.ends.data_path, self.clock.now());
+        let probes = &mut self.ends.prober.probes;
+        let (begun, again) = self.ownership.begin(&self.ends.data_path, probes, self.clock.now());
         effects.extend(begun);
         self.begin_at = again.map(|at| self.clock.instant(at));
+        self.ends.prober.ask(&self.interfaces, &self.exclude);
+    }
+
+    /// What the segments have said.
+    fn probed(&mut self, answers: Answers) -> Vec<Effect> {
+        let now = self.clock.now();
+        let mut effects = Vec::new();
+        for (address, (on, finding)) in answers {
+            if let Finding::Occupied(stranger) = &finding
+                && self.ownership.owns(address)
+            {
+                self.trouble
+                    .conflict(address, stranger.clone(), Instant::now().into_std());
+            }
+            effects.extend(self.ends.prober.probes.answered(address, on, finding, now));
+        }
+        effects
     }
 
     /// Has kube-proxy asked as long as something waits.
@@ -312,6 +336,7 @@ impl Owner {
     /// Both cores hear it.
     fn take(&mut self, input: Input) -> Vec<Effect> {
         self.ends.data_path.hear(&input, self.clock.now());
+        self.ends.prober.probes.hear(&input, self.clock.now());
         self.ends.bgp.hear(&input);
         self.ownership.handle(input)
     }
@@ -347,11 +372,11 @@ impl Owner {
                 interface,
                 mac,
             } => {
-                let text = format!(
-                    "the machine with MAC address {} claims {address} on {interface}",
-                    colons(mac)
-                );
-                self.trouble.conflict = Some((text, Instant::now().into_std()));
+                let stranger = Stranger {
+                    mac,
+                    interface: interface.clone(),
+                };
+                self.trouble.conflict(address, stranger, Instant::now().into_std());
                 Input::Conflict {
                     address,
                     interface,
@@ -411,6 +436,10 @@ impl Owner {
                     let write = self.api.set_placement(address, &placement, resource_version);
                     self.writer.submit(Job::Placement(address), Turn::First, write);
                 }
+                Effect::SetProbe { address, uid, finding } => {
+                    let write = self.api.set_probe(address, uid, finding);
+                    self.writer.submit(Job::Probe(address), Turn::First, write);
+                }
                 Effect::Withheld { address, why } => info!(%address, reason = why.as_str(), "not announced"),
                 Effect::SetAnnouncer {
                     address,
@@ -440,8 +469,8 @@ impl Owner {
                     mac,
                     services,
                 } => {
-                    let mac = colons(mac);
-                    warn!(%address, %interface, %mac, "another machine claims an address that is announced here");
+                    let mac = Stranger::text_of(mac);
+                    warn!(%address, %interface, %mac, "another machine uses an address of this node");
                     self.api.conflict(address, &interface, &mac, services);
                 }
             }
@@ -456,11 +485,13 @@ impl Owner {
     fn written(&mut self, job: Job, outcome: Result<(), Failure>, effects: &mut Vec<Effect>) {
         let ok = outcome.is_ok();
         let (address, input) = match job {
-            Job::Announcer(address) => (address, Input::AnnouncerWritten { address, ok }),
-            Job::Placement(address) => (address, Input::PlacementWritten { address, ok }),
+            Job::Announcer(address) => (address, Some(Input::AnnouncerWritten { address, ok })),
+            Job::Placement(address) => (address, Some(Input::PlacementWritten { address, ok })),
+            // The controller waits for a second and not longer: there is nothing to repeat.
+            Job::Probe(address) => (address, None),
         };
         self.ends.writes.outcome(&outcome, address, Instant::now().into_std());
-        effects.extend(self.ownership.handle(input));
+        effects.extend(input.into_iter().flat_map(|input| self.ownership.handle(input)));
     }
 
     /// Failed writes are asked for again after a while, longer each time; once there are none, it starts over.
@@ -519,10 +550,6 @@ impl Owner {
             kube_proxy: self.proxy.as_ref().map(Result::is_ok),
         });
     }
-}
-
-fn colons(mac: Mac) -> String {
-    mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 async fn sleep_until(deadline: Option<Instant>) {

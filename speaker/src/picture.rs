@@ -2,12 +2,15 @@
 //! know to the statuses of `SpeakerState` and `ServiceL2Status`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use ferrolb_api::{InterfaceInfo, InterfaceState, Layer2State, ServiceL2StatusStatus, SpeakerStateStatus};
+use ferrolb_api::{
+    AddressConflict, InterfaceInfo, InterfaceState, Layer2State, ServiceL2StatusStatus, SpeakerStateStatus,
+};
 use ferrolb_l2::interfaces::could_announce;
 use ferrolb_l2::{Fault, NamePattern};
-use ferrolb_model::ServiceId;
+use ferrolb_model::{ServiceId, Stranger};
 use ferrolb_runtime::text::shortened;
 use ferrolb_speaker_core::Speaker;
 
@@ -37,21 +40,25 @@ pub(crate) struct Trouble {
     pub(crate) engine: Option<String>,
     /// What the engine cannot do.
     pub(crate) faults: BTreeSet<Fault>,
-    /// The last conflict, and when it was heard of.
-    pub(crate) conflict: Option<(String, Instant)>,
+    /// Who uses which address of a Service, and when that was heard of last.
+    pub(crate) conflicts: BTreeMap<IpAddr, (Stranger, Instant)>,
 }
 
 impl Trouble {
     /// The worst of it in one line; empty while everything is in order.
     fn text(&self, now: Instant) -> String {
-        let conflict = self.conflict.as_ref().filter(|(_, at)| now < *at + CONFLICT_SHOWN);
+        let conflict = self.shown(now).max_by_key(|(_, (_, at))| *at);
         let text = match (&self.engine, self.faults.first(), conflict) {
             (Some(why), ..) => why.clone(),
             (None, Some(fault), _) => match self.faults.len() - 1 {
                 0 => fault.to_string(),
                 more => format!("{fault} (and {more} more)"),
             },
-            (None, None, Some((text, _))) => text.clone(),
+            (None, None, Some((address, (stranger, _)))) => format!(
+                "the machine with MAC address {} claims {address} on {}",
+                stranger.mac_text(),
+                stranger.interface
+            ),
             (None, None, None) => String::new(),
         };
         shortened(text, MAX_ERROR)
@@ -59,8 +66,30 @@ impl Trouble {
 
     /// When the text changes by itself.
     pub(crate) fn deadline(&self, now: Instant) -> Option<Instant> {
-        let end = self.conflict.as_ref().map(|(_, at)| *at + CONFLICT_SHOWN);
-        end.filter(|end| *end > now)
+        let ends = self.conflicts.values().map(|(_, at)| *at + CONFLICT_SHOWN);
+        ends.filter(|end| *end > now).min()
+    }
+
+    /// The conflicts that are told still.
+    fn shown(&self, now: Instant) -> impl Iterator<Item = (&IpAddr, &(Stranger, Instant))> {
+        self.conflicts
+            .iter()
+            .filter(move |(_, (_, at))| now < *at + CONFLICT_SHOWN)
+    }
+
+    /// Somebody uses the address.
+    pub(crate) fn conflict(&mut self, address: IpAddr, stranger: Stranger, now: Instant) {
+        self.conflicts.retain(|_, (_, at)| now < *at + CONFLICT_SHOWN);
+        self.conflicts.insert(address, (stranger, now));
+    }
+
+    fn conflicts(&self, now: Instant) -> Vec<AddressConflict> {
+        let conflict = |(address, (stranger, _)): (&IpAddr, &(Stranger, Instant))| AddressConflict {
+            address: address.to_string(),
+            interface: stranger.interface.clone(),
+            mac_address: stranger.mac_text(),
+        };
+        self.shown(now).map(conflict).collect()
     }
 }
 
@@ -87,6 +116,7 @@ pub(crate) fn state(
         layer2: Some(Layer2State {
             announced_addresses: u32::try_from(speaker.answering()).unwrap_or(u32::MAX),
         }),
+        conflicts: trouble.conflicts(now),
         bgp: None,
         last_error: trouble.text(now),
     }
@@ -192,8 +222,14 @@ mod tests {
                     error: error.to_owned(),
                 })
                 .into(),
-            conflict: Some(("somebody claims it".to_owned(), now)),
+            conflicts: BTreeMap::new(),
         };
+        let stranger = Stranger {
+            mac: [2, 0, 0x5e, 0, 0, 7],
+            interface: "eth0".to_owned(),
+        };
+        let text = "the machine with MAC address 02:00:5e:00:00:07 claims 192.0.2.1 on eth0";
+        trouble.conflict("192.0.2.1".parse().unwrap(), stranger, now);
         assert_eq!(trouble.text(now), "no NET_RAW");
         trouble.engine = None;
         assert!(
@@ -202,7 +238,9 @@ mod tests {
             trouble.text(now)
         );
         trouble.faults.clear();
-        assert_eq!(trouble.text(now), "somebody claims it");
+        assert_eq!(trouble.text(now), text);
+        assert_eq!(trouble.conflicts(now).len(), 1);
+        assert_eq!(trouble.conflicts(now + CONFLICT_SHOWN), []);
         assert_eq!(trouble.deadline(now), Some(now + CONFLICT_SHOWN));
         assert_eq!(trouble.text(now + CONFLICT_SHOWN), "");
         assert_eq!(trouble.deadline(now + CONFLICT_SHOWN), None);

@@ -69,6 +69,12 @@ pub struct SpeakerStateStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layer2: Option<Layer2State>,
 
+    /// Addresses of Services that another machine on a segment of the node uses, too. Each stays for a minute after that
+    /// machine was last heard.
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
+    pub conflicts: Vec<AddressConflict>,
+
     /// What it does by BGP. Absent: no peer is configured for the node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bgp: Option<BgpState>,
@@ -108,6 +114,24 @@ pub struct InterfaceState {
     #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub gateways: Vec<String>,
+}
+
+/// An address that another machine uses.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("required" = ["address"]))]
+pub struct AddressConflict {
+    /// The address.
+    #[serde(default, deserialize_with = "wire::or_default")]
+    pub address: String,
+
+    /// The interface on whose segment the machine is.
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "String::is_empty")]
+    pub interface: String,
+
+    /// Its MAC address, like `02:00:5e:10:00:01`.
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "String::is_empty")]
+    pub mac_address: String,
 }
 
 /// Layer 2 on the node.

@@ -87,6 +87,12 @@ pub struct VirtualIpSpec {
     #[serde(default)]
     #[schemars(schema_with = "schema::reclaim_policy")]
     pub reclaim_policy: ReclaimPolicy,
+
+    /// The node whose speaker is asked whether another machine uses the address, before it is handed out for the first
+    /// time. Written with the object and never changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub prober: Option<String>,
 }
 
 /// One Service that holds an address.
@@ -148,7 +154,12 @@ pub struct VirtualIpStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answered_move: Option<String>,
 
-    /// Allocated: the address is handed out. Announced: a node announces it. Each with a stable reason and a message.
+    /// What the node that `spec.prober` names has found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<Probe>,
+
+    /// Allocated: the address is handed out. Announced: a node announces it. Conflict: another machine uses it, too. Moved:
+    /// it was moved as asked. Each with a stable reason and a message.
     #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
@@ -171,6 +182,41 @@ pub struct Placement {
     #[serde(default, deserialize_with = "wire::or_default")]
     #[schemars(schema_with = "schema::count")]
     pub epoch: u64,
+}
+
+/// Whether another machine uses the address.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("required" = ["node", "result"]))]
+pub struct Probe {
+    /// The node that has asked the wire.
+    #[serde(default, deserialize_with = "wire::or_default")]
+    pub node: String,
+
+    /// Clear: nobody has answered. Occupied: somebody has. NotAsked: the question could not be asked.
+    #[serde(default, deserialize_with = "wire::or_default")]
+    #[schemars(schema_with = "schema::probe_result")]
+    pub result: ProbeResult,
+
+    /// The interface on which somebody has answered.
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "String::is_empty")]
+    pub interface: String,
+
+    /// The MAC address of who has answered, like `02:00:5e:10:00:01`.
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "String::is_empty")]
+    pub mac_address: String,
+}
+
+/// What became of a question to the wire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ProbeResult {
+    /// Nobody has answered.
+    Clear,
+    /// Somebody has.
+    Occupied,
+    /// It could not be asked.
+    #[default]
+    NotAsked,
 }
 
 /// What the owner's speaker has really programmed.

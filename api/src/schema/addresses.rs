@@ -98,3 +98,8 @@ pub(crate) fn virtual_ip_rules() -> Value {
 pub(crate) fn reclaim_policy(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "enum": ["Delete", "Retain"], "default": "Delete" })
 }
+
+/// `VirtualIP.status.probe.result`.
+pub(crate) fn probe_result(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "enum": ["Clear", "Occupied", "NotAsked"] })
+}

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use ferrolb_config::{endpoints_view, network_view, node_view, parse_address_list, request, service_view, virtual_ip};
 use ferrolb_model::{
-    AddressRequest, AddressUse, ConditionType, Family, FamilyPolicy, FamilySet, Port, Protocol, ReclaimPolicy,
-    RequestError, ServiceId, ServiceType, TrafficPolicy,
+    AddressRequest, AddressUse, ConditionType, Family, FamilyPolicy, FamilySet, Port, Probe, Protocol, ReclaimPolicy,
+    RequestError, ServiceId, ServiceType, Stranger, TrafficPolicy,
 };
 use proptest::prelude::*;
 
@@ -278,7 +278,9 @@ spec:
   - {namespace: shop, name: later}
   sharingKey: k
   reclaimPolicy: Retain
+  prober: n2
 status:
+  probe: {node: n2, result: Occupied, interface: eth0, macAddress: '02:00:5e:00:00:07'}
   placement: {owner: n1, standbys: [n2], epoch: 4}
   announcer: {node: n1, interfaces: [eth0]}
   conditions:
@@ -301,6 +303,21 @@ status:
         view.conditions.keys().copied().collect::<Vec<_>>(),
         [ConditionType::Allocated]
     );
+    let stranger = Stranger {
+        mac: [2, 0, 0x5e, 0, 0, 7],
+        interface: "eth0".to_owned(),
+    };
+    let n2 = || "n2".to_owned();
+    for (from, to, probe) in [
+        ("", "", Some(Probe::Occupied { node: n2(), stranger })),
+        ("node: n2", "node: n3", Some(Probe::Asked { node: n2() })),
+        ("result: Occupied", "result: Clear", None),
+        ("result: Occupied", "result: NotAsked", None),
+        ("  prober: n2\n", "", None),
+    ] {
+        let view = virtual_ip(&from_yaml(&object.replace(from, to))).unwrap();
+        assert_eq!(view.probe.as_deref(), probe.as_ref(), "{from} {to}");
+    }
     for (from, to, part) in [
         (
             "2001:db8::5\n",

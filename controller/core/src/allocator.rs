@@ -158,6 +158,8 @@ pub(crate) struct Allocator {
     by_namespace: Counts,
     /// Addresses that the network needs itself, each with what for and the node that says so.
     uses: BTreeMap<IpAddr, BTreeSet<(AddressUse, String)>>,
+    /// Addresses that other machines use, each with why it is not handed out for a while.
+    occupied: BTreeMap<IpAddr, Reason>,
     owned: BTreeMap<String, usize>,
     /// The same for the nodes there are, by number: a choice among a thousand of them compares no names.
     seats: BTreeMap<String, usize>,
@@ -265,10 +267,28 @@ impl Allocator {
         if self.records.get(&address).is_some_and(Record::is_void) {
             self.set_placed(address, None);
             self.records.remove(&address);
-            if !self.uses.contains_key(&address) {
-                self.taken.remove(address);
-            }
+            self.open(address);
         }
+    }
+
+    /// Lets the address be chosen again, unless something else speaks against it.
+    fn open(&mut self, address: IpAddr) {
+        let held = self.records.contains_key(&address) || self.occupied.contains_key(&address);
+        if !held && !self.uses.contains_key(&address) {
+            self.taken.remove(address);
+        }
+    }
+
+    /// Another machine uses the address: it is not handed out, for this reason.
+    pub(crate) fn occupy(&mut self, address: IpAddr, reason: Reason) {
+        self.occupied.insert(address, reason);
+        self.taken.insert(address);
+    }
+
+    /// The other machine may be gone.
+    pub(crate) fn vacate(&mut self, address: IpAddr) {
+        self.occupied.remove(&address);
+        self.open(address);
     }
 
     /// Notes what the object is now, and which Services it names; gives whether it names another pool than before.
@@ -393,9 +413,7 @@ impl Allocator {
             uses.remove(&(*role, node.to_owned()));
             if uses.is_empty() {
                 self.uses.remove(address);
-                if !self.records.contains_key(address) {
-                    self.taken.remove(*address);
-                }
+                self.open(*address);
                 freed.push(*address);
             }
         }
@@ -404,7 +422,8 @@ impl Allocator {
 
     /// Whether nobody holds, keeps or blocks the address.
     pub(crate) fn is_free(&self, address: IpAddr) -> bool {
-        !self.records.contains_key(&address) && !self.uses.contains_key(&address)
+        let spoken_for = self.records.contains_key(&address) || self.occupied.contains_key(&address);
+        !spoken_for && !self.uses.contains_key(&address)
     }
 
     /// The lowest free address of one family in the pool, ranges in the order they were written.
@@ -438,6 +457,11 @@ impl Allocator {
 
     /// The same for an address that was the Service's before: a node that reports it too does not take it away.
     pub(crate) fn may_keep(&self, world: &World, address: IpAddr, view: &ServiceView) -> Result<(), Reason> {
+        if let Some(reason) = self.occupied.get(&address)
+            && !view.ingress.contains(&address)
+        {
+            return Err(reason.clone());
+        }
         let Some(record) = self.records.get(&address) else {
             return Ok(());
         };

@@ -21,6 +21,7 @@ use crate::effect::{Effect, WriteKey};
 use crate::input::Input;
 use crate::line::{Line, Turn};
 use crate::rebalance::Rebalance;
+use crate::probe::Probes;
 use crate::report::ServiceState;
 use crate::standing::Coverage;
 use crate::timers::{Backoff, Timer, Timers};
@@ -86,6 +87,7 @@ pub struct Controller {
     pub(crate) until_news: BTreeSet<WriteKey>,
     /// Claims that somebody was told cannot be written.
     pub(crate) refused: BTreeSet<IpAddr>,
+    pub(crate) probes: Probes,
     pub(crate) timers: Timers,
     pub(crate) backoff: Backoff,
     pub(crate) rebalance: Option<Rebalance>,
@@ -105,6 +107,7 @@ impl Controller {
             line: Line::default(),
             until_news: BTreeSet::new(),
             refused: BTreeSet::new(),
+            probes: Probes::default(),
             timers: Timers::default(),
             backoff: Backoff::default(),
             rebalance: None,
@@ -146,11 +149,15 @@ impl Controller {
                 let touched = self.world.remove_slice(&slice);
                 self.on_endpoints(&touched);
             }
-            Input::VirtualIp(object) => self.on_virtual_ip(object),
-            Input::VirtualIpGone(address) => self.on_virtual_ip_gone(address),
+            Input::VirtualIp(object) => self.on_virtual_ip(object, now, &mut effects),
+            Input::VirtualIpGone(address) => {
+                self.on_virtual_ip_gone(address);
+                self.probe_heard(address, None, now, &mut effects);
+            }
             Input::Synced if !self.synced => {
                 self.synced = true;
                 self.first_pass(&mut effects);
+                self.probes_found(now, &mut effects);
             }
             Input::Written { key, result } => self.on_written(key, result, now, &mut effects),
             Input::Rebalance(request) => self.on_rebalance(request),
@@ -298,6 +305,7 @@ impl Controller {
         if self.synced {
             self.dirty.freed.extend(freed);
         }
+        self.on_conflicts(name, old, new);
     }
 
     /// How nodes stand has changed.
@@ -314,7 +322,7 @@ impl Controller {
         }
     }
 
-    fn on_virtual_ip(&mut self, object: VirtualIp) {
+    fn on_virtual_ip(&mut self, object: VirtualIp, now: Duration, effects: &mut Vec<Effect>) {
         let address = object.address;
         if let Some(record) = self.allocator.record_mut(address) {
             match &mut record.echo {
@@ -327,12 +335,17 @@ impl Controller {
             }
         }
         let seen = object.placement.clone();
+        let asked = object.probe.is_some() || self.probes.is_open(address);
+        let heard = (self.synced && asked).then(|| object.clone());
         self.replace_object(address, Some(object));
         if let Some(seen) = seen {
             self.adopt_placement(address, seen);
         }
         if self.synced {
             self.evict_strangers(address);
+        }
+        if let Some(object) = heard {
+            self.probe_heard(address, Some(&object), now, effects);
         }
     }
 
@@ -427,6 +440,8 @@ impl Controller {
                     self.dirty.statuses.insert(id);
                 }
                 Timer::Overlap(id) => self.end_overlap(&id, effects),
+                Timer::Probe(address) => self.probe_missed(address, now),
+                Timer::Occupied(address) => self.occupation_ends(address),
                 Timer::Sweep => self.dirty.services.extend(self.line.turns().cloned()),
                 Timer::Nodes => self.look_at_placements(),
                 // Looked at after every piece of news.

@@ -51,12 +51,7 @@ impl Controller {
         }
         let write = match &record.object {
             None if record.holders.is_empty() => return,
-            None => Write::CreateVirtualIp {
-                address,
-                pool: self.pool_name(address, record),
-                claims: new_claims(record),
-                sharing_key: record.sharing_key(),
-            },
+            None => return self.create(address, now, effects),
             Some(object) => {
                 let (claims, cooling) = self.wanted_claims(address, record, now);
                 let end = cooling.values().copied().filter(|end| *end > now).min();
@@ -95,6 +90,25 @@ impl Controller {
                 }
             }
         };
+        self.start(address, write, effects);
+    }
+
+    /// Claims an address that has no object yet.
+    fn create(&mut self, address: IpAddr, now: Duration, effects: &mut Vec<Effect>) {
+        let prober = self.prober(address, now);
+        let Some(record) = self.allocator.record(address) else {
+            return;
+        };
+        let write = Write::CreateVirtualIp {
+            address,
+            pool: self.pool_name(address, record),
+            claims: new_claims(record),
+            sharing_key: record.sharing_key(),
+            prober: prober.clone(),
+        };
+        if let Some(node) = prober {
+            self.probe_begins(address, &node);
+        }
         self.start(address, write, effects);
     }
 
@@ -228,6 +242,10 @@ impl Controller {
         if !self.world.is_ours(view) {
             return self.is_leftover(view).then(|| (Vec::new(), None));
         }
+        // A speaker is asking whether another machine has it.
+        if held.iter().any(|a| self.probes.is_open(*a)) {
+            return None;
+        }
         let claimed = |a: &IpAddr| {
             let record = self.allocator.record(*a);
             record.is_some_and(|r| r.claims(&view.id, &view.uid) && !r.is_losing(&view.id, &view.uid))
@@ -265,7 +283,7 @@ impl Controller {
         let Some(record) = self.allocator.record(address) else {
             return;
         };
-        if record.object.is_none() {
+        if record.object.is_none() || self.probes.is_open(address) {
             return;
         }
         let decision = if record.holders.is_empty() {
@@ -321,6 +339,7 @@ impl Controller {
         if record.holders.is_empty() {
             return conditions;
         }
+        conditions.extend(self.conflict(address).map(|c| (ConditionType::Conflict, c)));
         let announced = match (&record.placed, &decision.silent) {
             (Some(placed), _) => {
                 let announcer = record.object.as_ref().and_then(|o| o.announcer.as_ref());

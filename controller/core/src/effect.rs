@@ -45,6 +45,8 @@ pub enum Write {
         claims: Vec<Claim>,
         /// The sharing key of its holders.
         sharing_key: Option<String>,
+        /// The node whose speaker is to ask whether another machine uses the address.
+        prober: Option<String>,
     },
     /// Replace what a claim says, if the object is still the one that was read.
     UpdateVirtualIp {
@@ -125,6 +127,8 @@ pub struct ServiceEvent {
 /// The events on Services, under the names that users of the `metallb.io` API know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventKind {
+    /// Warning `addressConflict`: another machine uses the address that the Service was to have.
+    Conflict,
     /// Normal `IPAllocated`: the Service has its address.
     Allocated,
     /// Warning `ClearAssignment`: an address was taken away, and why.

@@ -15,6 +15,7 @@ mod line;
 mod moves;
 mod placement;
 mod rebalance;
+mod probe;
 mod renumber;
 mod report;
 mod serve;

@@ -301,7 +301,12 @@ impl Controller {
 
     /// The advertisements for the address. One in no pool any more still has the name of the pool it was taken from,
     /// and no labels.
-    fn advertisements(&self, address: IpAddr, record: &Record, views: &[&ServiceView]) -> Vec<&L2Advertisement> {
+    pub(crate) fn advertisements(
+        &self,
+        address: IpAddr,
+        record: &Record,
+        views: &[&ServiceView],
+    ) -> Vec<&L2Advertisement> {
         let pool = self.world.pool_of(address);
         let covers_pool = |ad: &&L2Advertisement| match (pool, &ad.pools) {
             (Some(pool), _) => ad.covers_pool(pool),

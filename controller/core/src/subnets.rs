@@ -87,6 +87,7 @@ mod tests {
                 running,
                 subnets,
             }],
+            conflicts: BTreeMap::new(),
         }
     }
 

@@ -25,6 +25,10 @@ pub(crate) enum Timer {
     Nodes,
     /// A new owner has not confirmed in time that it announces what was moved to balance.
     Rebalance,
+    /// A speaker was asked about this address and has not answered.
+    Probe(IpAddr),
+    /// This address, which another machine uses, may be tried again.
+    Occupied(IpAddr),
 }
 
 impl Timer {

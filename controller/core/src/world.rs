@@ -138,6 +138,10 @@ impl World {
         self.nodes.remove(name)
     }
 
+    pub(crate) fn networks(&self) -> &BTreeMap<String, NetworkView> {
+        &self.networks
+    }
+
     pub(crate) fn set_network(&mut self, view: NetworkView, now: Duration) -> Option<NetworkView> {
         self.since.speaker(&view.node, !view.links.is_empty(), now);
         self.subnets.replace(self.networks.get(&view.node), Some(&view));

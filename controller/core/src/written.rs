@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use ferrolb_model::{Reason, ReclaimPolicy, ServiceId, VirtualIp};
+use ferrolb_model::{Probe, Reason, ReclaimPolicy, ServiceId, VirtualIp};
 
 use crate::allocator::Echo;
 use crate::controller::Controller;
@@ -66,6 +66,9 @@ impl Controller {
         if result.is_ok() && matches!(key, WriteKey::Claim(_)) {
             self.claim_written(address);
         }
+        if matches!(write, Write::CreateVirtualIp { .. }) {
+            self.probe_asked(address, result.is_ok(), now);
+        }
         let seen = self.allocator.record(address).and_then(|r| r.object.as_ref());
         let unchanged = match base(&write) {
             None => seen.is_none(),
@@ -122,6 +125,7 @@ impl Controller {
                     pool,
                     claims,
                     sharing_key,
+                    prober,
                     ..
                 },
                 _,
@@ -136,6 +140,7 @@ impl Controller {
                     announcer: None,
                     move_to: None,
                     answered_move: None,
+                    probe: prober.map(|node| Box::new(Probe::Asked { node })),
                     conditions: Default::default(),
                     uid: String::new(),
                     resource_version: String::new(),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use ferrolb_model::{ConflictDetection, NodeRefusal, Placement, ServiceId};
 
 use crate::data_path::NotReady;
+use crate::probes::Finding;
 
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +44,15 @@ pub enum Effect {
         /// Precondition: the VirtualIP's resourceVersion.
         resource_version: String,
     },
+    /// Write `status.probe` of the VirtualIP with this uid: what the controller has asked this node.
+    SetProbe {
+        /// The address.
+        address: IpAddr,
+        /// Precondition.
+        uid: String,
+        /// What was found.
+        finding: Finding,
+    },
     /// Normal event `nodeAssigned` on a Service: this node announces its address.
     NodeAssigned {
         /// The Service.
@@ -73,7 +83,7 @@ pub enum Effect {
         /// The Services that hold the address, each with its uid.
         services: Vec<(ServiceId, String)>,
     },
-    /// For the log, and as a Warning event on each Service: a stranger claims the address. Once for each MAC address.
+    /// For the log, and as a Warning event on each Service: a stranger uses the address. Once for each MAC address.
     Conflict {
         /// The address.
         address: IpAddr,

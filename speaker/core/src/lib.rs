@@ -4,7 +4,8 @@
 //! `effect.rs` first: they are the whole interface. `decide.rs` says whether one address is announced and where,
 //! `announcer.rs` keeps `status.announcer` true, `speaker.rs` holds the state and what changes it. [`Bgp`] hears the same
 //! inputs and decides what routers are told; it shares nothing else with layer 2. [`DataPath`] hears them, too, and knows
-//! whether kube-proxy is ready for what either is about to begin.
+//! whether kube-proxy is ready for what either is about to begin; [`Probes`] hears them as well, and knows whether other
+//! machines use addresses.
 
 mod announcer;
 mod bgp;
@@ -13,6 +14,7 @@ mod decide;
 mod effect;
 mod input;
 mod ownership;
+mod probes;
 mod speaker;
 
 pub use bgp::{Bgp, BgpPlan, Late, NotOnNode, PeerRefusal, PlannedPeer, PlannedRoutes, RouteAttributes, Sought};
@@ -20,4 +22,5 @@ pub use data_path::{Beginning, DataPath, NotReady, Progress, ProxyAnswer, Readin
 pub use effect::{Announcement, Duty, Effect, Liveness, Manner};
 pub use input::Input;
 pub use ownership::Ownership;
+pub use probes::{Finding, Probes, Where};
 pub use speaker::{Settings, Speaker};

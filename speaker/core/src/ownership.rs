@@ -6,19 +6,20 @@
 //! the API server until it stands there, or something greater.
 //!
 //! An address that was placed elsewhere stays a duty until the new owner is heard: make before break. The new owner
-//! is not able before its kube-proxy is ready ([`Ownership::begin`]); what was taken over, was announced before, or is stood
-//! by for is never asked about.
+//! is not able before its kube-proxy is ready, nor while another machine uses an address that nobody has announced before
+//! ([`Ownership::begin`]); what was taken over, was announced here before, or is stood by for is never asked about.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use ferrolb_model::{NodeRefusal, Placement, ServiceId, VirtualIp};
+use ferrolb_model::{ConflictDetection, NodeRefusal, Placement, ServiceId, VirtualIp};
 
 use crate::announcer::{Writes, names};
 use crate::data_path::{Beginning, DataPath, WAIT, WAIT_TO_TAKE};
 use crate::effect::{Announcement, Duty, Effect};
 use crate::input::Input;
+use crate::probes::{Probes, Segment};
 use crate::speaker::Speaker;
 
 /// What the speakers go by where that is ahead of the API server.
@@ -40,7 +41,7 @@ pub struct Ownership {
     /// Owned until a moment ago; the new owner has yet to be heard.
     leaving: BTreeMap<IpAddr, Duty>,
     duties: BTreeMap<IpAddr, Duty>,
-    /// Owned and not begun: kube-proxy is waited for.
+    /// Owned and not begun: kube-proxy or the segment is waited for.
     waiting: BTreeMap<IpAddr, Wait>,
     synced: bool,
     writes: Writes,
@@ -53,6 +54,8 @@ struct Wait {
     since: Option<Duration>,
     /// It was told.
     told: bool,
+    /// Another machine uses the address.
+    taken: bool,
 }
 
 /// A beginning that takes longer than kube-proxy usually does is worth a line in the log.
@@ -133,9 +136,10 @@ impl Ownership {
         effects
     }
 
-    /// Whether something waits for kube-proxy.
-    pub fn is_waiting(&self) -> bool {
-        !self.waiting.is_empty()
+    /// Whether the address is placed on this node.
+    pub fn owns(&self, address: IpAddr) -> bool {
+        let duty = self.duties.get(&address);
+        duty.is_some_and(|duty| duty.placement.owner == self.node)
     }
 
     /// What is to be asked for that besides kube-proxy itself.
@@ -148,13 +152,24 @@ impl Ownership {
         waiting.flat_map(checks).collect()
     }
 
-    /// Begins what has waited for kube-proxy and need not any more. To be called after each input or answer of kube-proxy,
-    /// before the effects are acted on, and at the time that it returned last.
-    pub fn begin(&mut self, path: &DataPath, now: Duration) -> (Vec<Effect>, Option<Duration>) {
+    /// Whether something waits for kube-proxy.
+    pub fn is_waiting(&self) -> bool {
+        self.waiting.values().any(|wait| !wait.taken)
+    }
+
+    /// Begins what has waited for kube-proxy or the segment and need not any more. To be called after each input or answer
+    /// of either, before the effects are acted on, and at the time that it returned last.
+    pub fn begin(&mut self, path: &DataPath, probes: &mut Probes, now: Duration) -> (Vec<Effect>, Option<Duration>) {
         let mut effects = Vec::new();
         let mut next: Option<Duration> = None;
         let mut begun = Vec::new();
-        for (address, wait) in &mut self.waiting {
+        let mut waiting = std::mem::take(&mut self.waiting);
+        for (address, wait) in &mut waiting {
+            let since = *wait.since.get_or_insert(now);
+            if let Some(until) = self.ask_segment(*address, wait, probes, now, &mut effects) {
+                next = Some(next.map_or(until, |next| next.min(until)));
+                continue;
+            }
             let Some(ip) = self.ips.get(address) else { continue };
             let settings = self.speaker.endpoint_settings(ip);
             let bound = settings.wait.unwrap_or(WAIT);
@@ -164,7 +179,6 @@ impl Ownership {
             } else {
                 bound
             };
-            let since = *wait.since.get_or_insert(now);
             let beginning = Beginning {
                 address: *address,
                 terminating: settings.serving.unwrap_or(true),
@@ -194,13 +208,56 @@ impl Ownership {
             let look = if wait.told { until } else { until.min(word) };
             next = Some(next.map_or(look, |next| next.min(look)));
         }
+        self.waiting = waiting;
         for address in &begun {
             self.waiting.remove(address);
-            self.speaker.waits(*address, false);
+            self.speaker.waits(*address, None);
         }
         self.settle(begun, &mut effects);
         effects.retain(|effect| !matches!(effect, Effect::Announce(_)));
         (effects, next)
+    }
+
+    /// Until when an address that nobody has announced yet waits, because the question whether another machine uses it is
+    /// open, or because one does.
+    fn ask_segment(
+        &mut self,
+        address: IpAddr,
+        wait: &mut Wait,
+        probes: &mut Probes,
+        now: Duration,
+        effects: &mut Vec<Effect>,
+    ) -> Option<Duration> {
+        let ip = self.ips.get(&address)?;
+        let duty = self.duties.get(&address).filter(|_| ip.announcer.is_none());
+        let segment = match duty.filter(|duty| asks(duty)) {
+            Some(duty) => probes.judge(address, &duty.interfaces, now),
+            None => Segment::Free,
+        };
+        match segment {
+            Segment::Open(until) => Some(until),
+            Segment::Taken(stranger, until) => {
+                let why = NodeRefusal::AddressOccupied;
+                if !std::mem::replace(&mut wait.taken, true) {
+                    self.speaker.waits(address, Some(why));
+                    effects.push(Effect::Withheld { address, why });
+                }
+                self.speaker
+                    .conflict(address, stranger.interface, stranger.mac, effects);
+                Some(until)
+            }
+            Segment::Free => {
+                if wait.taken {
+                    // What kube-proxy may take is counted from now on.
+                    *wait = Wait {
+                        since: Some(now),
+                        ..Wait::default()
+                    };
+                    self.speaker.waits(address, Some(NodeRefusal::DataPathNotReady));
+                }
+                None
+            }
+        }
     }
 
     /// What the last run knew counts until the API server is heard in full; what it had taken over counts on.
@@ -379,7 +436,7 @@ impl Ownership {
         let owned = duty.filter(|duty| duty.able && duty.placement.owner == self.node);
         let Some(owned) = owned.filter(|_| self.synced) else {
             self.waiting.remove(&address);
-            return self.speaker.waits(address, false);
+            return self.speaker.waits(address, None);
         };
         let before = self.duties.get(&address);
         let begun = before.is_some_and(|before| {
@@ -400,8 +457,12 @@ impl Ownership {
             self.waiting.entry(address).or_default();
             owned.able = false;
         }
-        let waits = self.waiting.contains_key(&address);
-        self.speaker.waits(address, waits);
+        let why = |wait: &Wait| match wait.taken {
+            true => NodeRefusal::AddressOccupied,
+            false => NodeRefusal::DataPathNotReady,
+        };
+        let why = self.waiting.get(&address).map(why);
+        self.speaker.waits(address, why);
     }
 
     /// Before the API server was heard in full only what a VirtualIP itself takes away goes.
@@ -433,4 +494,9 @@ impl Ownership {
         let claims = |ip: &VirtualIp| ip.claims.iter().any(|claim| claim.service == *id);
         self.ips.iter().filter(|(_, ip)| claims(ip)).map(|(a, _)| *a).collect()
     }
+}
+
+/// Whether the segment is asked before the address begins to be announced.
+fn asks(duty: &Duty) -> bool {
+    duty.manner.conflicts.unwrap_or(ConflictDetection::Probe) == ConflictDetection::Probe
 }

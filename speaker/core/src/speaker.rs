@@ -87,8 +87,8 @@ pub struct Speaker {
     engine: Result<Interfaces, String>,
     /// Why an address that is placed here is not announced.
     withheld: BTreeMap<IpAddr, NodeRefusal>,
-    /// Wanted, and not begun before kube-proxy is ready.
-    waiting: BTreeSet<IpAddr>,
+    /// Wanted, and not begun yet, each with what is waited for.
+    waiting: BTreeMap<IpAddr, NodeRefusal>,
     writes: Writes,
     /// Services that were told that their address is announced here.
     assigned: BTreeMap<IpAddr, Told>,
@@ -113,7 +113,7 @@ impl Speaker {
             answering: BTreeMap::new(),
             engine: Ok(Interfaces::default()),
             withheld: BTreeMap::new(),
-            waiting: BTreeSet::new(),
+            waiting: BTreeMap::new(),
             writes: Writes::default(),
             assigned: BTreeMap::new(),
             failing: BTreeMap::new(),
@@ -197,7 +197,7 @@ impl Speaker {
     /// name none. Nothing is said while that is not known: before the first sync, and while the engine has yet to say
     /// what it does about an address.
     pub fn services(&self) -> Option<BTreeMap<&ServiceId, Option<BTreeSet<String>>>> {
-        let said = |address| self.answering.contains_key(address) || self.waiting.contains(address);
+        let said = |address| self.answering.contains_key(address) || self.waiting.contains_key(address);
         let said = self.engine.is_err() || self.wanted.keys().all(said);
         self.facts().filter(|_| said)?;
         let mut services: BTreeMap<&ServiceId, Option<BTreeSet<String>>> = BTreeMap::new();
@@ -286,13 +286,12 @@ impl Speaker {
         ip.claims.iter().filter_map(held).collect()
     }
 
-    /// Whether the address, if it is wanted, waits for kube-proxy.
-    pub(crate) fn waits(&mut self, address: IpAddr, waits: bool) {
-        if waits {
-            self.waiting.insert(address);
-        } else {
-            self.waiting.remove(&address);
-        }
+    /// What the address, if it is wanted, waits for.
+    pub(crate) fn waits(&mut self, address: IpAddr, what: Option<NodeRefusal>) {
+        match what {
+            Some(what) => self.waiting.insert(address, what),
+            None => self.waiting.remove(&address),
+        };
     }
 
     /// How many addresses the engine is asked to answer for.
@@ -312,7 +311,7 @@ impl Speaker {
             .iter()
             .map(|(address, why)| (*address, *why))
             .chain(unusable)
-            .chain(waiting.map(|address| (*address, NodeRefusal::DataPathNotReady)))
+            .chain(waiting.map(|(address, why)| (*address, *why)))
     }
 
     /// How many writes failed and wait for [`Input::Retry`].
@@ -600,7 +599,7 @@ impl Speaker {
         }
     }
 
-    fn conflict(&mut self, address: IpAddr, interface: String, mac: [u8; 6], effects: &mut Vec<Effect>) {
+    pub(crate) fn conflict(&mut self, address: IpAddr, interface: String, mac: [u8; 6], effects: &mut Vec<Effect>) {
         if !self.wanted.contains_key(&address) {
             return;
         }

@@ -23,7 +23,7 @@
 //! | [`groups`] | what is served | multicast groups to be in |
 //! | [`outbox`] | reports | the latest of each, for a reader that may be slow |
 //!
-//! The rest does IO: [`engine`], `netlink`, `io`. The only capability needed is `CAP_NET_RAW`.
+//! The rest does IO: [`engine`], [`probe`], `netlink`, `io`. The only capability needed is `CAP_NET_RAW`.
 #![cfg(target_os = "linux")]
 
 pub mod announce;
@@ -39,6 +39,7 @@ pub mod neighbours;
 mod netlink;
 pub mod outbox;
 pub mod plan;
+pub mod probe;
 pub mod question;
 pub mod responder;
 pub mod seam;
@@ -47,6 +48,7 @@ pub mod wire;
 pub use counters::{AddressCounts, Counters, Family, KindCounts, Snapshot};
 pub use engine::{run, spawn_thread};
 pub use interfaces::{InterfaceState, NamePattern};
+pub use probe::{Finding, probe};
 pub use responder::Reason;
 pub use seam::{
     Answer, AnswerKind, Channels, Conflicts, EngineError, Fault, InterfaceChoice, Mac, Manner, Note, Question, Report,

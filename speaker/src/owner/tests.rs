@@ -72,6 +72,7 @@ impl Bench {
                 watch::Sender::default(),
             ),
             data_path: DataPath::off(),
+            prober: Prober::new("node-a", watch::Sender::new(Arc::default()).subscribe()),
             asks: watch::Sender::new(None),
             engine: readiness.check("layer 2", "starting"),
             writes,

@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use ferrolb_controller_core::{Input, Write, WriteError};
 use ferrolb_model::{
-    Claim, Config, EndpointsView, NodeView, Placement, ReclaimPolicy, ServiceId, ServiceType, ServiceView, VirtualIp,
+    Claim, Config, EndpointsView, NodeView, Placement, Probe, ReclaimPolicy, ServiceId, ServiceType, ServiceView,
+    VirtualIp,
 };
 
 /// One object of the world, or the configuration as a whole.
@@ -180,6 +181,7 @@ impl Store {
                 pool,
                 claims,
                 sharing_key,
+                prober,
             } => {
                 if self.virtual_ips.contains_key(&address) {
                     return Err(WriteError::Conflict);
@@ -188,6 +190,7 @@ impl Store {
                     pool,
                     claims,
                     sharing_key,
+                    probe: prober.map(|node| Box::new(Probe::Asked { node })),
                     ..empty(address)
                 });
             }
@@ -311,6 +314,7 @@ pub(crate) fn empty(address: IpAddr) -> VirtualIp {
         announcer: None,
         move_to: None,
         answered_move: None,
+        probe: None,
         conditions: BTreeMap::new(),
         uid: String::new(),
         resource_version: String::new(),

@@ -180,6 +180,7 @@ pub(crate) fn write(write: &Write) -> String {
             pool,
             claims: all,
             sharing_key,
+            prober: _,
         } => format!(
             "creates {address} pool={pool:?} claims={} key={sharing_key:?}",
             claims(all)

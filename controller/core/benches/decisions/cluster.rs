@@ -115,6 +115,7 @@ impl Cluster {
                 pool,
                 claims,
                 sharing_key,
+                ..
             } => self.store(VirtualIp {
                 address,
                 pool,
@@ -125,6 +126,7 @@ impl Cluster {
                 announcer: None,
                 move_to: None,
                 answered_move: None,
+                probe: None,
                 conditions: BTreeMap::new(),
                 uid: format!("uid-{resource_version}"),
                 resource_version,
@@ -220,6 +222,7 @@ impl Objects {
                 announcer: None,
                 move_to: None,
                 answered_move: None,
+                probe: None,
                 conditions: BTreeMap::new(),
                 uid: format!("uid-{address}"),
                 resource_version: "1".to_owned(),

@@ -1,5 +1,6 @@
 //! What Services get, seen from the API server's side.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ferrolb_controller_core::{EventKind, Input, Write};
@@ -362,6 +363,7 @@ fn addresses_that_the_network_needs_are_never_handed_out() {
             node: node.to_owned(),
             addresses: addresses.iter().map(|(address, role)| (ip(address), *role)).collect(),
             links: Vec::new(),
+            conflicts: BTreeMap::new(),
         })
     };
     let uses = [

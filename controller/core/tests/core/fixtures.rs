@@ -146,6 +146,7 @@ pub(crate) fn virtual_ip(address: &str, claims: &[(&str, Option<&str>)]) -> Virt
         announcer: None,
         move_to: None,
         answered_move: None,
+        probe: None,
         conditions: BTreeMap::new(),
         uid: String::new(),
         resource_version: String::new(),
@@ -165,5 +166,6 @@ pub(crate) fn network(node: &str, links: &[(&str, bool, &str)]) -> NetworkView {
                 subnets: BTreeSet::from([subnet.parse().unwrap()]),
             })
             .collect(),
+        conflicts: BTreeMap::new(),
     }
 }

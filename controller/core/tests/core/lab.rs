@@ -10,7 +10,7 @@ use ferrolb_controller_core::{
     Controller, Effect, EventKind, Input, ServiceEvent, Settings, Write, WriteError, WriteKey,
 };
 use ferrolb_model::{
-    Config, EndpointsView, NetworkView, NodeView, Pool, ServiceId, ServiceType, ServiceView, VirtualIp,
+    Config, EndpointsView, NetworkView, NodeView, Pool, Probe, ServiceId, ServiceType, ServiceView, VirtualIp,
 };
 
 use crate::fixtures::{config, id, ip, node, virtual_ip};
@@ -44,6 +44,8 @@ pub(crate) struct Lab {
     pub(crate) answers_late: bool,
     /// Objects with somebody's finalizer: a deletion marks them and does no more.
     pub(crate) finalizers: BTreeSet<IpAddr>,
+    /// Speakers that are asked about an address do not answer at once.
+    pub(crate) speakers_think: bool,
     settings: Settings,
     version: u64,
     /// One stream per kind: order holds inside a kind only.
@@ -89,6 +91,7 @@ impl Lab {
             faults: VecDeque::new(),
             answers_late: false,
             finalizers: BTreeSet::new(),
+            speakers_think: false,
             settings,
             version: 0,
             watch: Default::default(),
@@ -344,15 +347,17 @@ impl Lab {
                 pool,
                 claims,
                 sharing_key,
+                prober,
             } => {
                 if self.virtual_ips.contains_key(&address) {
                     return Err(WriteError::Conflict);
                 }
-                let object = virtual_ip(&address.to_string(), &[]);
+                let (object, asks) = (virtual_ip(&address.to_string(), &[]), self.speakers_think);
                 self.put_virtual_ip(VirtualIp {
                     pool,
                     claims,
                     sharing_key,
+                    probe: prober.filter(|_| asks).map(|node| Box::new(Probe::Asked { node })),
                     ..object
                 });
             }

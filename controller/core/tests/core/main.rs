@@ -11,6 +11,7 @@ mod lifecycle;
 mod line;
 mod moves;
 mod placement;
+mod probe;
 mod properties;
 mod rebalance;
 mod renumber;

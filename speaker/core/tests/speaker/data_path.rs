@@ -5,11 +5,12 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ferrolb_model::{
-    AnnouncementPolicy, BgpSettings, Config, DrainSettings, Endpoint, EndpointSettings, EndpointsView, Layer2Settings,
-    NodeRefusal, Placement, PoolSelection, TrafficPolicy, VirtualIp,
+    AnnouncementPolicy, Announcer, BgpSettings, Config, ConflictDetection, DrainSettings, Endpoint, EndpointSettings,
+    EndpointsView, Layer2Settings, NodeRefusal, Placement, PoolSelection, Stranger, TrafficPolicy, VirtualIp,
 };
 use ferrolb_speaker_core::{
-    Beginning, DataPath, Duty, Effect, Input, NotReady, Ownership, Progress, ProxyAnswer, Reading, WAIT, WAIT_TO_TAKE,
+    Beginning, DataPath, Duty, Effect, Finding, Input, NotReady, Ownership, Probes, Progress, ProxyAnswer, Reading,
+    WAIT, WAIT_TO_TAKE,
 };
 
 use crate::make::*;
@@ -26,6 +27,9 @@ fn ms(ms: u64) -> Duration {
 struct Node {
     ownership: Ownership,
     path: DataPath,
+    probes: Probes,
+    /// What every question to the segment finds.
+    finding: Finding,
     now: Duration,
     duty: Option<Duty>,
     next: Option<Duration>,
@@ -83,6 +87,8 @@ impl Node {
         let mut node = Node {
             ownership: Ownership::new(ME, speaker()),
             path,
+            probes: Probes::new(ME),
+            finding: Finding::Clear,
             now: START,
             duty: None,
             next: None,
@@ -105,9 +111,16 @@ impl Node {
     }
 
     fn look(&mut self, mut effects: Vec<Effect>) -> Vec<Effect> {
-        let (more, next) = self.ownership.begin(&self.path, self.now);
+        let (more, next) = self.ownership.begin(&self.path, &mut self.probes, self.now);
         effects.extend(more);
         self.next = next;
+        let questions = self.probes.take(9);
+        if !questions.is_empty() {
+            for (address, on) in questions {
+                self.probes.answered(address, on, self.finding.clone(), self.now);
+            }
+            effects.extend(self.look(Vec::new()));
+        }
         for effect in &effects {
             if let Effect::Duties(all) = effect {
                 self.duty = all.get(&ip(ADDRESS)).cloned();
@@ -282,6 +295,8 @@ fn a_restart_waits_for_nothing() {
     let mut node = Node {
         ownership: Ownership::new(ME, speaker()),
         path: DataPath::new(ME),
+        probes: Probes::new(ME),
+        finding: Finding::Clear,
         now: START,
         duty: None,
         next: None,
@@ -473,4 +488,76 @@ fn only_the_first_endpoint_has_to_be_heard_of() {
     assert_eq!(ready(&path, START + ms(600)), Err(NotReady::Nothing));
     path.hear(&endpoints(OTHER, true, true), START + ms(700));
     assert_eq!(ready(&path, START + ms(700)), Err(NotReady::Unasked));
+}
+
+#[test]
+fn an_address_of_a_stranger_is_not_begun_before_he_is_gone() {
+    let stranger = Stranger {
+        mac: [2, 0, 0x5e, 0, 0, 7],
+        interface: "eth1".to_owned(),
+    };
+    let mut node = Node::new(DataPath::off());
+    node.finding = Finding::Occupied(stranger.clone());
+    node.hear(web(TrafficPolicy::Cluster));
+    let effects = node.hear(placed(ME, &["n2"], 1, 1));
+    let told = |effects: &[Effect]| {
+        let conflict = |e: &&Effect| matches!(e, Effect::Conflict { mac, .. } if *mac == stranger.mac);
+        effects.iter().filter(conflict).count()
+    };
+    assert_eq!(told(&effects), 1);
+    let why = |node: &Node| {
+        node.ownership
+            .speaker()
+            .withheld()
+            .map(|(_, why)| why)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        (why(&node), node.duty.as_ref().map(|d| d.able)),
+        (vec![NodeRefusal::AddressOccupied], Some(false))
+    );
+    assert!(!node.ownership.is_waiting(), "nothing that kube-proxy could change");
+    assert_eq!(node.next, Some(START + Duration::from_secs(10)));
+    node.now += Duration::from_secs(10);
+    assert_eq!(told(&node.look(Vec::new())), 0, "it was told");
+    assert_eq!(node.next, Some(node.now + Duration::from_secs(20)));
+    node.finding = Finding::Clear;
+    node.now += Duration::from_secs(20);
+    node.look(Vec::new());
+    assert_eq!((why(&node), node.duty.as_ref().map(|d| d.able)), (vec![], Some(true)));
+}
+
+#[test]
+fn what_another_node_has_announced_or_a_policy_leaves_alone_is_not_asked_about() {
+    let stranger = Stranger {
+        mac: [2, 0, 0x5e, 0, 0, 7],
+        interface: "eth1".to_owned(),
+    };
+    for detection in [ConflictDetection::Passive, ConflictDetection::Off] {
+        let mut node = Node::new(DataPath::off());
+        node.finding = Finding::Occupied(stranger.clone());
+        let mut policy = policy("p", EndpointSettings::default());
+        policy.layer2.conflict_detection = Some(detection);
+        let Input::Config(config) = plain_config() else {
+            unreachable!()
+        };
+        let mut config = Config::clone(&config);
+        config.announcement_policies.insert(policy.name.clone(), policy);
+        node.hear(Input::Config(config.into()));
+        node.hear(web(TrafficPolicy::Cluster));
+        node.hear(placed(ME, &["n2"], 1, 1));
+        assert_eq!(node.duty.as_ref().map(|d| d.able), Some(true), "{detection:?}");
+    }
+    let mut node = Node::new(DataPath::off());
+    node.finding = Finding::Occupied(stranger);
+    node.hear(web(TrafficPolicy::Cluster));
+    let Input::VirtualIp(mut ip) = placed(ME, &["n2"], 2, 1) else {
+        unreachable!()
+    };
+    ip.announcer = Some(Announcer {
+        node: "n2".to_owned(),
+        interfaces: ["eth1".to_owned()].into(),
+    });
+    node.hear(Input::VirtualIp(ip));
+    assert_eq!(node.duty.as_ref().map(|d| d.able), Some(true), "it is handed over");
 }

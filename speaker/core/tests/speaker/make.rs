@@ -105,6 +105,7 @@ pub(crate) fn virtual_ip(address: IpAddr, owner: Option<(&str, u64)>, claims: &[
         announcer: None,
         move_to: None,
         answered_move: None,
+        probe: None,
         conditions: BTreeMap::new(),
         uid: format!("uid-{address}"),
         resource_version: "1".to_owned(),

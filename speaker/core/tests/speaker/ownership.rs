@@ -9,7 +9,7 @@ use ferrolb_model::{
     AnnouncementPolicy, Announcer, BgpSettings, Config, DrainSettings, EndpointSettings, Layer2Settings, OnRequest,
     Placement, PoolSelection, ServiceView, VirtualIp,
 };
-use ferrolb_speaker_core::{DataPath, Duty, Effect, Input, Liveness, Ownership};
+use ferrolb_speaker_core::{DataPath, Duty, Effect, Finding, Input, Liveness, Ownership, Probes};
 
 use crate::make::*;
 
@@ -44,8 +44,13 @@ fn ownership(first: Placement) -> Ownership {
     for input in facts {
         ownership.handle(input);
     }
-    // Nothing here waits for kube-proxy.
-    ownership.begin(&DataPath::off(), Duration::ZERO);
+    // Nothing here waits for kube-proxy, or for the segment.
+    let mut probes = Probes::new(ME);
+    ownership.begin(&DataPath::off(), &mut probes, Duration::ZERO);
+    for (address, on) in probes.take(9) {
+        probes.answered(address, on, Finding::Clear, Duration::ZERO);
+    }
+    ownership.begin(&DataPath::off(), &mut probes, Duration::ZERO);
     ownership
 }
 

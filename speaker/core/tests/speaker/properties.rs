@@ -151,6 +151,7 @@ impl World {
                 | Effect::Conflict { .. }
                 | Effect::DataPathNotReady { .. }
                 | Effect::Duties(_)
+                | Effect::SetProbe { .. }
                 | Effect::SetPlacement { .. } => {}
             }
         }

@@ -10,6 +10,7 @@ use crate::counters::{ByAddress, Counters, Family};
 use crate::io::Received;
 use crate::plan::Plan;
 use crate::responder::{self, Action, Decision, Reason};
+use crate::seam::Conflicts;
 use crate::wire::OwnedFrame;
 
 /// Batches read from one socket before the others have their turn.
@@ -122,6 +123,10 @@ impl Engine {
                     port.memory.remember(now, request);
                 }
                 Action::Conflict { address, mac } => {
+                    let want = self.wanted.addresses.get(&address);
+                    if want.is_some_and(|want| want.manner.conflicts == Conflicts::Ignore) {
+                        continue;
+                    }
                     self.counters.conflict(family);
                     self.defence.claimed(now, index, address);
                     self.outbox.conflict(now, address, &port.served.name, mac);

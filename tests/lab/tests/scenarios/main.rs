@@ -8,6 +8,7 @@ mod availability;
 mod bad_input;
 mod bgp;
 mod bgp_changes;
+mod conflicts;
 mod contract;
 mod data_path;
 mod drains;
@@ -161,6 +162,15 @@ fn main() -> std::process::ExitCode {
                 .scenario("speaker_state", with_pool(speakers::speaker_state))
                 .scenario("service_status", with_pool(speakers::service_status))
                 .scenario("stranger", with_pool(speakers::stranger)),
+        )
+        .group(
+            Group::new(Setup::named("conflicts"))
+                .scenario("occupied_addresses", with_pool(conflicts::occupied_addresses))
+                .scenario("requested", with_pool(conflicts::requested))
+                .scenario("not_begun", with_pool(conflicts::not_begun))
+                .scenario("while_announced", with_pool(conflicts::while_announced))
+                .scenario("switched_off", with_pool(conflicts::switched_off))
+                .scenario("burst", with_pool(conflicts::burst)),
         )
         .group(
             Group::new(Setup::named("data-path"))
