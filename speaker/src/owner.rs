@@ -23,7 +23,7 @@ use ferrolb_runtime::backoff::Backoff;
 use ferrolb_runtime::readiness::{Check, Heartbeat};
 use ferrolb_runtime::write_health::WriteHealth;
 use ferrolb_runtime::writer::{Turn, Writer};
-use ferrolb_speaker_core::{DataPath, Effect, Finding, Input, Late, NotReady, Ownership};
+use ferrolb_speaker_core::{DataPath, Effect, Finding, Input, Late, NotReady, Ownership, Subnets};
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -391,16 +391,18 @@ impl Owner {
     /// The interfaces that are fit for at least one family.
     fn fit(&self, states: &[InterfaceState]) -> Input {
         const FAMILIES: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
-        let fit = |exclude: &[NamePattern]| -> BTreeSet<String> {
+        let fit = |exclude: &[NamePattern]| -> Subnets {
             let fits = |state: &&InterfaceState| {
                 FAMILIES
                     .iter()
                     .any(|family| suitable(state, *family, &InterfaceChoice::All, exclude).is_ok())
             };
-            states.iter().filter(fits).map(|state| state.name.clone()).collect()
+            let fit = states.iter().filter(fits);
+            fit.map(|state| (state.name.clone(), state.addresses.clone())).collect()
         };
         let usable = fit(&self.exclude);
-        let excluded = fit(&[]).difference(&usable).cloned().collect();
+        let mut excluded = fit(&[]);
+        excluded.retain(|name, _| !usable.contains_key(name));
         Input::Interfaces { usable, excluded }
     }
 

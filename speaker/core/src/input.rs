@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ferrolb_model::{Config, EndpointsView, Labels, NodeView, Password, Placement, ServiceId, ServiceView, VirtualIp};
 
 use crate::effect::Duty;
+use crate::interfaces::Subnets;
 
 /// One piece of news. Repeating one changes nothing.
 #[derive(Clone, Debug)]
@@ -61,9 +62,9 @@ pub enum Input {
     /// The layer-2 engine runs, and these interfaces are fit to announce on now, wanted or not.
     Interfaces {
         /// Those that an advertisement without interfaces uses.
-        usable: BTreeSet<String>,
+        usable: Subnets,
         /// Those that are used only where an advertisement names them.
-        excluded: BTreeSet<String>,
+        excluded: Subnets,
     },
     /// The layer-2 engine does not run, for this reason: nothing is answered.
     EngineDown(String),

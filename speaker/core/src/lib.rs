@@ -2,7 +2,8 @@
 //!
 //! [`Speaker::handle`] takes an [`Input`] and gives back [`Effect`]s; it does no IO and cannot fail. Read `input.rs` and
 //! `effect.rs` first: they are the whole interface. `decide.rs` says whether one address is announced and where,
-//! `announcer.rs` keeps `status.announcer` true, `speaker.rs` holds the state and what changes it. [`Bgp`] hears the same
+//! `interfaces.rs` why no interface
+//! suits it, `announcer.rs` keeps `status.announcer` true, `speaker.rs` holds the state and what changes it. [`Bgp`] hears the same
 //! inputs and decides what routers are told; it shares nothing else with layer 2. [`DataPath`] hears them, too, and knows
 //! whether kube-proxy is ready for what either is about to begin; [`Probes`] hears them as well, and knows whether other
 //! machines use addresses.
@@ -13,6 +14,7 @@ mod data_path;
 mod decide;
 mod effect;
 mod input;
+mod interfaces;
 mod ownership;
 mod probes;
 mod speaker;
@@ -21,6 +23,7 @@ pub use bgp::{Bgp, BgpPlan, Late, NotOnNode, PeerRefusal, PlannedPeer, PlannedRo
 pub use data_path::{Beginning, DataPath, NotReady, Progress, ProxyAnswer, Reading, Scrape, WAIT, WAIT_TO_TAKE};
 pub use effect::{Announcement, Duty, Effect, Liveness, Manner};
 pub use input::Input;
+pub use interfaces::Subnets;
 pub use ownership::Ownership;
 pub use probes::{Finding, Probes, Where};
 pub use speaker::{Settings, Speaker};

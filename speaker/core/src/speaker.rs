@@ -6,7 +6,6 @@
 //! Kept in memory is only what concerns this node: VirtualIPs that name it, and the labels of LoadBalancer Services.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -18,6 +17,7 @@ use crate::announcer::{Writes, names};
 use crate::decide::{Facts, HeldIp, Holder, Holders, claimants};
 use crate::effect::{Announcement, Duty, Effect, Liveness};
 use crate::input::Input;
+use crate::interfaces::Interfaces;
 
 /// Strangers remembered per address and interface. More than a few are one attack, and not worth an event each.
 const STRANGERS: usize = 8;
@@ -25,39 +25,14 @@ const STRANGERS: usize = 8;
 /// Services that have an event about something, each with its uid.
 type Told = BTreeMap<ServiceId, String>;
 
-/// The interfaces of the node that are fit to announce on.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Interfaces {
-    usable: BTreeSet<String>,
-    excluded: BTreeSet<String>,
-}
-
-impl Interfaces {
-    /// Whether something can be announced on the interfaces `wanted`, as far as one can tell by their names.
-    fn allow(&self, wanted: Option<&BTreeSet<String>>) -> bool {
-        match wanted {
-            None => !self.usable.is_empty(),
-            Some(names) => names
-                .iter()
-                .any(|n| self.usable.contains(n) || self.excluded.contains(n)),
-        }
-    }
-}
-
-impl fmt::Display for Interfaces {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.usable.is_empty(), self.excluded.is_empty()) {
-            (true, true) => f.write_str("there is none"),
-            (false, true) => write!(f, "there is {}", join(&self.usable)),
-            (true, false) => write!(f, "there is none but {}, which is left out", join(&self.excluded)),
-            (false, false) => write!(
-                f,
-                "there is {}, and {}, which is left out unless named",
-                join(&self.usable),
-                join(&self.excluded)
-            ),
-        }
-    }
+/// An address that is wanted and answered nowhere.
+#[derive(Debug)]
+struct Failure {
+    why: NodeRefusal,
+    /// The interfaces that were wanted.
+    interfaces: Option<BTreeSet<String>>,
+    /// Services that were told of it.
+    told: Told,
 }
 
 /// What the operator chose at start.
@@ -92,8 +67,7 @@ pub struct Speaker {
     writes: Writes,
     /// Services that were told that their address is announced here.
     assigned: BTreeMap<IpAddr, Told>,
-    /// Services that were told that it cannot be, and the interfaces it was about.
-    failing: BTreeMap<IpAddr, (Option<BTreeSet<String>>, Told)>,
+    failing: BTreeMap<IpAddr, Failure>,
     strangers: BTreeMap<(IpAddr, String), BTreeSet<[u8; 6]>>,
 }
 
@@ -154,7 +128,7 @@ impl Speaker {
                 }
                 self.settle(address, &mut effects);
             }
-            Input::Interfaces { usable, excluded } => self.engine = Ok(Interfaces { usable, excluded }),
+            Input::Interfaces { usable, excluded } => self.interfaces(Interfaces { usable, excluded }, &mut effects),
             Input::EngineDown(why) => self.engine_down(why, &mut effects),
             Input::Conflict {
                 address,
@@ -301,11 +275,7 @@ impl Speaker {
 
     /// Addresses that the placement gives to this node and that are not announced, each with why.
     pub fn withheld(&self) -> impl Iterator<Item = (IpAddr, NodeRefusal)> {
-        let why = self
-            .engine
-            .as_ref()
-            .map_or(NodeRefusal::NoLayer2, |_| NodeRefusal::NoInterface);
-        let unusable = self.failing.keys().map(move |address| (*address, why));
+        let unusable = self.failing.iter().map(|(address, failure)| (*address, failure.why));
         let waiting = self.waiting.iter();
         self.withheld
             .iter()
@@ -488,9 +458,9 @@ impl Speaker {
     /// Wants `address` announced so. Where the engine had no interface and may have one now, its next word is awaited
     /// before anybody is told.
     fn want(&mut self, address: IpAddr, announcement: Announcement) {
-        let wanted = announcement.interfaces.as_ref();
-        let hopeful = self.engine.as_ref().is_ok_and(|interfaces| interfaces.allow(wanted));
-        if hopeful && self.answering.get(&address).is_some_and(BTreeSet::is_empty) {
+        if self.unsuited(address, &announcement).is_none()
+            && self.answering.get(&address).is_some_and(BTreeSet::is_empty)
+        {
             self.answering.remove(&address);
         }
         self.wanted.insert(address, announcement);
@@ -543,49 +513,64 @@ impl Speaker {
             return;
         }
         self.assigned.remove(&address);
+        let why = self
+            .unsuited(address, &announcement)
+            .unwrap_or(NodeRefusal::NoInterface);
         let told = match self.failing.remove(&address) {
-            Some((about, told)) if about == announcement.interfaces => told,
+            Some(before) if before.interfaces == announcement.interfaces && before.why == why => before.told,
             _ => Told::new(),
         };
         let message = self.failure(address, &announcement);
-        self.failing.insert(address, (announcement.interfaces, holders.clone()));
+        let interfaces = announcement.interfaces;
+        let failure = Failure {
+            why,
+            interfaces,
+            told: holders.clone(),
+        };
+        self.failing.insert(address, failure);
         for (service, uid) in untold(holders, &told) {
             let message = message.clone();
             effects.push(Effect::AnnounceFailed { service, uid, message });
         }
     }
 
+    /// Why the engine cannot answer for the address anywhere, as far as one can tell; `None` means that it should.
+    fn unsuited(&self, address: IpAddr, announcement: &Announcement) -> Option<NodeRefusal> {
+        match &self.engine {
+            Err(_) => Some(NodeRefusal::NoLayer2),
+            Ok(interfaces) => interfaces.suit(address, announcement).err(),
+        }
+    }
+
+    /// What is answered nowhere may be so for another reason now. Where nothing stands against it any more, the engine's
+    /// next word is awaited.
+    fn interfaces(&mut self, interfaces: Interfaces, effects: &mut Vec<Effect>) {
+        let interfaces = Ok(interfaces);
+        if self.engine == interfaces {
+            return;
+        }
+        self.engine = interfaces;
+        for address in self.failing.keys().copied().collect::<Vec<_>>() {
+            let wanted = self.wanted.get(&address);
+            if wanted.is_some_and(|wanted| self.unsuited(address, wanted).is_some()) {
+                self.settle(address, effects);
+            }
+        }
+    }
+
     /// Why nothing answers, and what would help.
     fn failure(&self, address: IpAddr, announcement: &Announcement) -> String {
         let node = &self.node;
-        let interfaces = match &self.engine {
-            Err(why) => return format!("node {node:?} does not announce {address}: {why}"),
-            Ok(interfaces) => interfaces,
-        };
-        match (&announcement.interfaces, self.ips.get(&address)) {
-            (Some(wanted), Some(ip)) => {
-                let ads = self.facts().map(|facts| facts.advertisements(address, ip));
-                let ads: BTreeSet<String> = ads.into_iter().flatten().map(|ad| ad.name.clone()).collect();
-                if ads.is_empty() {
-                    return format!(
-                        "node {node:?} does not announce {address}: it was announced on {}, and no such interface of \
-                         the node is up with carrier ({interfaces}); correct the L2Advertisement that cannot be read",
-                        join(wanted),
-                    );
-                }
-                format!(
-                    "node {node:?} does not announce {address}: spec.interfaces of L2Advertisement {} is {}, and no \
-                     such interface of the node is up with carrier; name another ({interfaces}), or leave \
-                     spec.interfaces out to use all",
-                    join(&ads),
-                    join(wanted),
-                )
+        let why = match &self.engine {
+            Err(why) => why.clone(),
+            Ok(interfaces) => {
+                let ads = self.facts().zip(self.ips.get(&address));
+                let ads = ads.map(|(facts, ip)| facts.advertisements(address, ip));
+                let ads = ads.into_iter().flatten().map(|ad| ad.name.clone()).collect();
+                interfaces.failure(address, announcement, &ads)
             }
-            _ => format!(
-                "node {node:?} does not announce {address}: it needs an interface that is up with carrier, no port of \
-                 a bridge or bond, and not left out by --exclude-interfaces ({interfaces})"
-            ),
-        }
+        };
+        format!("node {node:?} does not announce {address}: {why}")
     }
 
     fn engine_down(&mut self, why: String, effects: &mut Vec<Effect>) {
@@ -625,8 +610,4 @@ fn untold(holders: Told, told: &Told) -> impl Iterator<Item = (ServiceId, String
     holders
         .into_iter()
         .filter(move |(service, uid)| told.get(service) != Some(uid))
-}
-
-fn join(names: &BTreeSet<String>) -> String {
-    names.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
 }

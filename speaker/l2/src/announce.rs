@@ -3,12 +3,14 @@
 //! An address is announced on an interface when it starts to be owned there, and again when the interface's MAC
 //! changes, its carrier comes back or the kernel asks for it: at once and after 0.1, 1.1, 2.2 and 5 s, because a single
 //! frame may be lost and because older neighbours ignore a change within a second of the last. After that it is
-//! refreshed at the interval set, give or take a tenth, so that addresses and nodes drift apart. With the first three of
+//! refreshed at the interval set for it, give or take a tenth, so that addresses and nodes drift apart. With the first three of
 //! these the neighbours that matter most are told directly as well ([`crate::neighbours`]).
 //!
 //! IPv4: a gratuitous request with target MAC 0 (RFC 5227 1.1) and a gratuitous reply whose target MAC is the sender's;
 //! a reply with any other target MAC is ignored by neighbours that confirmed their entry less than a second ago.
-//! IPv6: an unsolicited advertisement to all nodes, overriding, with the link-layer address (RFC 4861 7.2.6).
+//! IPv6: an unsolicited advertisement to all nodes, overriding, with the link-layer address (RFC 4861 7.2.6). Routers are
+//! among all nodes: those that make an entry of it need not ask for the first packet (RFC 9131 6.1.1; that one does not
+//! override, because who sends it may be wrong about its address; here the address has moved).
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -40,6 +42,16 @@ struct Entry {
     generation: u64,
     start: Duration,
     next: Option<Duration>,
+    /// Between two refreshes; `None` is the usual interval.
+    refresh: Option<Duration>,
+}
+
+impl Entry {
+    /// Is the burst over, and a refresh next, if anything is?
+    fn settled(&self) -> bool {
+        let last = self.start + BURST[BURST.len() - 1];
+        self.next.is_none_or(|next| next > last)
+    }
 }
 
 /// One announcement to send.
@@ -95,6 +107,7 @@ impl Announcer {
                     generation: served.generation,
                     start: now,
                     next: Some(now),
+                    refresh: None,
                 };
                 match self.entries.get_mut(&key) {
                     Some(entry) if entry.mac == fresh.mac && entry.generation == fresh.generation => continue,
@@ -109,6 +122,26 @@ impl Announcer {
                     }
                 }
                 self.queue.insert((now, key));
+            }
+        }
+    }
+
+    /// Refreshes each address at the interval told for it, never if that is zero, and at the usual one if none is told.
+    /// Where that is news, the next refresh is one interval away.
+    pub fn refresh(&mut self, now: Duration, told: impl Fn(IpAddr) -> Option<Duration>) {
+        let random = &mut self.random;
+        for (key, entry) in &mut self.entries {
+            let refresh = told(key.1);
+            if entry.refresh == refresh {
+                continue;
+            }
+            entry.refresh = refresh;
+            if entry.settled() {
+                if let Some(next) = entry.next.take() {
+                    self.queue.remove(&(next, *key));
+                }
+                entry.next = jitter(random, refresh.unwrap_or(self.refresh)).map(|interval| now + interval);
+                self.queue.extend(entry.next.map(|next| (next, *key)));
             }
         }
     }
@@ -137,13 +170,13 @@ impl Announcer {
                 break;
             };
             self.queue.pop_first();
-            let jitter = self.jitter();
             let Some(entry) = self.entries.get_mut(&key) else {
                 continue;
             };
             // A step that was slept through is not made up for: the frames would all say the same.
             let step = BURST.iter().map(|offset| entry.start + *offset).find(|at| *at > now);
-            entry.next = step.or_else(|| jitter.map(|interval| now + interval));
+            let refresh = entry.refresh.unwrap_or(self.refresh);
+            entry.next = step.or_else(|| jitter(&mut self.random, refresh).map(|interval| now + interval));
             self.queue.extend(entry.next.map(|next| (next, key)));
             let (index, address) = key;
             let directly = at <= entry.start + DIRECTLY;
@@ -157,18 +190,18 @@ impl Announcer {
         }
         due
     }
+}
 
-    /// The refresh interval, 90 to 110 % of it.
-    fn jitter(&mut self) -> Option<Duration> {
-        // SplitMix64: spreads any seed, one included that differs from the next node's by one bit.
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.random;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^= mixed >> 31;
-        let fraction = (mixed >> 40) as f64 / (1u64 << 24) as f64;
-        (!self.refresh.is_zero()).then(|| self.refresh.mul_f64(0.9 + 0.2 * fraction))
-    }
+/// 90 to 110 % of an interval; `None` for zero, which is never.
+fn jitter(random: &mut u64, interval: Duration) -> Option<Duration> {
+    // SplitMix64: spreads any seed, one included that differs from the next node's by one bit.
+    *random = random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut mixed = *random;
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^= mixed >> 31;
+    let fraction = (mixed >> 40) as f64 / (1u64 << 24) as f64;
+    (!interval.is_zero()).then(|| interval.mul_f64(0.9 + 0.2 * fraction))
 }
 
 /// The one announcement to everybody that is heard the farthest: a request for IPv4 (RFC 5227 1.1).

@@ -38,8 +38,10 @@ pub struct InterfaceState {
     pub broadcast: bool,
     /// IFF_MULTICAST.
     pub multicast: bool,
-    /// Index of the bridge, bond, team or VRF this interface is a port of.
+    /// Index of the bridge, bond or team this interface is a port of: what comes in by the port is the master's.
     pub master: Option<u32>,
+    /// Index of the VRF it is in. A VRF has routes and no segment: its members answer for themselves.
+    pub vrf: Option<u32>,
     /// The addresses it has, with their prefix lengths.
     pub addresses: BTreeSet<IpNet>,
     /// The gateways of the default routes that lead through it.
@@ -50,6 +52,26 @@ impl InterfaceState {
     /// Up, and connected.
     pub fn running(&self) -> bool {
         self.up && self.carrier
+    }
+
+    /// Is the address in a subnet of the interface? An interface address without a subnet, of 32 or 128 bits, contains
+    /// itself alone. A link-local IPv6 subnet is on every link and says nothing.
+    pub fn has_on_link(&self, address: IpAddr) -> bool {
+        let local = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+        !local && self.addresses.iter().any(|net| net.contains(&address))
+    }
+
+    /// What tells its broadcast domain from others: its subnets, without those that are on every link or hold one
+    /// address only.
+    pub(crate) fn subnets(&self) -> impl Iterator<Item = IpNet> + '_ {
+        let tells = |net: &IpNet| {
+            let local = match net.addr() {
+                IpAddr::V4(v4) => v4.is_link_local(),
+                IpAddr::V6(v6) => v6.is_unicast_link_local(),
+            };
+            !local && net.prefix_len() < net.max_prefix_len()
+        };
+        self.addresses.iter().filter(move |net| tells(net)).map(IpNet::trunc)
     }
 }
 
@@ -71,7 +93,7 @@ pub enum Unsuitable {
     /// It does no address resolution (IFF_NOARP).
     #[error("does no address resolution (NOARP)")]
     NoArp,
-    /// It is a port of a bridge, bond, team or VRF; the master is used in its stead.
+    /// It is a port of a bridge, bond or team; the master is used in its stead.
     #[error("is a port of another interface")]
     Enslaved,
     /// It cannot broadcast (IPv4) or multicast (IPv6).

@@ -14,7 +14,9 @@ use futures::StreamExt;
 use futures::channel::mpsc::UnboundedReceiver;
 use ipnet::IpNet;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
-use netlink_packet_route::link::{LinkAttribute, LinkEvent, LinkFlags, LinkLayerType, LinkMessage};
+use netlink_packet_route::link::{
+    InfoPortKind, LinkAttribute, LinkEvent, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType, RouteVia};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
@@ -311,7 +313,7 @@ fn link(message: &LinkMessage) -> Option<Event> {
         multicast: flags.contains(LinkFlags::Multicast),
         ..InterfaceState::default()
     };
-    let (mut named, mut notify_peers) = (false, false);
+    let (mut named, mut notify_peers, mut in_vrf) = (false, false, false);
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => {
@@ -322,9 +324,14 @@ fn link(message: &LinkMessage) -> Option<Event> {
                 state.mac = bytes.as_slice().try_into().ok().filter(|mac| *mac != [0; 6]);
             }
             LinkAttribute::Controller(index) => state.master = Some(*index).filter(|index| *index != 0),
+            LinkAttribute::LinkInfo(info) => in_vrf = info.contains(&LinkInfo::PortKind(InfoPortKind::Vrf)),
             LinkAttribute::Event(LinkEvent::NotifyPeers | LinkEvent::BondingFailover) => notify_peers = true,
             _ => {}
         }
+    }
+    if in_vrf {
+        // The kernel calls the VRF a master, too, but answers ARP by the member and never by the VRF (NOARP).
+        state.vrf = state.master.take();
     }
     named.then_some(Event::Link { state, notify_peers })
 }
@@ -382,3 +389,6 @@ fn gateway(attributes: &[RouteAttribute]) -> Option<IpAddr> {
         _ => None,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,11 +1,20 @@
-//! What is done where: a function of the addresses wanted and the interfaces there are. Pure.
+//! What is done where: a function of the addresses wanted, the interfaces there are, and what was done where before.
+//! Pure.
+//!
+//! An address is on every interface that suits it, but only on one of each broadcast domain: two answers to one question
+//! would make neighbours change between two MACs, and switches learn both. Interfaces are in one domain when they are in
+//! one subnet (and VRF). The one that has the address keeps it for as long as it suits; otherwise it is the one with the
+//! lowest index. Interfaces without a subnet in common cannot be told from those of different segments.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+
+use ipnet::IpNet;
 
 use crate::counters::Family;
 use crate::interfaces::{Link, NamePattern, capable, excluded};
-use crate::seam::{InterfaceChoice, Mac, Role, Wanted};
+use crate::seam::{InterfaceChoice, Mac, Role, Want, Wanted};
 
 /// What is done about an address on an interface: its [`Role`] there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,47 +79,103 @@ impl Served {
 /// The interfaces that have something to do, by index.
 pub type Plan = BTreeMap<u32, Served>;
 
-/// Puts every address on every interface that suits it: [`crate::interfaces::suitable`] for each pair, with what depends
-/// on the interface alone asked once, because a node can have hundreds of interfaces of pods.
-pub fn plan<'a>(wanted: &Wanted, links: impl IntoIterator<Item = &'a Link>, exclude: &[NamePattern]) -> Plan {
-    let mut plan = Plan::new();
-    for link in links {
-        let Some(mac) = link.state.mac else { continue };
-        let [arp, ndp] = [Family::Arp, Family::Ndp].map(|family| capable(&link.state, family).is_ok());
-        if !arp && !ndp {
-            continue;
-        }
-        let open_to_all = !excluded(&link.state, exclude);
-        let fits = |address: &IpAddr, choice: &InterfaceChoice| {
-            let capable = if address.is_ipv4() { arp } else { ndp };
-            capable
-                && match choice {
-                    InterfaceChoice::All => open_to_all,
-                    InterfaceChoice::Named(names) => names.contains(&link.state.name),
-                }
+/// An interface that could serve some family, with what depends on it alone asked once: a node can have hundreds of
+/// interfaces of pods.
+struct Site<'a> {
+    link: &'a Link,
+    mac: Mac,
+    arp: bool,
+    ndp: bool,
+    open_to_all: bool,
+    /// Sites of one broadcast domain have the same number.
+    domain: usize,
+}
+
+impl Site<'_> {
+    fn fits(&self, address: IpAddr, want: &Want) -> bool {
+        let capable = if address.is_ipv4() { self.arp } else { self.ndp };
+        let chosen = match &want.interfaces {
+            InterfaceChoice::All => self.open_to_all,
+            InterfaceChoice::Named(names) => names.contains(&self.link.state.name),
         };
-        let addresses: BTreeMap<IpAddr, Stance> = wanted
-            .addresses
-            .iter()
-            .filter(|(address, want)| fits(address, &want.interfaces))
-            .map(|(address, want)| (*address, Stance::of(&want.role, &link.state.name)))
-            .collect();
-        if !addresses.is_empty() {
-            let (name, incarnation, generation) = (link.state.name.clone(), link.incarnation, link.generation);
-            plan.insert(
-                link.state.index,
-                Served {
-                    name,
-                    mac,
-                    incarnation,
-                    generation,
-                    addresses,
-                    gateways: link.state.gateways.clone(),
-                },
-            );
+        capable && chosen && (!want.manner.subnet_check || self.link.state.has_on_link(address))
+    }
+
+    fn has(&self, address: IpAddr, plan: &Plan) -> bool {
+        plan.get(&self.link.state.index).is_some_and(|served| {
+            served.addresses.contains_key(&address) && served.incarnation == self.link.incarnation
+        })
+    }
+}
+
+/// Puts every address on the interfaces that suit it, one of each broadcast domain; `before` is the plan in force.
+pub fn plan<'a>(
+    wanted: &Wanted,
+    links: impl IntoIterator<Item = &'a Link>,
+    exclude: &[NamePattern],
+    before: &Plan,
+) -> Plan {
+    let sites = sites(links, exclude);
+    let mut plan = Plan::new();
+    for (address, want) in &wanted.addresses {
+        let fitting: Vec<&Site> = sites.iter().filter(|site| site.fits(*address, want)).collect();
+        for domain in fitting.chunk_by(|a, b| a.domain == b.domain) {
+            let site = domain
+                .iter()
+                .find(|site| site.has(*address, before))
+                .unwrap_or(&domain[0]);
+            let Link {
+                state,
+                incarnation,
+                generation,
+            } = site.link;
+            let served = plan.entry(state.index).or_insert_with(|| Served {
+                name: state.name.clone(),
+                mac: site.mac,
+                incarnation: *incarnation,
+                generation: *generation,
+                addresses: BTreeMap::new(),
+                gateways: state.gateways.clone(),
+            });
+            served.addresses.insert(*address, Stance::of(&want.role, &state.name));
         }
     }
     plan
+}
+
+/// Ordered by broadcast domain, then by index.
+fn sites<'a>(links: impl IntoIterator<Item = &'a Link>, exclude: &[NamePattern]) -> Vec<Site<'a>> {
+    let mut sites: Vec<Site> = Vec::new();
+    for link in links {
+        let Some(mac) = link.state.mac else { continue };
+        let [arp, ndp] = [Family::Arp, Family::Ndp].map(|family| capable(&link.state, family).is_ok());
+        if arp || ndp {
+            sites.push(Site {
+                link,
+                mac,
+                arp,
+                ndp,
+                open_to_all: !excluded(&link.state, exclude),
+                domain: sites.len(),
+            });
+        }
+    }
+    let mut first_in: HashMap<(Option<u32>, IpNet), usize> = HashMap::new();
+    for position in 0..sites.len() {
+        let state = &sites[position].link.state;
+        for subnet in state.subnets() {
+            match first_in.entry((state.vrf, subnet)) {
+                Entry::Vacant(entry) => drop(entry.insert(position)),
+                Entry::Occupied(entry) => {
+                    let (one, other) = (sites[*entry.get()].domain, sites[position].domain);
+                    let of_both = sites.iter_mut().filter(|site| site.domain == one.max(other));
+                    of_both.for_each(|site| site.domain = one.min(other));
+                }
+            }
+        }
+    }
+    sites.sort_by_key(|site| (site.domain, site.link.state.index));
+    sites
 }
 
 /// Where each owned address is announced; an address without an interface has an empty set.
@@ -130,107 +195,4 @@ pub fn announcing(wanted: &Wanted, plan: &Plan) -> BTreeMap<IpAddr, BTreeSet<Str
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::interfaces::{Event, InterfaceState, Table, suitable};
-    use crate::seam::Want;
-
-    fn table(names: &[&str]) -> Table {
-        let mut table = Table::default();
-        for (index, name) in (1u32..).zip(names) {
-            let state = InterfaceState {
-                index,
-                name: (*name).to_owned(),
-                mac: Some([2, 0, 0, 0, 0, index as u8]),
-                ethernet: true,
-                up: true,
-                carrier: true,
-                broadcast: true,
-                multicast: true,
-                ..InterfaceState::default()
-            };
-            table.apply(Event::Link {
-                state,
-                notify_peers: false,
-            });
-        }
-        table
-    }
-
-    #[test]
-    fn every_address_is_on_every_interface_that_suits_it() {
-        let named = |name: &str| InterfaceChoice::Named(BTreeSet::from([name.to_owned()]));
-        let want = |interfaces| Want {
-            interfaces,
-            ..Want::default()
-        };
-        let (everywhere, one, nowhere): (IpAddr, IpAddr, IpAddr) = (
-            "192.0.2.1".parse().unwrap(),
-            "2001:db8::2".parse().unwrap(),
-            "192.0.2.3".parse().unwrap(),
-        );
-        let wanted = Wanted {
-            addresses: BTreeMap::from([
-                (everywhere, want(InterfaceChoice::All)),
-                (one, want(named("veth1"))),
-                (nowhere, want(named("eth9"))),
-            ]),
-            ..Wanted::default()
-        };
-        let table = table(&["eth0", "veth1", "eth2", "cni0"]);
-        let plan = plan(&wanted, table.links(), &NamePattern::defaults());
-
-        let placed: Vec<(u32, Vec<IpAddr>)> = plan
-            .iter()
-            .map(|(index, served)| (*index, served.owned().collect()))
-            .collect();
-        assert_eq!(placed, [(1, vec![everywhere]), (2, vec![one]), (3, vec![everywhere])]);
-
-        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
-        assert_eq!(
-            announcing(&wanted, &plan),
-            BTreeMap::from([
-                (everywhere, names(&["eth0", "eth2"])),
-                (one, names(&["veth1"])),
-                (nowhere, names(&[]))
-            ])
-        );
-        for link in table.links() {
-            for (address, want) in &wanted.addresses {
-                let planned = plan.get(&link.state.index).is_some_and(|served| served.owns(*address));
-                let suits = suitable(&link.state, *address, &want.interfaces, &NamePattern::defaults()).is_ok();
-                assert_eq!(planned, suits, "{address} on {}", link.state.name);
-            }
-        }
-    }
-    #[test]
-    fn a_role_holds_where_it_can_and_only_what_is_owned_is_announced() {
-        let owner = [2, 0, 0, 0, 0, 0x99];
-        let roles = [
-            Role::Own,
-            Role::StandIn(BTreeMap::from([("eth0".to_owned(), owner)])),
-            Role::Listen,
-        ];
-        let addresses = [1, 2, 3].map(|host| IpAddr::from([192, 0, 2, host]));
-        let wants = roles.map(|role| Want {
-            role,
-            ..Want::default()
-        });
-        let wanted = Wanted {
-            addresses: addresses.into_iter().zip(wants).collect(),
-            ..Wanted::default()
-        };
-        let plan = plan(&wanted, table(&["eth0", "eth1"]).links(), &[]);
-        let stances = |index: u32| addresses.map(|address| plan[&index].addresses[&address]);
-        assert_eq!(stances(1), [Stance::Own, Stance::StandIn(owner), Stance::Listen]);
-        assert_eq!(
-            stances(2),
-            [Stance::Own, Stance::Listen, Stance::Listen],
-            "the owner's MAC on this segment is not known"
-        );
-        assert_eq!(
-            announcing(&wanted, &plan).into_keys().collect::<Vec<_>>(),
-            addresses[..1]
-        );
-    }
-}
+mod tests;

@@ -433,69 +433,6 @@ fn failed_writes_wait_for_news_or_for_the_retry() {
 }
 
 #[test]
-fn a_missing_interface_is_said_once_and_says_what_would_be_right() {
-    let address = ip("192.0.2.7");
-    let mut ad = advertisement("lan-only");
-    ad.interfaces = Some(set(&["eth9"]));
-    let (mut speaker, _) = owning(vec![config(vec![pool("lan", "192.0.2.0/24")], vec![ad])]);
-    speaker.handle(interfaces(&["eth0", "wlan0"], &["docker0"]));
-    let effects = speaker.handle(answering(address, &[]));
-    let [Effect::AnnounceFailed { service, uid, message }] = effects.as_slice() else {
-        panic!("{effects:?}");
-    };
-    assert_eq!((service, uid.as_str()), (&id("web"), "uid-web"));
-    for part in [
-        "node-a",
-        "192.0.2.7",
-        "lan-only",
-        "spec.interfaces",
-        "eth9",
-        "eth0, wlan0",
-        "docker0",
-    ] {
-        assert!(message.contains(part), "{part}: {message}");
-    }
-    assert_eq!(speaker.handle(answering(address, &[])), []);
-    assert_eq!(
-        speaker.withheld().collect::<Vec<_>>(),
-        [(address, NodeRefusal::NoInterface)]
-    );
-    // It comes, goes and comes: each change is said.
-    assert_eq!(
-        speaker.handle(answering(address, &["eth9"])),
-        [set_announcer(Some(&["eth9"]), "1"), assigned("web")]
-    );
-    assert!(matches!(
-        speaker.handle(answering(address, &[])).as_slice(),
-        [Effect::AnnounceFailed { .. }]
-    ));
-    assert_eq!(speaker.handle(answering(address, &["eth9"])), [assigned("web")]);
-}
-
-#[test]
-fn a_corrected_advertisement_is_no_second_failure() {
-    let address = ip("192.0.2.7");
-    let named = |interface: &str| {
-        let mut ad = advertisement("a");
-        ad.interfaces = Some(set(&[interface]));
-        config(vec![pool("lan", "192.0.2.0/24")], vec![ad])
-    };
-    for (corrected, failures) in [
-        (named("eth0"), 0),
-        (named("docker0"), 0),
-        (plain_config(), 0),
-        (named("eth8"), 1),
-    ] {
-        let (mut speaker, _) = owning(vec![named("eth9")]);
-        speaker.handle(interfaces(&["eth0"], &["docker0"]));
-        assert_eq!(speaker.handle(answering(address, &[])).len(), 1);
-        let effects = speaker.handle(corrected);
-        assert!(matches!(effects[0], Effect::Announce(_)));
-        assert_eq!(effects.len() - 1, failures, "{effects:?}");
-    }
-}
-
-#[test]
 fn every_holder_of_a_shared_address_is_told() {
     let address = ip("192.0.2.7");
     let (mut speaker, _) = owning(vec![]);

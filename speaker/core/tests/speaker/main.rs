@@ -5,6 +5,7 @@ mod bgp;
 mod bgp_drain;
 mod bgp_peers;
 mod data_path;
+mod interfaces;
 mod make;
 mod ownership;
 mod properties;

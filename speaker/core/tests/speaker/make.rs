@@ -10,6 +10,7 @@ use ferrolb_model::{
     ServiceView, TrafficPolicy, VirtualIp,
 };
 use ferrolb_speaker_core::{Announcement, Duty, Effect, Input, Liveness, Manner, Settings, Speaker};
+use ipnet::IpNet;
 
 /// The node that is tested.
 pub(crate) const ME: &str = "node-a";
@@ -22,6 +23,10 @@ pub(crate) fn ip(text: &str) -> IpAddr {
 
 pub(crate) fn set(names: &[&str]) -> BTreeSet<String> {
     names.iter().map(|n| (*n).to_owned()).collect()
+}
+
+pub(crate) fn subnets(of: &[&str]) -> BTreeSet<IpNet> {
+    of.iter().map(|net| net.parse().expect("a subnet")).collect()
 }
 
 pub(crate) fn labels(pairs: &[(&str, &str)]) -> Labels {
@@ -245,10 +250,12 @@ pub(crate) fn assigned(name: &str) -> Effect {
     }
 }
 
+/// Interfaces in the subnet of the pool `lan`.
 pub(crate) fn interfaces(usable: &[&str], excluded: &[&str]) -> Input {
+    let lan = |names: &[&str]| set(names).into_iter().map(|name| (name, subnets(&["192.0.2.1/24"])));
     Input::Interfaces {
-        usable: set(usable),
-        excluded: set(excluded),
+        usable: lan(usable).collect(),
+        excluded: lan(excluded).collect(),
     }
 }
 

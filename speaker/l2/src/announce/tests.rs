@@ -104,6 +104,59 @@ fn what_is_announced_once_more_begins_anew() {
 }
 
 #[test]
+fn an_address_is_refreshed_as_is_told_for_it_and_a_change_counts_at_once() {
+    let minute = Duration::from_secs(60);
+    let [one, other] = ["192.0.2.1", "192.0.2.2"].map(|address| address.parse::<IpAddr>().unwrap());
+    let mut announcer = Announcer::new(minute, 1);
+    announcer.serve(Duration::ZERO, &plan(MAC, 1, &["192.0.2.1", "192.0.2.2"]));
+    announcer.refresh(Duration::ZERO, |address| (address == one).then_some(Duration::ZERO));
+    let until = |announcer: &mut Announcer, end: Duration| {
+        let mut sent = BTreeMap::new();
+        while let Some(deadline) = announcer.next_deadline().filter(|deadline| *deadline < end) {
+            *sent.entry(announcer.due(deadline, 1)[0].address).or_insert(0) += 1;
+        }
+        sent
+    };
+    assert_eq!(
+        until(&mut announcer, minute / 10),
+        BTreeMap::from([(one, 5), (other, 5)]),
+        "the burst"
+    );
+    assert_eq!(
+        until(&mut announcer, minute * 2),
+        BTreeMap::from([(other, 1)]),
+        "one of them never"
+    );
+
+    announcer.refresh(minute * 2, |address| {
+        (address == one).then_some(Duration::from_secs(10))
+    });
+    let between = until(&mut announcer, minute * 3);
+    assert!((5..=6).contains(&between[&one]), "{between:?}");
+    assert_eq!(between[&other], 1, "{between:?}");
+
+    announcer.refresh(minute * 3, |_| Some(Duration::ZERO));
+    assert_eq!(announcer.next_deadline(), None);
+    announcer.refresh(minute * 3, |_| None);
+    assert_eq!(until(&mut announcer, minute * 3 + minute / 2), BTreeMap::new());
+    assert_eq!(
+        until(&mut announcer, minute * 4 + minute / 5),
+        BTreeMap::from([(one, 1), (other, 1)])
+    );
+}
+
+#[test]
+fn another_interval_does_not_cut_a_burst_short() {
+    let mut announcer = Announcer::new(Duration::ZERO, 1);
+    announcer.serve(Duration::ZERO, &plan(MAC, 1, &["192.0.2.1"]));
+    announcer.due(Duration::ZERO, 1);
+    announcer.refresh(Duration::from_millis(50), |_| Some(Duration::from_secs(60)));
+    let sent = times(&mut announcer, Duration::from_secs(100));
+    assert_eq!(sent[..4], [100, 1_100, 2_200, 5_000]);
+    assert_eq!(sent.len(), 5);
+}
+
+#[test]
 fn steps_slept_through_are_skipped() {
     let mut announcer = Announcer::new(Duration::ZERO, 1);
     announcer.serve(Duration::ZERO, &plan(MAC, 1, &["192.0.2.1"]));

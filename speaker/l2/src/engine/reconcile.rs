@@ -22,7 +22,9 @@ impl Engine {
         let now = self.now();
         let links = Arc::clone(&self.interfaces.links);
         self.own_macs = links.iter().filter_map(|link| link.state.mac).collect();
-        let mut plan = plan::plan(&self.wanted, links.iter(), &self.settings.exclude);
+        let before = self.ports.iter().map(|(index, port)| (*index, port.served.clone()));
+        let before: Plan = before.collect();
+        let mut plan = plan::plan(&self.wanted, links.iter(), &self.settings.exclude, &before);
         let mut faults = BTreeSet::new();
         self.close_ports(&plan);
         let answered = self
@@ -42,6 +44,9 @@ impl Engine {
         self.retry = faults.iter().any(may_pass).then_some(now + RETRY);
 
         self.announcer.serve(now, &plan);
+        let wanted = &self.wanted.addresses;
+        let refresh = |address| wanted.get(&address).and_then(|want| want.manner.refresh);
+        self.announcer.refresh(now, refresh);
         self.outbox
             .interfaces(links.iter().map(|link| link.state.clone()).collect());
         self.outbox.announcing(plan::announcing(&self.wanted, &plan));

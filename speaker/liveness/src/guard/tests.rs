@@ -239,6 +239,21 @@ fn nobody_is_asked_for_where_nothing_could_be_done() {
 }
 
 #[test]
+fn a_node_acts_outside_of_its_subnets_only_if_it_may() {
+    for (subnet_check, octets, asks) in [(true, [10, 0], true), (true, [10, 9], false), (false, [10, 9], true)] {
+        let (mut guard, _) = guard("b", 2);
+        let [a, b] = octets;
+        let duties = duties("b");
+        let mut duty = duties.addresses[&ip(VIP)].clone();
+        duty.manner.subnet_check = subnet_check;
+        let addresses = BTreeMap::from([([a, b, 0, VIP].into(), duty)]);
+        guard.handle(Input::Duties(Arc::new(Duties { addresses, ..duties })), ms(5));
+        from(&mut guard, "a", 1, &hello(1, false), ms(10));
+        assert_eq!(!questions(&run(&mut guard, ms(1_000))).is_empty(), asks, "{octets:?}");
+    }
+}
+
+#[test]
 fn a_question_that_was_not_taken_is_asked_again() {
     let (mut guard, _) = guard("b", 2);
     from(&mut guard, "a", 1, &hello(1, false), ms(10));
