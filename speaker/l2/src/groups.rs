@@ -2,8 +2,9 @@
 //!
 //! The groups are a function of what is served, compared with what is joined. Several addresses can share a group; it
 //! is left when the last of them goes, by construction. A membership on a plain UDP socket makes the kernel report it
-//! (MLD, for switches that snoop) and open the card's multicast filter; a packet socket's own membership does only the
-//! latter. Nothing is ever received on these sockets.
+//! (MLD, for switches that snoop; RFC 4861 7.2.1), answer queries about it for as long as the socket is there, and open
+//! the card's multicast filter; a packet socket's own membership does only the latter. Nothing is ever received on these
+//! sockets. An interface that loses its carrier is left; when it is back it is joined, and so reported, again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

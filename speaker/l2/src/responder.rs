@@ -5,7 +5,8 @@
 //! the owner's MAC ([`Stance`]); for an address that is only listened for, it is handed out to be remembered. A frame in
 //! which another station claims such an address gets no answer (RFC 5227 2.4 allows a broadcast defence, never a unicast
 //! reply to a claim); it is a conflict if the address is announced here and the claimant is no member. A probe for an
-//! address (sender 0.0.0.0; a solicitation from `::`) is answered: that is how the prober learns that it is taken.
+//! address (sender 0.0.0.0, RFC 5227 2.1.1; a solicitation from `::`, RFC 4862 5.4.3) is answered: that is how the prober
+//! learns that it is taken.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -376,7 +377,8 @@ fn ndp(header: ethernet::Repr, packet: ndp::Repr, port: Port<'_>) -> Result<Cont
 }
 
 /// The answer to a solicitation: overriding, because it is the owner's word (RFC 4861 7.2.4). One that came from `::`
-/// is answered to all nodes and not as solicited, since its sender has no address to answer to.
+/// is answered to all nodes and not as solicited, since its sender has no address to answer to. A solicitation without a
+/// link-layer address (RFC 4861 4.3 lets a unicast one be so) is answered to the station that sent the frame.
 fn advertisement(target: Ipv6Addr, asker: Ipv6Addr, asker_mac: Mac, own: Mac, told: Mac) -> OwnedFrame {
     let solicited = !asker.is_unspecified();
     let (destination, destination_mac) = if solicited {

@@ -2,6 +2,7 @@
 //! threads that hold it. The engine runs as nobody with CAP_NET_RAW alone.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::net::{IpAddr, UdpSocket};
 use std::process::Command;
 use std::sync::Arc;
@@ -97,6 +98,18 @@ impl Namespace {
         });
     }
 
+    /// Listens on an interface.
+    pub(crate) fn tap(&self, interface: &str) -> Tap {
+        let interface = interface.to_owned();
+        self.run(move || {
+            let all = i32::from((libc::ETH_P_ALL as u16).to_be());
+            let socket = Socket::new(Domain::PACKET, Type::RAW, Some(all.into())).unwrap();
+            bind(&socket, &interface);
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            Tap(socket)
+        })
+    }
+
     /// Sends frames out of an interface.
     pub(crate) fn send_frames(&self, interface: &str, frames: Vec<Vec<u8>>) {
         let interface = interface.to_owned();
@@ -107,6 +120,26 @@ impl Namespace {
                 .iter()
                 .for_each(|frame| assert_eq!(socket.send(frame).unwrap(), frame.len()));
         });
+    }
+}
+
+/// Sees what comes in by an interface, from the moment it is made.
+pub(crate) struct Tap(Socket);
+
+impl Tap {
+    /// The next frame that satisfies.
+    pub(crate) fn until(&self, what: &str, satisfies: impl Fn(&[u8]) -> bool) -> Vec<u8> {
+        let start = Instant::now();
+        while start.elapsed() < PATIENCE {
+            let mut frame = vec![0; 2_048];
+            let length = (&self.0).read(&mut frame);
+            let length = length.unwrap_or_else(|error| panic!("not within {PATIENCE:?}: {what}: {error}"));
+            frame.truncate(length);
+            if satisfies(&frame) {
+                return frame;
+            }
+        }
+        panic!("not within {PATIENCE:?}: {what}");
     }
 }
 
@@ -230,18 +263,23 @@ impl Segment {
         let (switch, stranger) = (switch.expect("as before"), stranger.expect("as before"));
         switch.ip("link add br0 type bridge");
         switch.ip("link set br0 up");
-        let hosts = [(&lab.node, "eth1", 2), (&lab.client, "c1", 8), (&stranger, "s0", 0x13)];
-        for (host, name, number) in hosts {
-            let (mac, to) = (format!("02:00:00:00:00:{number:02x}"), switch.tid);
-            host.ip(&format!(
-                "link add {name} address {mac} type veth peer name to-{name} netns {to}"
-            ));
-            switch.ip(&format!("link set to-{name} master br0 up"));
-            host.ip(&format!("addr add 10.98.0.{number}/24 dev {name}"));
-            host.ip(&format!("addr add fd98::{number}/64 dev {name} nodad"));
-            host.ip(&format!("link set {name} up"));
-        }
-        Segment { stranger, switch }
+        let segment = Segment { stranger, switch };
+        segment.plug(&lab.node, "eth1", 2);
+        segment.plug(&lab.client, "c1", 8);
+        segment.plug(&segment.stranger, "s0", 0x13);
+        segment
+    }
+
+    /// Gives a host another card, with its port on the switch (`to-NAME`).
+    pub(crate) fn plug(&self, host: &Namespace, name: &str, number: u8) {
+        let (mac, to) = (format!("02:00:00:00:00:{number:02x}"), self.switch.tid);
+        host.ip(&format!(
+            "link add {name} address {mac} type veth peer name to-{name} netns {to}"
+        ));
+        self.switch.ip(&format!("link set to-{name} master br0 up"));
+        host.ip(&format!("addr add 10.98.0.{number}/24 dev {name}"));
+        host.ip(&format!("addr add fd98::{number}/64 dev {name} nodad"));
+        host.ip(&format!("link set {name} up"));
     }
 }
 

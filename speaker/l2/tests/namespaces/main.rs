@@ -6,6 +6,7 @@
 mod lab;
 mod probe;
 mod roles;
+mod segments;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
