@@ -134,6 +134,8 @@ pub mod reasons {
     pub const DATA_PATH_NOT_READY: &str = "dataPathNotReady";
     /// Warning, on a Service: another machine claims its address.
     pub const ADDRESS_CONFLICT: &str = "addressConflict";
+    /// Warning, on a Node: another node has taken addresses over from it.
+    pub const TAKEN_OVER: &str = "addressesTakenOver";
     /// Normal, on a BGPPeer: a node has a session with the router.
     pub const SESSION_UP: &str = "bgpSessionUp";
     /// Warning, on a BGPPeer: a node has no session with the router.

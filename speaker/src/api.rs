@@ -1,5 +1,5 @@
 //! What the owner task writes to the API server: `status.announcer`, `status.probe` and, after a takeover,
-//! `status.placement` of VirtualIPs, and events on Services.
+//! `status.placement` of VirtualIPs, and events on Services and Nodes.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -7,12 +7,16 @@ use std::time::Duration;
 
 use ferrolb_api::names::{SPEAKER_MANAGER, reasons};
 use ferrolb_api::{Announcer, Probe, ProbeResult, VirtualIp};
+use ferrolb_liveness::Takeover;
 use ferrolb_model::{Placement, ServiceId, VirtualIpName};
 use ferrolb_runtime::apply::{Failure, merge_status, merge_status_of};
 use ferrolb_runtime::events::{Note, Recorder};
 use ferrolb_speaker_core::{Finding, NotReady};
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use serde_json::json;
+
+use crate::takeovers::Notice;
 
 /// The API server, as far as the owner task writes to it.
 pub(crate) struct Api {
@@ -151,6 +155,41 @@ impl Api {
         for (service, uid) in services {
             self.note(service, uid, true, reasons::ADDRESS_CONFLICT, message.clone());
         }
+    }
+
+    /// Warning event on the Node that lost addresses to this one.
+    pub(crate) fn took_over(&self, notice: &Notice) {
+        let Notice {
+            from,
+            reason,
+            addresses,
+            after,
+        } = notice;
+        let why = match reason {
+            Takeover::NodeGone => "its speaker is silent, and its kernel answers neither ARP nor Neighbor Discovery",
+            Takeover::GraceOver => "its speaker has been silent for the grace time, although its kernel answers",
+            Takeover::OwnerUnable => "it has lost the interfaces that it announced them on",
+        };
+        let message = format!(
+            "node {:?} has taken over {addresses} {} of this node, {} ms after it was last heard: {why} ({})",
+            self.node,
+            if *addresses == 1 { "address" } else { "addresses" },
+            after.as_millis(),
+            reason.as_str()
+        );
+        self.events.record(Note {
+            about: ObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("Node".to_owned()),
+                name: Some(from.to_string()),
+                // As the kubelet does it, so that kubectl shows it.
+                uid: Some(from.to_string()),
+                ..ObjectReference::default()
+            },
+            warning: true,
+            reason: reasons::TAKEN_OVER,
+            message,
+        });
     }
 
     fn note(&self, service: ServiceId, uid: String, warning: bool, reason: &'static str, message: String) {

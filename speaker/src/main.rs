@@ -22,6 +22,7 @@ mod prober;
 mod reporter;
 mod snapshot;
 mod store;
+mod takeovers;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -56,6 +57,7 @@ use crate::picture::Picture;
 use crate::prober::Prober;
 use crate::reporter::{Health, Pictures, Reporter, Seen, bgp_seen, layer2_seen, of_node, state_seen};
 use crate::store::Store;
+use crate::takeovers::Takeovers;
 
 /// News that may wait for the owner task.
 const NEWS: usize = 256;
@@ -173,6 +175,7 @@ async fn speak(args: Args) -> anyhow::Result<()> {
     let board = Board::default();
     metrics::register(&mut registry, node, board.clone(), (counters, guard_counters));
     let watches = watch::Metrics::register(&mut registry);
+    let takeovers = Takeovers::register(&mut registry);
     let (recorder, poster) = events::recorder(client.clone(), "ferrolb-speaker", node, &mut registry);
     let namespace = args.common.namespace();
     let marker = bgp::Marker::new(&args.state_dir, node);
@@ -246,7 +249,7 @@ async fn speak(args: Args) -> anyhow::Result<()> {
         heartbeat,
     };
     let api = Api::new(client.clone(), node, recorder);
-    let owner = Owner::new(ownership, api, args.exclude_interfaces.clone(), ends);
+    let owner = Owner::new(ownership, api, args.exclude_interfaces.clone(), takeovers, ends);
     tasks.spawn("owner", owner.run(tasks.stop()));
     spawn_watches(&mut tasks, &client, &args, &readiness, &watches, (news_in, seen_in));
     tasks.run().await?;

@@ -233,6 +233,12 @@ fn liveness(encoder: &mut DescriptorEncoder, now: &ferrolb_liveness::Counters) -
         "Datagrams of other speakers that were not believed, by reason",
         now.drops().map(|(reason, count)| ([("reason", reason)], count)),
     )?;
+    gauges(
+        encoder,
+        "ferrolb_liveness_peers",
+        "Owners that this node stands by for, by what it thinks of them",
+        now.peers().map(|(state, count)| ([("state", state.as_str())], count)),
+    )?;
     for (name, help, count) in [
         ("ferrolb_liveness_sent", "Datagrams sent to other speakers", &now.sent),
         (
@@ -330,6 +336,7 @@ mod tests {
             r#"ferrolb_l2_defences_total{protocol="NDP"} 0"#,
             r#"ferrolb_l2_drops_total{reason="truncated"} 0"#,
             "ferrolb_liveness_sent_total 0",
+            r#"ferrolb_liveness_peers{state="OwnerHeardByOthers"} 0"#,
             "ferrolb_kube_proxy_readable 1",
             "metallb_k8s_client_config_loaded_bool 1",
             "metallb_k8s_client_config_stale_bool 1",

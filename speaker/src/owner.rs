@@ -39,6 +39,7 @@ use crate::metrics::{Board, Published};
 use crate::news::{News, Stream};
 use crate::picture::{self, Picture, Trouble};
 use crate::prober::{Answers, Prober};
+use crate::takeovers::Takeovers;
 
 /// News taken from the channel in one go: a burst becomes one new set for the engine, not one per object.
 const BATCH: usize = 256;
@@ -119,6 +120,7 @@ pub(crate) struct Owner {
     begin_at: Option<Instant>,
     /// Whether kube-proxy was there when it was last asked.
     proxy: Option<Result<(), String>>,
+    takeovers: Takeovers,
     /// When each fault was last logged.
     logged: BTreeMap<Fault, Instant>,
     trouble: Trouble,
@@ -134,7 +136,13 @@ pub(crate) struct Deaf;
 
 impl Owner {
     /// An owner of a core that may know a snapshot and nothing else.
-    pub(crate) fn new(ownership: Ownership, api: Api, exclude: Vec<NamePattern>, ends: Ends) -> Self {
+    pub(crate) fn new(
+        ownership: Ownership,
+        api: Api,
+        exclude: Vec<NamePattern>,
+        takeovers: Takeovers,
+        ends: Ends,
+    ) -> Self {
         Owner {
             ownership,
             ends,
@@ -150,6 +158,7 @@ impl Owner {
             clock: Clock::start(),
             begin_at: None,
             proxy: None,
+            takeovers,
             logged: BTreeMap::new(),
             trouble: Trouble::default(),
             interfaces: Vec::new(),
@@ -166,6 +175,7 @@ impl Owner {
             self.ends.heartbeat.beat();
             let (retry_at, publish_at, begin_at) = (self.retry_at, self.publish_at, self.begin_at);
             let bgp_at = self.ends.bgp.deadline(self.clock);
+            let told_at = self.takeovers.deadline().map(|at| self.clock.instant(at));
             let mut effects = Vec::new();
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
@@ -194,6 +204,10 @@ impl Owner {
                     self.publish_at = None;
                     self.publish();
                     self.draw();
+                    continue;
+                }
+                () = sleep_until(told_at) => {
+                    self.takeovers.due(self.clock.now()).iter().for_each(|notice| self.api.took_over(notice));
                     continue;
                 }
                 _ = pulse.tick() => continue,
@@ -350,6 +364,7 @@ impl Owner {
     /// What the guard has done.
     fn outcome(&mut self, outcome: Outcome, effects: &mut Vec<Effect>) {
         guard::log(&outcome);
+        self.takeovers.hear(&outcome, self.clock.now());
         if let Some(input) = guard::input(outcome) {
             effects.extend(self.ownership.handle(input));
         }

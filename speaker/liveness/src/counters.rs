@@ -1,7 +1,8 @@
-//! What was counted, readable from any thread without a lock. Counters only grow.
+//! What was counted, readable from any thread without a lock. Counters only grow; how other nodes stand does not.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use crate::seam::PeerState;
 use crate::wire::Malformed;
 
 /// Why a datagram was dropped.
@@ -58,11 +59,25 @@ pub struct Counters {
     /// Answers of other nodes that heard an owner that this one did not.
     pub vouched: Count,
     drops: [Count; Dropped::NAMES.len()],
+    peers: [Count; PeerState::ALL.len()],
 }
 
 impl Counters {
     pub(crate) fn dropped(&self, why: Dropped) {
         self.drops[why.index()].add();
+    }
+
+    /// Replaces how many owners are thought of in each way.
+    pub(crate) fn set_peers(&self, states: impl Iterator<Item = PeerState> + Clone) {
+        for (count, state) in self.peers.iter().zip(PeerState::ALL) {
+            let there = states.clone().filter(|one| *one == state).count();
+            count.0.store(there as u64, Relaxed);
+        }
+    }
+
+    /// Owners that this node stands by for, by what is thought of them; every state is there.
+    pub fn peers(&self) -> impl Iterator<Item = (PeerState, u64)> {
+        PeerState::ALL.into_iter().zip(self.peers.iter().map(Count::get))
     }
 
     /// Datagrams dropped, by reason; every reason is there.
@@ -71,7 +86,7 @@ impl Counters {
     }
 }
 
-/// A number that only grows.
+/// A number.
 #[derive(Debug, Default)]
 pub struct Count(AtomicU64);
 

@@ -262,9 +262,15 @@ impl Guard {
         let Some(peer) = self.peers.get_mut(node) else { return };
         if peer.state != state {
             peer.state = state;
+            self.count_peers();
             let node = Arc::clone(node);
             self.tell(Outcome::Peer { node, state });
         }
+    }
+
+    fn count_peers(&self) {
+        let watched = self.peers.values().filter(|peer| peer.is_watched());
+        self.counters.set_peers(watched.map(|peer| peer.state));
     }
 
     /// Brings pairs and layer 2 in line with who owns what, and hands out what is to be done: layer 2 first.
@@ -322,6 +328,7 @@ impl Guard {
             let busy = !peer.claims.is_empty() || heirs.contains(node);
             peer.engage(timing, watched, busy, now);
         }
+        self.count_peers();
     }
 
     fn derive_wanted(&self) -> Wanted {

@@ -157,6 +157,11 @@ impl Peer {
         }
     }
 
+    /// It owns something that this node stands by for.
+    pub fn is_watched(&self) -> bool {
+        self.watched.is_some()
+    }
+
     /// Heartbeats go to it.
     pub fn paired(&self) -> Option<Timing> {
         self.pair

@@ -426,6 +426,17 @@ pub enum PeerState {
 }
 
 impl PeerState {
+    /// All of them.
+    pub const ALL: [PeerState; 7] = [
+        PeerState::Unheard,
+        PeerState::Alive,
+        PeerState::Suspect,
+        PeerState::StillAnswers,
+        PeerState::HeardByOthers,
+        PeerState::SpeakerSilent,
+        PeerState::Gone,
+    ];
+
     /// Stable, for events and labels.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -79,14 +79,16 @@ impl Bench {
             heartbeat: Heartbeat::new(Duration::from_secs(30)),
         };
         let stop = CancellationToken::new();
-        let (recorder, poster) =
-            events::recorder(client.clone(), "ferrolb-speaker", "node-a", &mut Registry::default());
+        let mut registry = Registry::default();
+        let takeovers = Takeovers::register(&mut registry);
+        let (recorder, poster) = events::recorder(client.clone(), "ferrolb-speaker", "node-a", &mut registry);
         tokio::spawn(poster.run(stop.clone()));
         let speaker = Speaker::new("node-a", Settings::default());
         let owner = Owner::new(
             Ownership::new("node-a", speaker),
             Api::new(client, "node-a", recorder),
             Vec::new(),
+            takeovers,
             ends,
         );
         Bench {

@@ -168,6 +168,8 @@ fn a_silent_owner_is_asked_for_and_taken_from() {
         (asked.len(), &asked[0].addresses),
         (1, &BTreeSet::from([ip(1), ip(VIP)]))
     );
+    let watched = || counters.peers().filter(|(_, count)| *count > 0).collect::<Vec<_>>();
+    assert_eq!(watched(), [(PeerState::Suspect, 1)]);
     let question = asked[0].id;
     assert!(
         !run(&mut guard, ms(149))
@@ -187,6 +189,7 @@ fn a_silent_owner_is_asked_for_and_taken_from() {
     let took = |effect: &Effect| matches!(effect, Effect::Outcome(Outcome::TookOver { reason: Takeover::NodeGone, after, .. }) if *after == ms(140));
     assert!(effects.iter().any(took), "{effects:?}");
     assert_eq!(guard.belief(ip(VIP)).unwrap().order(), (2, "b"));
+    assert!(watched().is_empty(), "it owns nothing any more");
     assert_eq!(
         (counters.missed.get(), counters.questions.get(), counters.stalls.get()),
         (1, 1, 0)
