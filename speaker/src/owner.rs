@@ -38,7 +38,7 @@ use crate::kube_proxy::{Answers, Asks, Clock};
 use crate::metrics::{Board, Published};
 use crate::news::{News, Stream};
 use crate::picture::{self, Picture, Trouble};
-use crate::prober::{Answers, Prober};
+use crate::prober::{Found, Prober};
 use crate::takeovers::Takeovers;
 
 /// News taken from the channel in one go: a burst becomes one new set for the engine, not one per object.
@@ -283,7 +283,7 @@ impl Owner {
     }
 
     /// What the segments have said.
-    fn probed(&mut self, answers: Answers) -> Vec<Effect> {
+    fn probed(&mut self, answers: Found) -> Vec<Effect> {
         let now = self.clock.now();
         let mut effects = Vec::new();
         for (address, (on, finding)) in answers {

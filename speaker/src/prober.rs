@@ -20,7 +20,7 @@ const QUESTIONS: usize = 4;
 const ADDRESSES: usize = 128;
 
 /// What came of a question, by address, with where it was asked.
-pub(crate) type Answers = BTreeMap<IpAddr, (Where, Finding)>;
+pub(crate) type Found = BTreeMap<IpAddr, (Where, Finding)>;
 
 /// See the module.
 pub(crate) struct Prober {
@@ -28,7 +28,7 @@ pub(crate) struct Prober {
     pub(crate) probes: Probes,
     /// Who belongs to FerroLB, as layer 2 is told.
     members: watch::Receiver<Arc<Wanted>>,
-    running: FuturesUnordered<BoxFuture<'static, Answers>>,
+    running: FuturesUnordered<BoxFuture<'static, Found>>,
 }
 
 impl Prober {
@@ -64,7 +64,7 @@ impl Prober {
     }
 
     /// The next answers; never, while nothing is asked.
-    pub(crate) async fn next(&mut self) -> Answers {
+    pub(crate) async fn next(&mut self) -> Found {
         match self.running.next().await {
             Some(answers) => answers,
             None => std::future::pending().await,

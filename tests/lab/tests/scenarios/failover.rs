@@ -23,7 +23,7 @@ const BACKENDS: &str = "node-4";
 /// Between two questions of a client.
 const PERIOD: Duration = Duration::from_millis(1);
 /// The longest silence when a node is lost.
-const NODE_LOSS: Duration = Duration::from_secs(2);
+pub(crate) const NODE_LOSS: Duration = Duration::from_secs(2);
 /// The longest wait of a client that asks for the address while its speaker is away, beyond that of one that knows it. A
 /// Linux client that is not answered asks again after a second, so this shows that its first question was remembered.
 const FIRST_ANSWER: Duration = Duration::from_millis(800);
@@ -61,8 +61,11 @@ spec:
 
 /// A Service whose address is answered, and watched by its standbys.
 pub(crate) struct Served {
-    s: Scene,
+    /// Where.
+    pub(crate) s: Scene,
+    /// The address.
     pub(crate) address: IpAddr,
+    /// Its placement at the beginning.
     pub(crate) placement: Placement,
 }
 
@@ -95,7 +98,7 @@ impl Served {
     }
 
     /// Waits until heartbeats go to and fro: a standby that has never heard the owner is slow to suspect it.
-    async fn watched(&self) -> Result<()> {
+    pub(crate) async fn watched(&self) -> Result<()> {
         for standby in &self.placement.standbys {
             let before = self.counted(standby, RECEIVED).await?;
             wait_until(&format!("{standby} to hear heartbeats"), PATIENCE, async || {
@@ -109,14 +112,14 @@ impl Served {
     }
 
     /// A metric of the speaker of `node`.
-    async fn counted(&self, node: &str, metric: &str) -> Result<u64> {
+    pub(crate) async fn counted(&self, node: &str, metric: &str) -> Result<u64> {
         let metrics = self.s.metrics(self.s.node(node)?.host()).await?;
         let count = metrics.lines().find_map(|line| line.strip_prefix(metric));
         let count = count.with_context(|| format!("no {metric} in\n{metrics}"))?;
         Ok(count.trim().parse()?)
     }
 
-    fn owner(&self) -> Result<&Node> {
+    pub(crate) fn owner(&self) -> Result<&Node> {
         self.s.node(&self.placement.owner)
     }
 
@@ -167,7 +170,7 @@ impl Served {
     }
 
     /// The address is where it was, under the same epoch, and its owner answers for it.
-    async fn unmoved(&self) -> Result<()> {
+    pub(crate) async fn unmoved(&self) -> Result<()> {
         self.s.fence().await?;
         let now = self.s.placement(self.address).await?;
         ensure!(
@@ -180,7 +183,7 @@ impl Served {
 
     /// Waits until one station alone, that of the node `sender`, answers for the address, and gives the MAC address of
     /// `named`.
-    async fn answered_from(&self, named: &str, sender: &str) -> Result<()> {
+    pub(crate) async fn answered_from(&self, named: &str, sender: &str) -> Result<()> {
         let wanted = (self.s.node_mac(named), self.s.node_mac(sender));
         wait_until(&format!("{sender} to answer for {named}"), PATIENCE, async || {
             let (client, address) = (self.s.browser(), self.address);

@@ -19,6 +19,7 @@ mod hostile;
 mod manifests;
 mod nodes;
 mod outages;
+mod partitions;
 mod pools;
 mod router;
 mod scene;
@@ -152,6 +153,10 @@ fn main() -> std::process::ExitCode {
                 .scenario("announcing_link_lost", without_pool(failover::announcing_link_lost))
                 .scenario("segment_split", without_pool(failover::segment_split))
                 .scenario("node_lost", without_pool(failover::node_lost))
+                .scenario("short_stalls", without_pool(partitions::short_stalls))
+                .scenario("node_shuts_down", without_pool(partitions::node_shuts_down))
+                .scenario("owner_and_heir_lost", without_pool(partitions::owner_and_heir_lost))
+                .scenario("standbys_then_owner", without_pool(partitions::standbys_then_owner))
                 .scenario(
                     "speakers_restart_without_api",
                     without_pool(failover::speakers_restart_without_api),

@@ -1,0 +1,150 @@
+//! Short stalls, a node that shuts down, and several faults in a row: who owns the address afterwards, and what clients
+//! notice.
+//!
+//! The words are those of `failover.rs`. What a busy machine cannot keep is measured by `xtask bench l2`.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use ferrolb_lab::{Program, wait_until};
+
+use crate::failover::{NODE_LOSS, Served, V4, none_lost, served_again, told};
+use crate::scene::{PATIENCE, Scene};
+
+/// How long a speaker stands still each time: less and more than the detection time.
+const STALLS: [Duration; 3] = [
+    Duration::from_millis(50),
+    Duration::from_millis(150),
+    Duration::from_millis(500),
+];
+
+/// Waits for the event that tells of it.
+async fn taken_over(s: &Scene, from: &str, by: &str, reason: &str) -> Result<()> {
+    wait_until(&format!("the event of {from}'s loss"), PATIENCE, async || {
+        let events = s.events("default", "Node", from).await?;
+        let told = |message: &str| message.contains(reason) && message.contains(&format!("{by:?}"));
+        ensure!(
+            events
+                .iter()
+                .any(|event| event.reason == "addressesTakenOver" && told(&event.message)),
+            "{events:?}"
+        );
+        Ok(())
+    })
+    .await
+}
+
+/// The owner loses its power and then, while the API server is still down, its heir: the third one answers. Back, nobody
+/// gets anything back.
+pub(crate) async fn owner_and_heir_lost(s: Scene) -> Result<()> {
+    let served = Served::new(s.clone(), V4).await?;
+    let prober = served.probe(&s.browser()).await?;
+    let (owner, mut left) = (&served.placement.owner, served.placement.standbys.clone());
+    s.api_server().kill();
+    let before = prober.so_far().answered();
+    served.owner()?.power_off()?;
+    served_again(&prober, before).await?;
+    // The second standby is the quicker one where the first has to wait for a processor.
+    let heir = wait_until("a standby alone to answer", PATIENCE, async || {
+        let macs = s.who_answers(served.address).await?;
+        let heir = left.iter().position(|node| macs == [s.node_mac(node)]);
+        heir.with_context(|| format!("{macs:?} answer"))
+    })
+    .await?;
+    let heir = left.remove(heir);
+    let before = prober.so_far().answered();
+    s.node(&heir)?.power_off()?;
+    served_again(&prober, before).await?;
+    let tally = told("owner and heir lost", prober);
+    ensure!(tally.longest_gap < NODE_LOSS, "nobody answered for too long: {tally:?}");
+    back(&served, [owner, &heir]).await?;
+    let placement = s.placement(served.address).await?;
+    ensure!(
+        (&placement.owner, placement.epoch) == (&left[0], served.placement.epoch + 2),
+        "{:?} has become {placement:?}",
+        served.placement
+    );
+    s.answered_by(served.address, &left[0]).await
+}
+
+/// Brings the API server and these nodes back, and waits until all of them have caught up.
+async fn back(served: &Served, nodes: [&String; 2]) -> Result<()> {
+    let s = &served.s;
+    s.api_server().restart()?;
+    s.wait_api_ready().await?;
+    for node in nodes {
+        s.node(node)?.power_on()?;
+    }
+    for node in nodes {
+        s.node_ready(node).await?;
+    }
+    s.wait_ferrolb_ready().await?;
+    s.fence().await
+}
+
+/// All the standbys lose their power, which nobody notices; then the owner's speaker is killed, and goes on from what it
+/// remembers, though nobody could stand in for it and the API server is down.
+pub(crate) async fn standbys_then_owner(s: Scene) -> Result<()> {
+    let served = Served::new(s.clone(), V4).await?;
+    let prober = served.probe(&s.browser()).await?;
+    let (owner, standbys) = (&served.placement.owner, &served.placement.standbys);
+    s.api_server().kill();
+    for standby in standbys {
+        s.node(standby)?.power_off()?;
+    }
+    served_again(&prober, prober.so_far().answered()).await?;
+    s.node(owner)?.kill(Program::Speaker)?;
+    s.unanswered(served.address).await?;
+    s.node(owner)?.restart(Program::Speaker)?;
+    served.answered_from(owner, owner).await?;
+    // The client knew the address all the time, and the node was never gone.
+    none_lost(&told("standbys lost, then the owner's speaker", prober))?;
+    back(&served, [&standbys[0], &standbys[1]]).await?;
+    served.unmoved().await
+}
+
+/// The owner's speaker stands still for a moment, again and again: nothing moves, nothing is lost.
+pub(crate) async fn short_stalls(s: Scene) -> Result<()> {
+    let served = Served::new(s.clone(), V4).await?;
+    let prober = served.probe(&s.browser()).await?;
+    for stall in STALLS {
+        for _ in 0..3 {
+            served.owner()?.freeze(Program::Speaker)?;
+            tokio::time::sleep(stall).await;
+            served.owner()?.thaw(Program::Speaker)?;
+            served.watched().await?;
+        }
+    }
+    served.unmoved().await?;
+    none_lost(&told("short stalls", prober))
+}
+
+/// The owner shuts down: its programs are told to end, which loses nothing, and then its kernel falls silent, and a
+/// standby takes over.
+pub(crate) async fn node_shuts_down(s: Scene) -> Result<()> {
+    let served = Served::new(s.clone(), V4).await?;
+    let owner = served.owner()?;
+    let prober = served.probe(&s.browser()).await?;
+    for program in [Program::Speaker, Program::Proxy] {
+        owner.program(program)?.stop(PATIENCE).await?;
+    }
+    served
+        .answered_from(&served.placement.owner, &served.placement.standbys[0])
+        .await?;
+    none_lost(&told("programs of the node ended", prober))?;
+
+    let prober = served.probe(&s.browser()).await?;
+    let before = prober.so_far().answered();
+    owner.power_off()?;
+    served_again(&prober, before).await?;
+    let tally = told("node shut down", prober);
+    ensure!(tally.longest_gap < NODE_LOSS, "nobody answered for too long: {tally:?}");
+    let heir = served.inherited().await?;
+    taken_over(&s, owner.name(), &heir, "NodeGone").await?;
+    owner.power_on()?;
+    s.node_ready(owner.name()).await?;
+    s.wait_ferrolb_ready().await?;
+    s.fence().await?;
+    ensure!(served.inherited().await? == heir, "the address moved once more");
+    Ok(())
+}
