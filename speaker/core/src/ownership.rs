@@ -144,7 +144,8 @@ impl Ownership {
 
     /// What is to be asked for that besides kube-proxy itself.
     pub fn checks(&self, path: &DataPath) -> BTreeSet<SocketAddr> {
-        let waiting = self.waiting.keys().filter_map(|address| self.ips.get(address));
+        let waiting = self.waiting.iter().filter(|(_, wait)| !wait.taken);
+        let waiting = waiting.filter_map(|(address, _)| self.ips.get(address));
         let checks = |ip: &VirtualIp| {
             let claims = ip.claims.iter().map(|claim| &claim.service);
             path.checks(ip.address, claims).collect::<Vec<_>>()
