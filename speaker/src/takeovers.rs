@@ -1,8 +1,8 @@
 //! Changes of owner that the guard has made: what `/metrics` counts of them, and which become events.
 //!
-//! Metrics count addresses. An event on the Node that lost them tells of all that were taken within [`GATHER`], because a node
-//! with hundreds of them is lost once; then nothing more is told about it for [`PAUSE`], so that a node that fails again
-//! and again costs one event in that time.
+//! Metrics count addresses. An event on the Node that lost them tells of all that were taken within [`GATHER`], because a
+//! node with hundreds of them is lost once; then nothing more is told about it for [`PAUSE`], so that a node that fails
+//! again and again costs one event in that time.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

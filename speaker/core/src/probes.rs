@@ -222,6 +222,8 @@ mod tests {
             placement: None,
             announcer: None,
             probe: Some(Box::new(Probe::Asked { node: node.to_owned() })),
+            move_to: None,
+            answered_move: None,
             conditions: BTreeMap::new(),
             uid: uid.to_owned(),
             resource_version: "1".to_owned(),

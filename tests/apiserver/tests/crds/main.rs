@@ -8,8 +8,8 @@ use std::fs;
 use std::path::Path;
 
 use ferrolb_api::{
-    BfdSession, BfdState, BgpSession, BgpState, InterfaceInfo, InterfaceState, Layer2State, Negotiated,
-    ServiceBgpStatusStatus, ServiceL2StatusStatus, SessionState, SpeakerStateStatus,
+    AddressConflict, BfdSession, BfdState, BgpSession, BgpState, InterfaceInfo, InterfaceState, Layer2State,
+    Negotiated, ServiceBgpStatusStatus, ServiceL2StatusStatus, SessionState, SpeakerStateStatus,
 };
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, Patch, PatchParams, PostParams};
@@ -220,6 +220,11 @@ fn speaker_state() -> SpeakerStateStatus {
             gateways: vec!["192.0.2.1".into()],
         }],
         layer2: Some(Layer2State { announced_addresses: 3 }),
+        conflicts: vec![AddressConflict {
+            address: "192.0.2.100".into(),
+            interface: "eth0".into(),
+            mac_address: "02:00:5e:10:00:99".into(),
+        }],
         bgp: Some(BgpState {
             established: 1,
             sessions: vec![BgpSession {
