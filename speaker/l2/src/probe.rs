@@ -28,7 +28,7 @@ use crate::wire::OwnedFrame;
 pub const TRIES: u32 = 3;
 
 /// Between two tries, and after the last one.
-pub const GAP: Duration = Duration::from_millis(20);
+pub const GAP: Duration = Duration::from_millis(10);
 
 /// What was found out about an address.
 #[derive(Clone, Debug, PartialEq, Eq)]

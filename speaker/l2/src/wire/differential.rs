@@ -299,6 +299,8 @@ proptest! {
             fix_checksum(&mut bytes);
         }
         bytes.truncate(cut);
+        // Of the options that say nothing here smoltcp checks more than that they have a length.
+        prop_assume!(bytes.get(64).is_none_or(|kind| matches!(kind, 1 | 2)));
         if let Ok(repr) = parse(&bytes) {
             prop_assert_eq!(as_smoltcp(&bytes), Some(repr));
         }

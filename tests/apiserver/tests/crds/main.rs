@@ -286,5 +286,18 @@ async fn a_conversion_webhook_is_replaced(server: &Server) {
     ours.metadata.resource_version = crds.get(name).await.unwrap().metadata.resource_version;
     crds.replace(name, &PostParams::default(), &ours).await.unwrap();
     let api = server.api(&metallb("BGPPeer", "v1beta1", Value::Null));
-    assert!(!api.list(&Default::default()).await.unwrap().items.is_empty());
+    assert!(!listed(&api).await.is_empty());
+}
+
+/// The objects, once the API server has opened the kind again: until then it answers 429.
+async fn listed(api: &kube::Api<kube::core::DynamicObject>) -> Vec<kube::core::DynamicObject> {
+    for _ in 0..50 {
+        match api.list(&Default::default()).await {
+            Err(kube::Error::Api(status)) if status.code == 429 => {
+                tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+            }
+            listed => return listed.unwrap().items,
+        }
+    }
+    panic!("the kind stays closed");
 }
