@@ -46,7 +46,7 @@ fn lets_go(machine: &Host, address: IpAddr) -> Result<()> {
 fn detection(s: &Scene, mode: &str) -> String {
     format!(
         "apiVersion: ferrolb.io/v1alpha1\nkind: AnnouncementPolicy\nmetadata: {{name: {0}}}\n\
-         spec: {{ipAddressPools: [{0}], layer2: {{conflictDetection: {mode}}}}}\n",
+         spec: {{ipAddressPools: [{0}], layer2: {{conflictDetection: \"{mode}\"}}}}\n",
         s.namespace()
     )
 }
@@ -146,7 +146,8 @@ pub(crate) async fn while_announced(s: Scene) -> Result<()> {
 pub(crate) async fn switched_off(s: Scene) -> Result<()> {
     s.apply_config(&detection(&s, "Off")).await?;
     let machine = machine(&s, "ignored", 215).await?;
-    let address = IpAddr::from(s.v4(100));
+    // The fence takes the first address, and leaves it to cool down.
+    let address = IpAddr::from(s.v4(101));
     takes(&machine, address)?;
     s.apply(&deployment("web", 2)).await?;
     s.ready("web", 2).await?;
@@ -183,7 +184,7 @@ pub(crate) async fn burst(s: Scene) -> Result<()> {
     })
     .await?;
     eprintln!("  {BURST} addresses after {:?}", start.elapsed());
-    let objects: Value = serde_json::from_str(&s.kubectl(&["get", "vips", "-o", "json"]).await?)?;
+    let objects: Value = serde_json::from_str(&s.kubectl(&["get", "virtualips", "-o", "json"]).await?)?;
     let own = |item: &&Value| item["spec"]["claims"][0]["namespace"] == s.namespace();
     let items = objects["items"].as_array().context("a list")?;
     let results: Vec<&Value> = items
