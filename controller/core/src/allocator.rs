@@ -90,14 +90,6 @@ impl Record {
         }
     }
 
-    /// Whether the object says that both share the address, by the key that `view` has and `other` has not: either the picture
-    /// of `other` is older than the object, or it was edited and is the one that has to leave.
-    fn is_ahead_of(&self, other: &ServiceView, view: &ServiceView) -> bool {
-        let key = self.object.as_ref().and_then(|o| o.sharing_key.as_ref());
-        let by_key = key.is_some() && view.sharing_key.as_ref() == key && other.sharing_key.as_ref() != key;
-        by_key && [other, view].iter().all(|v| self.claims(&v.id, &v.uid))
-    }
-
     /// Whether this claim stays whatever happens to its Service.
     pub(crate) fn is_reservation(&self, claim: &Claim) -> bool {
         claim.uid.is_none()
@@ -466,8 +458,7 @@ impl Allocator {
             return Ok(());
         };
         let shared = record.holders.keys().any(|id| *id != view.id);
-        let others = record.users(world).filter(|other| other.id != view.id);
-        for other in others.filter(|other| !record.is_ahead_of(other, view)) {
+        for other in record.users(world).filter(|other| other.id != view.id) {
             may_share(address, view, other)?;
         }
         let Some(object) = &record.object else {
