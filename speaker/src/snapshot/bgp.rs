@@ -518,7 +518,7 @@ mod tests {
         let entry = serde_json::json!({ "one": {
             "my_asn": 1, "local_asn": null, "remote_asn": "Internal", "endpoint": { "Address": "10.0.0.1" }, "port": 179,
             "source_address": null, "timers": null, "connect_time": null, "router_id": null, "key": "None", "bfd": null,
-            "graceful_restart": true, "ebgp_multihop": false, "vrf": null, "dual_stack": false, "opener": "Speaker", "routes": 1,
+            "graceful_restart": true, "ebgp_multihop": false, "vrf": null, "dual_stack": false, "routes": 1,
         } });
         assert!(say(with(entry, serde_json::json!([]))).contains("no such routes"));
         let plan = encode(&identity(), &BgpPlan::default(), true);
