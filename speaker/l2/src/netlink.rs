@@ -3,6 +3,9 @@
 //! Subscribes first, dumps second, then applies what was heard since: nothing is missed in between. Dumps again when
 //! the kernel lost events for want of room, and every five minutes to be sure. The table is published as a whole
 //! through a watch channel, so a reader sees the latest and several changes may arrive as one.
+//!
+//! A carrier is asked for as well. The kernel tells of lost ones at most once in a second (`net/core/link_watch.c`;
+//! stacked interfaces apart), but answers at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -15,7 +18,7 @@ use futures::channel::mpsc::UnboundedReceiver;
 use ipnet::IpNet;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
-    InfoPortKind, LinkAttribute, LinkEvent, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+    InfoPortKind, LinkAttribute, LinkEvent, LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
 };
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType, RouteVia};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -24,12 +27,14 @@ use rtnetlink::sys::SocketAddr;
 use rtnetlink::{Handle, MulticastGroup, new_multicast_connection};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
-use crate::interfaces::{Event, InterfaceState, Link, Table};
+use crate::interfaces::{Event, InterfaceState, Link, Table, could_announce};
 
 /// Between dumps that nothing asked for.
 const DUMP_INTERVAL: Duration = Duration::from_secs(300);
+/// Between two looks at the carriers. What is done about a lost one shall have begun within 100 ms.
+const LOOK_INTERVAL: Duration = Duration::from_millis(60);
 /// Before a connection that failed is made again.
 const RETRY: Duration = Duration::from_secs(1);
 /// A dump during which something changed is repeated this often before it is taken as it is: the change itself is also
@@ -144,6 +149,8 @@ impl Follower {
     /// Returns when the connection fails.
     async fn follow_connection(&mut self, publish: &watch::Sender<Interfaces>) -> io::Error {
         let mut dump_at = Instant::now() + DUMP_INTERVAL;
+        let mut look = interval(LOOK_INTERVAL);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let mut stale = tokio::select! {
                 message = self.connection.messages.next() => match message {
@@ -151,6 +158,11 @@ impl Follower {
                     None => return io::Error::from(io::ErrorKind::ConnectionAborted),
                 },
                 () = sleep_until(dump_at) => Stale::All,
+                _ = look.tick() => match self.look_at_carriers().await {
+                    Ok(true) => Stale::Nothing,
+                    Ok(false) => continue,
+                    Err(error) => return error,
+                },
             };
             // Everything that is there already makes one change.
             while let Ok((message, _)) = self.connection.messages.try_recv() {
@@ -174,6 +186,35 @@ impl Follower {
                 changed
             });
         }
+    }
+
+    /// Asks for the carrier of every interface that addresses are announced on; says whether one is lost. That it is
+    /// back is no hurry, and is heard as an event.
+    async fn look_at_carriers(&mut self) -> io::Result<bool> {
+        let in_use = |link: &&Link| {
+            let state = &link.state;
+            state.running() && state.subnets().next().is_some() && could_announce(state)
+        };
+        let in_use: Vec<u32> = self.table.links().filter(in_use).map(|link| link.state.index).collect();
+        let mut lost = false;
+        for index in in_use {
+            let mut request = LinkMessage::default();
+            request.header.index = index;
+            request.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])];
+            let mut message = NetlinkMessage::from(RouteNetlinkMessage::GetLink(request));
+            message.header.flags = NLM_F_REQUEST;
+            let mut answers = self.connection.handle.request(message).map_err(io::Error::other)?;
+            // An interface that is gone by now is told of by an event.
+            let Some(NetlinkPayload::InnerMessage(answer)) = answers.next().await.map(|answer| answer.payload) else {
+                continue;
+            };
+            let answer = event(answer).filter(|event| matches!(event, Event::Link { state, .. } if !state.running()));
+            if let Some(event) = answer {
+                self.table.apply(event);
+                lost = true;
+            }
+        }
+        Ok(lost)
     }
 
     /// Reads everything, then applies what was heard meanwhile; again if some of that was lost.
