@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use ferrolb_lab::client::Steady;
 use ferrolb_lab::lab::NAMESPACE;
 use ferrolb_lab::{Program, wait_until};
 use serde_json::Value;
@@ -26,7 +27,7 @@ pub(crate) struct Told {
     /// Further lines of the BGPPeer's spec.
     pub(crate) peer: String,
     /// Further lines of the BGPAdvertisement's spec.
-    advertisement: String,
+    pub(crate) advertisement: String,
 }
 
 impl Told {
@@ -41,15 +42,22 @@ impl Told {
 
     fn yaml(&self, s: &Scene, router: &Router) -> String {
         let (name, asn, address) = (&self.name, self.asn, router.address());
-        let lines = |text: &str| text.lines().map(|line| format!("  {line}\n")).collect::<String>();
-        let (peer, advertisement) = (lines(&self.peer), lines(&self.advertisement));
         format!(
             "{}\n---\napiVersion: metallb.io/v1beta2\nkind: BGPPeer\nmetadata: {{name: {name}, namespace: {NAMESPACE}}}\n\
-             spec:\n  myASN: {asn}\n  peerASN: {ASN}\n  peerAddress: {address}\n  connectTime: 1s\n{peer}\
-             ---\napiVersion: metallb.io/v1beta1\nkind: BGPAdvertisement\n\
-             metadata: {{name: {name}, namespace: {NAMESPACE}}}\n\
-             spec:\n  ipAddressPools: [{name}]\n  peers: [{name}]\n{advertisement}",
-            pool(name, s.namespace(), &[&s.range_v4(), &s.range_v6()])
+             spec:\n  myASN: {asn}\n  peerASN: {ASN}\n  peerAddress: {address}\n  connectTime: 1s\n{}---\n{}",
+            pool(name, s.namespace(), &[&s.range_v4(), &s.range_v6()]),
+            indented(&self.peer),
+            self.advertisement_yaml(name)
+        )
+    }
+
+    /// A BGPAdvertisement of that name.
+    pub(crate) fn advertisement_yaml(&self, name: &str) -> String {
+        format!(
+            "apiVersion: metallb.io/v1beta1\nkind: BGPAdvertisement\nmetadata: {{name: {name}, namespace: {NAMESPACE}}}\n\
+             spec:\n  ipAddressPools: [{0}]\n  peers: [{0}]\n{1}",
+            self.name,
+            indented(&self.advertisement)
         )
     }
 
@@ -63,12 +71,52 @@ impl Told {
     }
 }
 
+/// Lines of a spec.
+fn indented(lines: &str) -> String {
+    lines.lines().map(|line| format!("  {line}\n")).collect()
+}
+
 /// A Service `web` on all nodes, and its address.
 pub(crate) async fn web(s: &Scene, replicas: u32, spec: &str) -> Result<IpAddr> {
     s.apply(&deployment("web", replicas)).await?;
     s.apply(&service("web", "web", spec)).await?;
     s.ready("web", usize::try_from(replicas)?).await?;
     Ok(s.addresses("web", 1).await?[0])
+}
+
+/// Logs, state and metrics of all speakers are without this part of a key.
+pub(crate) async fn nobody_tells(s: &Scene, key: &str) -> Result<()> {
+    for node in s.nodes() {
+        let said = std::fs::read_to_string(node.program(Program::Speaker)?.log())?;
+        let shown = s.json(&format!("speakerstate/{}", node.name())).await?.to_string();
+        let metrics = s.metrics(node.host()).await?;
+        let told = [said, shown, metrics].concat().contains(key);
+        ensure!(!told, "{} tells the key", node.name());
+    }
+    Ok(())
+}
+
+/// A Secret with the key of sessions.
+pub(crate) fn secret(name: &str, key: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}, namespace: {NAMESPACE}}}\n\
+         type: kubernetes.io/basic-auth\nstringData: {{username: '', password: {key}}}\n"
+    )
+}
+
+/// Who asks for the page behind the router without a pause.
+pub(crate) fn steady(router: &Router, address: IpAddr) -> Result<Steady> {
+    let every = Duration::from_millis(5);
+    router
+        .client()
+        .steady_http((address, 80).into(), "lab.example", "/", every)
+}
+
+/// No request failed.
+pub(crate) fn none_failed(steady: Steady) -> Result<()> {
+    let seen = steady.stop()?;
+    ensure!(seen.failed == 0 && seen.retried == 0 && seen.requests > 10, "{seen:?}");
+    Ok(())
 }
 
 /// The names of all nodes.
@@ -220,12 +268,7 @@ pub(crate) async fn password(s: Scene) -> Result<()> {
         session["state"] == "Idle" && error.contains("\"router-key\"") && error.contains("basic-auth")
     })
     .await?;
-    let secret = |password: &str| {
-        format!(
-            "apiVersion: v1\nkind: Secret\nmetadata: {{name: router-key, namespace: {NAMESPACE}}}\n\
-             type: kubernetes.io/basic-auth\nstringData: {{username: '', password: {password}}}\n"
-        )
-    };
+    let secret = |key: &str| secret("router-key", key);
     s.apply_config(&secret("wrong")).await?;
     state(&s, "node-1", "that it cannot connect", |session| {
         session["lastError"]
@@ -237,16 +280,7 @@ pub(crate) async fn password(s: Scene) -> Result<()> {
     router.established(&s).await?;
     let address = web(&s, 1, "type: LoadBalancer").await?;
     router.forwards(&s, &format!("{address}/32"), &all(&s)).await?;
-    for node in s.nodes() {
-        let said = std::fs::read_to_string(node.program(Program::Speaker)?.log())?;
-        let shown = s.json(&format!("speakerstate/{}", node.name())).await?.to_string();
-        let metrics = s.metrics(node.host()).await?;
-        ensure!(
-            ![said, shown, metrics].concat().contains("s3cret"),
-            "{} tells the key",
-            node.name()
-        );
-    }
+    nobody_tells(&s, "s3cret").await?;
     told.delete(&s, &router).await?;
     s.lab().delete(NAMESPACE, &secret("x")).await
 }
@@ -262,10 +296,7 @@ pub(crate) async fn restart_keeps_routes(s: Scene) -> Result<()> {
     let prefix = format!("{address}/32");
     router.forwards(&s, &prefix, &all(&s)).await?;
     page(&router, address).await?;
-    let every = Duration::from_millis(5);
-    let steady = router
-        .client()
-        .steady_http((address, 80).into(), "lab.example", "/", every)?;
+    let steady = steady(&router, address)?;
     let speaker = s.node("node-1")?.program(Program::Speaker)?;
     for (how, times) in [("killed", 2), ("stopped", 3)] {
         match how {
@@ -292,8 +323,7 @@ pub(crate) async fn restart_keeps_routes(s: Scene) -> Result<()> {
         .await?;
         router.forwards(&s, &prefix, &all(&s)).await?;
     }
-    let seen = steady.stop()?;
-    ensure!(seen.failed == 0 && seen.retried == 0 && seen.requests > 10, "{seen:?}");
+    none_failed(steady)?;
     told.delete(&s, &router).await
 }
 

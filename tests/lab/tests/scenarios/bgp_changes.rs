@@ -9,7 +9,7 @@ use ferrolb_lab::client::Probe;
 use ferrolb_lab::lab::NAMESPACE;
 use ferrolb_lab::{Program, wait_until};
 
-use crate::bgp::{NODES, Told, all, page, state, web};
+use crate::bgp::{NODES, Told, all, nobody_tells, none_failed, page, secret, state, steady, web};
 use crate::manifests::{deployment, service};
 use crate::router::Router;
 use crate::scene::{PATIENCE, Scene};
@@ -157,12 +157,7 @@ pub(crate) async fn key_change(s: Scene) -> Result<()> {
     let router = Router::start(&s, NODES, &["neighbor @ password first-of-the-lab"]).await?;
     let mut told = Told::new(&s, NODES);
     told.peer = "passwordSecret: {name: changing-key}\nholdTime: 9s".to_owned();
-    let secret = |password: &str| {
-        format!(
-            "apiVersion: v1\nkind: Secret\nmetadata: {{name: changing-key, namespace: {NAMESPACE}}}\n\
-             type: kubernetes.io/basic-auth\nstringData: {{username: '', password: {password}}}\n"
-        )
-    };
+    let secret = |key: &str| secret("changing-key", key);
     s.apply_config(&secret("first-of-the-lab")).await?;
     told.apply(&s, &router).await?;
     router.established(&s).await?;
@@ -185,16 +180,7 @@ pub(crate) async fn key_change(s: Scene) -> Result<()> {
     router.established(&s).await?;
     router.forwards(&s, &prefix, &all(&s)).await?;
     page(&router, address).await?;
-    for node in s.nodes() {
-        let said = std::fs::read_to_string(node.program(Program::Speaker)?.log())?;
-        let shown = s.json(&format!("speakerstate/{}", node.name())).await?.to_string();
-        let metrics = s.metrics(node.host()).await?;
-        ensure!(
-            ![said, shown, metrics].concat().contains("of-the-lab"),
-            "{} tells a key",
-            node.name()
-        );
-    }
+    nobody_tells(&s, "of-the-lab").await?;
     told.delete(&s, &router).await?;
     s.lab().delete(NAMESPACE, &secret("x")).await
 }
@@ -210,10 +196,7 @@ pub(crate) async fn restart_without_api_server(s: Scene) -> Result<()> {
     let prefix = format!("{address}/32");
     router.forwards(&s, &prefix, &all(&s)).await?;
     page(&router, address).await?;
-    let every = Duration::from_millis(5);
-    let steady = router
-        .client()
-        .steady_http((address, 80).into(), "lab.example", "/", every)?;
+    let steady = steady(&router, address)?;
     // The first file is written at once, one a second after that.
     let file = s.run_dir().join("state/node-1/speaker-node-1.bgp");
     wait_until("the route to be in the snapshot", PATIENCE, async || {
@@ -251,8 +234,7 @@ pub(crate) async fn restart_without_api_server(s: Scene) -> Result<()> {
     s.api_server().restart()?;
     s.wait_api_ready().await?;
     outage?;
-    let seen = steady.stop()?;
-    ensure!(seen.failed == 0 && seen.retried == 0 && seen.requests > 10, "{seen:?}");
+    none_failed(steady)?;
     s.kubectl(&["delete", "svc", "web"]).await?;
     router.forwards(&s, &prefix, &[]).await?;
     told.delete(&s, &router).await

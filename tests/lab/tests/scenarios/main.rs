@@ -8,6 +8,7 @@ mod availability;
 mod bad_input;
 mod bgp;
 mod bgp_changes;
+mod bgp_nodes;
 mod conflicts;
 mod contract;
 mod data_path;
@@ -209,10 +210,16 @@ fn main() -> std::process::ExitCode {
                 .scenario("policy_on_request", without_pool(bgp_changes::policy_on_request))
                 .scenario("key_change", without_pool(bgp_changes::key_change)),
         )
-        .group(Group::new(Setup::named("bgp-outages")).scenario(
-            "restart_without_api_server",
-            without_pool(bgp_changes::restart_without_api_server),
-        ))
+        .group(
+            Group::new(Setup::named("bgp-outages"))
+                .scenario(
+                    "restart_without_api_server",
+                    without_pool(bgp_changes::restart_without_api_server),
+                )
+                .scenario("lost_with_bfd", without_pool(bgp_nodes::lost_with_bfd))
+                .scenario("lost_without_bfd", without_pool(bgp_nodes::lost_without_bfd))
+                .scenario("unnumbered", without_pool(bgp_nodes::unnumbered)),
+        )
         .group(
             Group::new(Setup::named("hostile")).scenario("everything_wrong", without_pool(hostile::everything_wrong)),
         )

@@ -211,16 +211,43 @@ impl Router {
     }
 
     fn configure(&self, s: &Scene, node: &str, words: &str) -> Result<()> {
+        self.configure_bgp(&[format!("neighbor {} {words}", s.node(node)?.host().address())])
+    }
+
+    fn configure_bgp(&self, lines: &[String]) -> Result<()> {
         let folder = self.folder.to_str().context("the lab's directory is UTF-8")?;
         let router = format!("router bgp {ASN}");
-        let line = format!("neighbor {} {words}", s.node(node)?.host().address());
-        let mut args = vec!["--vty_socket", folder, "-d", "bgpd"];
-        for command in ["configure terminal", &router, &line] {
-            args.extend(["-c", command]);
+        let mut args = vec![
+            "--vty_socket",
+            folder,
+            "-d",
+            "bgpd",
+            "-c",
+            "configure terminal",
+            "-c",
+            &router,
+        ];
+        for line in lines {
+            args.extend(["-c", line]);
         }
         let said = self.host.namespace().output("vtysh", &args)?;
-        ensure!(said.trim().is_empty(), "{line}: {said}");
+        ensure!(said.trim().is_empty(), "{lines:?}: {said}");
         Ok(())
+    }
+
+    /// A link of their own between it and a node, called `link` at the node, with the addresses that the kernel gives it and
+    /// no others; the neighbour at its end, in AS `asn`, is known by the interface.
+    pub(crate) fn link(&self, node: &Host, link: &str, asn: u32) -> Result<()> {
+        let own = format!("{link}-{}", node.name());
+        let (ours, theirs) = (self.host.namespace(), node.namespace());
+        ours.ip(&format!(
+            "link add {own} type veth peer name {link} netns {}\nlink set {own} up\n",
+            theirs.name()
+        ))?;
+        theirs.ip(&format!("link set {link} up\n"))?;
+        let interface = format!("neighbor {own} interface remote-as {asn}");
+        let activate = format!("neighbor {own} activate");
+        self.configure_bgp(&[interface, "address-family ipv4 unicast".to_owned(), activate])
     }
 
     /// Its address for peers.
