@@ -12,6 +12,8 @@ use serde_json::Value;
 use super::{ASN, NODES, PATIENCE};
 
 const LIBRARY: &str = "/usr/lib/frr";
+/// The client behind it.
+const CLIENT: &str = "10.99.1.2";
 
 pub(super) struct Frr {
     pub(super) host: Host,
@@ -113,6 +115,22 @@ impl Frr {
         Ok(peers.iter().filter(|peer| peer["status"] == "up").count())
     }
 
+    /// From now on packets of the client behind it for one address all take one of the next hops: by addresses alone.
+    pub(super) fn hash_by_addresses(&self) -> Result<()> {
+        self.host
+            .namespace()
+            .sysctl(&[("net/ipv4/fib_multipath_hash_policy", "0")])
+    }
+
+    /// The next hop that the client's packets for an address take.
+    pub(super) fn next_hop(&self, address: IpAddr) -> Result<IpAddr> {
+        let address = address.to_string();
+        let args = ["-j", "route", "get", &address, "from", CLIENT, "iif", "eth1"];
+        let found: Value = serde_json::from_str(&self.host.namespace().output("ip", &args)?)?;
+        let gateway = found[0]["gateway"].as_str().context("the route has a gateway")?;
+        Ok(gateway.parse()?)
+    }
+
     /// A network behind it with one client in it, and the nodes' way there.
     pub(super) fn behind(&self, lab: &Lab) -> Result<Namespace> {
         self.host.namespace().sysctl(&[
@@ -124,7 +142,9 @@ impl Frr {
             "link add eth1 type veth peer name eth0 netns {}\naddr add 10.99.1.1/24 dev eth1\nlink set eth1 up\n",
             behind.name()
         ))?;
-        behind.ip("addr add 10.99.1.2/24 dev eth0\nlink set eth0 up\nroute add default via 10.99.1.1\n")?;
+        behind.ip(&format!(
+            "addr add {CLIENT}/24 dev eth0\nlink set eth0 up\nroute add default via 10.99.1.1\n"
+        ))?;
         for node in lab.nodes() {
             let via = self.host.address();
             node.host()
