@@ -168,6 +168,11 @@ pub enum Reason {
         /// Why not.
         why: PolicyDenial,
     },
+    /// The rules led in a circle, in which the Service lost and took an address again and again: a fault of FerroLB.
+    Unsettled {
+        /// The address.
+        address: IpAddr,
+    },
     /// Another writer keeps changing what FerroLB wrote.
     ForeignWriter {
         /// The field manager's name.
@@ -277,6 +282,7 @@ impl Reason {
             Reason::CannotMove { .. } => "CannotMove",
             Reason::PoolChanged { .. } => "PoolChanged",
             Reason::PolicyNotGranted { .. } => "PolicyNotGranted",
+            Reason::Unsettled { .. } => "Unsettled",
             Reason::ForeignWriter { .. } => "ForeignWriter",
             Reason::ApiRefused { .. } => "ApiRefused",
         }
@@ -416,6 +422,13 @@ impl fmt::Display for Reason {
                 write!(
                     f,
                     "annotation ferrolb.io/announcement-policy: {policy:?}: {why}; the Service is announced as without it"
+                )
+            }
+            Reason::Unsettled { address } => {
+                write!(
+                    f,
+                    "what to do about {address} led in a circle, which is a fault of FerroLB: please report it with the objects \
+                     involved; the Service is left as it is, and looked at again within 64 s"
                 )
             }
             Reason::ForeignWriter { manager } => {

@@ -90,6 +90,23 @@ impl Record {
         }
     }
 
+    /// Whether `view` may have the address beside `other`, who has it. This judges what may be taken and what is lost: were
+    /// the two judged differently, a Service could lose and take an address for ever.
+    pub(crate) fn admits(&self, address: IpAddr, view: &ServiceView, other: &ServiceView) -> Result<(), Reason> {
+        if self.is_ahead_of(other, view) {
+            return Ok(());
+        }
+        may_share(address, view, other)
+    }
+
+    /// Whether the object says that both share the address, by the key that `view` has and `other` has not: either the picture
+    /// of `other` is older than the object, or it was edited and is the one that has to leave.
+    fn is_ahead_of(&self, other: &ServiceView, view: &ServiceView) -> bool {
+        let key = self.object.as_ref().and_then(|o| o.sharing_key.as_ref());
+        let by_key = key.is_some() && view.sharing_key.as_ref() == key && other.sharing_key.as_ref() != key;
+        by_key && [other, view].iter().all(|v| self.claims(&v.id, &v.uid))
+    }
+
     /// Whether this claim stays whatever happens to its Service.
     pub(crate) fn is_reservation(&self, claim: &Claim) -> bool {
         claim.uid.is_none()
@@ -459,7 +476,7 @@ impl Allocator {
         };
         let shared = record.holders.keys().any(|id| *id != view.id);
         for other in record.users(world).filter(|other| other.id != view.id) {
-            may_share(address, view, other)?;
+            record.admits(address, view, other)?;
         }
         let Some(object) = &record.object else {
             return Ok(());
@@ -513,7 +530,7 @@ fn count_out(counts: &mut Counts, name: Option<&str>, address: IpAddr) {
 }
 
 /// Whether two Services may hold one address: same non-empty key, same way to their endpoints, no port in common.
-pub(crate) fn may_share(address: IpAddr, view: &ServiceView, other: &ServiceView) -> Result<(), Reason> {
+fn may_share(address: IpAddr, view: &ServiceView, other: &ServiceView) -> Result<(), Reason> {
     let refuse = |why| {
         Err(Reason::CannotShare {
             address,

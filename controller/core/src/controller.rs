@@ -23,6 +23,7 @@ use crate::line::{Line, Turn};
 use crate::probe::Probes;
 use crate::rebalance::Rebalance;
 use crate::report::ServiceState;
+use crate::rest::Rest;
 use crate::standing::Coverage;
 use crate::timers::{Backoff, Timer, Timers};
 use crate::world::World;
@@ -91,6 +92,7 @@ pub struct Controller {
     pub(crate) timers: Timers,
     pub(crate) backoff: Backoff,
     pub(crate) rebalance: Option<Rebalance>,
+    pub(crate) rest: Rest,
     pub(crate) dirty: Dirty,
 }
 
@@ -111,6 +113,7 @@ impl Controller {
             timers: Timers::default(),
             backoff: Backoff::default(),
             rebalance: None,
+            rest: Rest::default(),
             dirty: Dirty::default(),
         }
     }
@@ -166,9 +169,12 @@ impl Controller {
         if self.synced {
             self.fire(now, &mut effects);
             self.settle(now, &mut effects);
+            let restless = self.put_off(now, &mut effects);
+            debug_assert!(restless.is_none(), "{}", restless.unwrap_or_default());
         } else {
             // The first pass looks at everything. Until then, perhaps for months, nothing may pile up.
             self.dirty = Dirty::default();
+            self.rest.begin_anew();
         }
         effects
     }
@@ -235,6 +241,8 @@ impl Controller {
         }
         self.forget_failures(&WriteKey::ServiceStatus(id.clone()));
         self.timers.clear(&Timer::Overlap(id.clone()));
+        self.timers.clear(&Timer::Restless(id.clone()));
+        self.rest.forget(id);
         self.touch_addresses(id);
         for address in self.allocator.held(id) {
             self.give_up(address, id);
@@ -440,6 +448,7 @@ impl Controller {
                     self.dirty.statuses.insert(id);
                 }
                 Timer::Overlap(id) => self.end_overlap(&id, effects),
+                Timer::Restless(id) => self.take_up(&id),
                 Timer::Probe(address) => self.probe_missed(address, now),
                 Timer::Occupied(address) => self.occupation_ends(address),
                 Timer::Sweep => self.dirty.services.extend(self.line.turns().cloned()),
@@ -473,7 +482,9 @@ impl Controller {
             }
         }
         while let Some(id) = self.dirty.statuses.pop_first() {
-            self.settle_service_status(&id, now, effects);
+            if !self.rest.is_put_off(&id) {
+                self.settle_service_status(&id, now, effects);
+            }
         }
         while let Some(address) = self.dirty.placements.pop_first() {
             self.settle_placement(address, now, effects);

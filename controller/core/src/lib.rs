@@ -18,6 +18,7 @@ mod probe;
 mod rebalance;
 mod renumber;
 mod report;
+mod rest;
 mod serve;
 mod since;
 mod spread;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ferrolb_model::{Claim, Family, Reason, ServiceId, ServiceView};
 
-use crate::allocator::{Record, may_share};
+use crate::allocator::Record;
 use crate::choose::{Chooser, Decision};
 use crate::controller::Controller;
 use crate::effect::{Effect, EventKind, WriteKey};
@@ -183,7 +183,9 @@ impl Controller {
 
     /// Decides what a Service holds, and reports what changed.
     pub(crate) fn evaluate(&mut self, id: &ServiceId, effects: &mut Vec<Effect>) {
-        let Some(view) = self.world.service(id) else { return };
+        let Some(view) = self.world.service(id).filter(|_| !self.rest.is_put_off(id)) else {
+            return;
+        };
         let ours = self.world.is_ours(view);
         let before = self.allocator.held(id);
         if !ours {
@@ -289,7 +291,7 @@ impl Controller {
             .keys()
             .filter(|other| **other != view.id)
             .filter_map(|other| self.world.service(other))
-            .find_map(|other| may_share(address, view, other).err())
+            .find_map(|other| record.admits(address, view, other).err())
             .map(Some)
     }
 
@@ -310,6 +312,7 @@ impl Controller {
 
     /// Ends a hold and marks what follows from it.
     pub(crate) fn give_up(&mut self, address: IpAddr, id: &ServiceId) {
+        self.rest.lose(id, address);
         self.allocator.release(address, id);
         if self.line.next_full(&id.namespace, None).is_some() {
             self.dirty.rooms.insert(id.namespace.clone());

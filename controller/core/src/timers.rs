@@ -19,6 +19,8 @@ pub(crate) enum Timer {
     Retry(WriteKey),
     /// The old address of a Service that is renumbered goes.
     Overlap(ServiceId),
+    /// Decide about a Service again that did not come to rest.
+    Restless(ServiceId),
     /// Look at everything that waits for an address.
     Sweep,
     /// A drain's delay, or the time that a speaker has, is over on some node.

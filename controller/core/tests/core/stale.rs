@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ferrolb_controller_core::Input;
+use ferrolb_controller_core::{Input, Write};
 use ferrolb_model::FamilyPolicy;
 
 use crate::fixtures::*;
@@ -78,4 +78,34 @@ fn who_has_left_a_shared_address_does_not_take_it_back_after_a_crash() {
     assert_eq!(lab.shown("two"), ["192.0.2.1"]);
     assert!(lab.shown("one").is_empty());
     lab.assert_quiet();
+}
+
+#[test]
+fn a_sharer_that_is_seen_under_its_old_key_takes_nothing_from_the_other() {
+    // Who asks by name looks again whenever the address is left.
+    for asked in [&[][..], &["192.0.2.1"]] {
+        let mut lab = Lab::started([pool("a", &["192.0.2.1/32"])]);
+        lab.apply(sharing(service("one", 1), "new", 80));
+        lab.apply(asking(sharing(service("two", 2), "new", 81), None, asked));
+        lab.settle();
+        assert_eq!(lab.shown("two"), ["192.0.2.1"]);
+        // The watch of VirtualIPs is ahead: it says that both have it, under a key that `one` did not have once.
+        let mut lists = lab.lists();
+        let mut old = sharing(lab.services[&id("one")].clone(), "old", 80);
+        old.resource_version = "an older one".to_owned();
+        lists.push(Input::Service(old));
+        let writes = lab.writes.len();
+        lab.restart_with(lists);
+        while lab.step_write() {}
+        lab.relist();
+        lab.pass(Duration::from_secs(30));
+        assert_eq!(lab.shown("one"), ["192.0.2.1"]);
+        let two = |write: &&Write| matches!(write, Write::SetServiceStatus { service, .. } if *service == id("two"));
+        assert_eq!(
+            lab.writes[writes..].iter().find(two),
+            None,
+            "it lost the address for a while"
+        );
+        lab.assert_quiet();
+    }
 }
