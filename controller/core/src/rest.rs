@@ -205,7 +205,11 @@ mod tests {
         let mut told = Vec::new();
         controller.put_off(Duration::from_secs(9), &mut told);
         assert_eq!(told.len(), 1, "told anew: {told:?}");
-        assert_eq!(controller.next_deadline(), Some(Duration::from_secs(10)), "the shortest wait");
+        assert_eq!(
+            controller.next_deadline(),
+            Some(Duration::from_secs(10)),
+            "the shortest wait"
+        );
     }
 
     #[test]

@@ -286,13 +286,15 @@ impl Controller {
             return Some(Some(reason));
         }
         let record = self.allocator.record(address)?;
-        record
-            .holders
-            .keys()
-            .filter(|other| **other != view.id)
-            .filter_map(|other| self.world.service(other))
-            .find_map(|other| record.admits(address, view, other).err())
+        // Without its claim in the object it is a stranger there, before whom those come that show the address by theirs.
+        let claimed = record.object.is_none() || record.claims(&view.id, &view.uid);
+        let others = record
+            .users(&self.world)
+            .filter(|other| other.id != view.id && (!claimed || record.holders.contains_key(&other.id)));
+        others
+            .filter_map(|other| record.admits(address, view, other).err())
             .map(Some)
+            .next()
     }
 
     fn apply(&mut self, id: &ServiceId, held: &[IpAddr], decision: &Decision) {

@@ -109,3 +109,24 @@ fn a_sharer_that_is_seen_under_its_old_key_takes_nothing_from_the_other() {
         lab.assert_quiet();
     }
 }
+
+#[test]
+fn a_claim_that_somebody_took_off_is_not_put_back_beside_one_that_does_not_fit() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1/32"])]);
+    lab.apply(sharing(service("one", 1), "new", 80));
+    lab.apply(sharing(service("two", 2), "new", 81));
+    lab.settle();
+    let mut lists = lab.lists();
+    let mut old = sharing(lab.services[&id("one")].clone(), "old", 80);
+    old.resource_version = "an older one".to_owned();
+    lists.push(Input::Service(old));
+    lab.restart_with(lists);
+    let writes = lab.writes.len();
+    // Another controller, whose picture is newer, has seen `two` go.
+    let mut object = lab.virtual_ips[&ip("192.0.2.1")].clone();
+    object.claims.retain(|claim| claim.service == id("one"));
+    lab.put_virtual_ip(object);
+    lab.step_stream(0);
+    let put_back = |write: &&Write| matches!(write, Write::UpdateVirtualIp { claims, .. } if claims.len() > 1);
+    assert_eq!(lab.writes[writes..].iter().find(put_back), None);
+}
