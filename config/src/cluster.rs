@@ -15,15 +15,16 @@ use crate::service::parse_address;
 /// What decisions need of a Node.
 pub fn node_view(object: &Node) -> NodeView {
     let (spec, status) = (object.spec.as_ref(), object.status.as_ref());
-    let is_true = |condition: &str| {
+    let is = |condition: &str, value: &str| {
         let conditions = status.and_then(|s| s.conditions.as_deref()).unwrap_or_default();
-        conditions.iter().any(|c| c.type_ == condition && c.status == "True")
+        conditions.iter().any(|c| c.type_ == condition && c.status == value)
     };
     let node_labels = object.metadata.labels.clone().unwrap_or_default();
     NodeView {
         name: object.metadata.name.clone().unwrap_or_default(),
-        ready: is_true("Ready"),
-        network_unavailable: is_true("NetworkUnavailable"),
+        ready: is("Ready", "True"),
+        silent: is("Ready", "Unknown"),
+        network_unavailable: is("NetworkUnavailable", "True"),
         excluded: node_labels.contains_key(labels::EXCLUDE_NODE),
         cordoned: spec.and_then(|s| s.unschedulable).unwrap_or(false),
         evicting: spec.iter().flat_map(|s| s.taints.iter().flatten()).any(evicts),

@@ -19,6 +19,8 @@ pub struct NodeView {
     pub labels: Labels,
     /// Condition `Ready` is `True`.
     pub ready: bool,
+    /// Condition `Ready` is `Unknown`: Kubernetes has not heard of the node's kubelet for a while.
+    pub silent: bool,
     /// Condition `NetworkUnavailable` is `True`.
     pub network_unavailable: bool,
     /// Label `node.kubernetes.io/exclude-from-external-load-balancers` is present.

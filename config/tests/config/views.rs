@@ -194,7 +194,7 @@ status:
   - {type: NetworkUnavailable, status: 'False'}
 ",
     ));
-    assert!(view.ready && !view.network_unavailable && view.excluded);
+    assert!(view.ready && !view.silent && !view.network_unavailable && view.excluded);
     assert!(view.cordoned && view.evicting);
     assert_eq!(
         view.addresses.into_iter().collect::<Vec<_>>(),
@@ -205,7 +205,7 @@ status:
          NoSchedule}\nstatus:\n  conditions:\n  - {type: Ready, status: Unknown}\n  - {type: NetworkUnavailable, \
          status: 'True'}\n",
     ));
-    assert!(!silent.ready && silent.network_unavailable && !silent.excluded);
+    assert!(!silent.ready && silent.silent && silent.network_unavailable && !silent.excluded);
     assert!(!silent.cordoned && !silent.evicting);
 }
 

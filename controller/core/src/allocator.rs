@@ -17,6 +17,7 @@ use ferrolb_model::{
 use litemap::LiteMap;
 
 use crate::effect::Write;
+use crate::spread::seed;
 use crate::taken::{Taken, next};
 use crate::world::World;
 
@@ -91,9 +92,10 @@ impl Record {
     }
 
     /// Whether `view` may have the address beside `other`, who has it. This judges what may be taken and what is lost: were
-    /// the two judged differently, a Service could lose and take an address for ever.
+    /// the two judged differently, a Service could lose and take an address for ever. What is shown already is not taken away
+    /// over an older picture of the other.
     pub(crate) fn admits(&self, address: IpAddr, view: &ServiceView, other: &ServiceView) -> Result<(), Reason> {
-        if self.is_ahead_of(other, view) {
+        if view.ingress.contains(&address) && self.is_ahead_of(other, view) {
             return Ok(());
         }
         may_share(address, view, other)
@@ -152,6 +154,13 @@ impl Record {
     }
 }
 
+/// A node, as a choice among many sees it.
+#[derive(Clone, Copy, Debug)]
+struct Seat {
+    owned: usize,
+    seed: u64,
+}
+
 /// What one node says of addresses.
 pub(crate) type Uses = BTreeMap<IpAddr, AddressUse>;
 
@@ -172,8 +181,10 @@ pub(crate) struct Allocator {
     owned: BTreeMap<String, usize>,
     /// The same for the nodes there are, by number: a choice among a thousand of them compares no names.
     seats: BTreeMap<String, usize>,
-    seated: Vec<usize>,
+    seated: Vec<Seat>,
     free_seats: Vec<usize>,
+    /// The seats that are taken: how many addresses, the place on the ring, and the number.
+    by_load: BTreeSet<(usize, u64, usize)>,
     taken: Taken,
 }
 
@@ -243,17 +254,34 @@ impl Allocator {
             return;
         }
         let owned = self.owned.get(node).copied().unwrap_or(0);
-        let seat = self.free_seats.pop().unwrap_or(self.seated.len());
-        match self.seated.get_mut(seat) {
-            Some(count) => *count = owned,
-            None => self.seated.push(owned),
+        let number = self.free_seats.pop().unwrap_or(self.seated.len());
+        let seed = seed(node);
+        let seat = Seat { owned, seed };
+        match self.seated.get_mut(number) {
+            Some(old) => *old = seat,
+            None => self.seated.push(seat),
         }
-        self.seats.insert(node.to_owned(), seat);
+        self.by_load.insert((owned, seed, number));
+        self.seats.insert(node.to_owned(), number);
     }
 
     /// Takes the number back from a node that is gone.
     pub(crate) fn remove_seat(&mut self, node: &str) {
-        self.free_seats.extend(self.seats.remove(node));
+        if let Some(number) = self.seats.remove(node) {
+            let Seat { owned, seed } = self.seated[number];
+            self.by_load.remove(&(owned, seed, number));
+            self.free_seats.push(number);
+        }
+    }
+
+    /// Counts the addresses that the node announces.
+    fn set_owned(&mut self, node: &str, owned: usize) {
+        if let Some(number) = self.seats.get(node) {
+            let seat = &mut self.seated[*number];
+            self.by_load.remove(&(seat.owned, seat.seed, *number));
+            seat.owned = owned;
+            self.by_load.insert((owned, seat.seed, *number));
+        }
     }
 
     /// The number of the node.
@@ -263,7 +291,18 @@ impl Allocator {
 
     /// How many addresses the node with this number announces, by decision.
     pub(crate) fn seated(&self, seat: usize) -> usize {
-        self.seated.get(seat).copied().unwrap_or(0)
+        self.seated.get(seat).map_or(0, |seat| seat.owned)
+    }
+
+    /// The number of the node with the fewest addresses among those that `may`; of several the first one on the ring from
+    /// `turn` on.
+    pub(crate) fn emptiest(&self, turn: u64, may: impl Fn(usize) -> bool) -> Option<usize> {
+        let may = |(_, _, number): &&(usize, u64, usize)| may(*number);
+        let (fewest, ..) = *self.by_load.iter().find(may)?;
+        let mut before = self.by_load.range((fewest, 0, 0)..(fewest, turn, 0));
+        let mut after = self.by_load.range((fewest, turn, 0)..(fewest + 1, 0, 0));
+        let found = after.find(may).or_else(|| before.find(may));
+        found.map(|(_, _, number)| *number)
     }
 
     fn entry(&mut self, address: IpAddr) -> &mut Record {
@@ -389,21 +428,27 @@ impl Allocator {
         };
         if let Some(new) = &placed {
             record.epoch = record.epoch.max(new.epoch);
-            *self.owned.entry(new.owner.clone()).or_insert(0) += 1;
-            if let Some(seat) = self.seats.get(&new.owner) {
-                self.seated[*seat] += 1;
-            }
         }
-        if let Some(old) = std::mem::replace(&mut record.placed, placed)
-            && let Some(count) = self.owned.get_mut(&old.owner)
+        let old = std::mem::replace(&mut record.placed, placed);
+        let new = record.placed.as_ref().map(|p| p.owner.clone());
+        if old.as_ref().map(|p| &p.owner) == new.as_ref() {
+            return;
+        }
+        if let Some(node) = new {
+            let count = self.owned.entry(node.clone()).or_insert(0);
+            *count += 1;
+            let owned = *count;
+            self.set_owned(&node, owned);
+        }
+        if let Some(node) = old.map(|p| p.owner)
+            && let Some(count) = self.owned.get_mut(&node)
         {
             *count -= 1;
-            if *count == 0 {
-                self.owned.remove(&old.owner);
+            let owned = *count;
+            if owned == 0 {
+                self.owned.remove(&node);
             }
-            if let Some(seat) = self.seats.get(&old.owner) {
-                self.seated[*seat] -= 1;
-            }
+            self.set_owned(&node, owned);
         }
     }
 

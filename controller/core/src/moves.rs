@@ -12,7 +12,6 @@ use ferrolb_model::{Condition, ConditionType, NodeRefusal, Placement, Reason, Vi
 use crate::controller::Controller;
 use crate::effect::{Effect, EventKind};
 use crate::placement::{Decision, Round};
-use crate::spread::standbys;
 
 /// What becomes of a request.
 #[derive(Debug)]
@@ -50,18 +49,21 @@ impl Controller {
             why,
         };
         let eligible = round.eligible();
-        let Some(target) = eligible.iter().find(|c| *c.name == *node) else {
+        let Some(target) = eligible.candidates.iter().find(|c| *c.name == *node) else {
             let known = round.standings.nodes.contains_key(node);
             return Err(refused(
                 known.then(|| round.reluctance(node).unwrap_or(NodeRefusal::NotSelected)),
             ));
         };
-        if round.rules.preemption && eligible.iter().any(|c| c.score > target.score) {
+        if target.awaited {
+            return Err(refused(Some(NodeRefusal::NotReady)));
+        }
+        if round.rules.preemption && eligible.candidates.iter().any(|c| !c.awaited && c.score > target.score) {
             return Err(refused(Some(NodeRefusal::Outweighed)));
         }
         Ok(Placement {
             owner: node.to_owned(),
-            standbys: standbys(round.address, round.record, node, &eligible),
+            standbys: round.standbys(node, &eligible),
             epoch: round.record.epoch + 1,
         })
     }

@@ -17,7 +17,7 @@ use crate::allocator::Record;
 use crate::controller::Controller;
 use crate::effect::{Effect, EventKind};
 use crate::moves::Answer;
-use crate::spread::{Candidate, Rules, STANDBYS, standbys};
+use crate::spread::{Candidate, Crowd, Rules, STANDBYS, standbys};
 use crate::standing::{Coverage, Grade, Standing, Standings};
 
 /// What was decided about an address.
@@ -76,22 +76,36 @@ impl Round<'_> {
     }
 
     /// Those of the best grade.
-    pub(crate) fn eligible(&self) -> Cow<'_, [Candidate]> {
+    pub(crate) fn eligible(&self) -> Cow<'_, Crowd> {
         let Some(best) = self.best() else {
-            return Cow::Borrowed(&[]);
+            return Cow::Owned(Crowd::default());
         };
         let all = self.standings.of(best);
         match &self.demand.nodes {
             None => Cow::Borrowed(all),
-            Some(nodes) => Cow::Owned(all.iter().filter(|c| nodes.contains(&*c.name)).cloned().collect()),
+            Some(nodes) => {
+                let some = all.candidates.iter().filter(|c| nodes.contains(&*c.name));
+                Cow::Owned(Crowd::new(some.cloned()))
+            }
         }
+    }
+
+    /// The nodes that stand by for an owner: those there are, as far as they may announce, then others.
+    pub(crate) fn standbys(&self, owner: &str, eligible: &Crowd) -> Vec<String> {
+        let best = self.best();
+        let old = self.record.placed.iter().flat_map(|p| &p.standbys);
+        let stay = old.filter(|node| *node != owner && best.is_some() && self.grade(node) == best);
+        standbys(self.address, stay.map(String::as_str), owner, eligible)
     }
 
     /// The placement there is, where nothing of it changes. Most looks end here, without one at every node.
     fn stays(&self) -> Option<Placement> {
         let (placed, best) = (self.record.placed.as_ref()?, self.best()?);
-        let all = self.demand.nodes.is_none() && placed.standbys.len() + 1 == self.standings.of(best).len();
-        let complete = all || placed.standbys.len() == STANDBYS;
+        let is_sure = |node: &&String| self.standings.nodes.get(*node).is_some_and(|s| !s.awaited);
+        let named = placed.standbys.iter().chain([&placed.owner]);
+        let all =
+            || self.demand.nodes.is_none() && named.filter(is_sure).count() == self.standings.of(best).sure().len();
+        let complete = placed.standbys.len() == STANDBYS || all();
         let may = |node: &String| self.grade(node) == Some(best);
         let score = self.standings.nodes.get(&placed.owner).map(|s| s.score);
         let contested = || self.rules.preemption && score < Some(self.standings.score(best));
@@ -112,7 +126,8 @@ impl Round<'_> {
 
     /// Why the node may not.
     fn refusal(&self, node: &str, standing: &Standing) -> Option<NodeRefusal> {
-        let not_ready = (!standing.ready).then_some(NodeRefusal::NotReady);
+        let not_ready =
+            (!standing.ready || standing.awaited && self.record.placed.is_none()).then_some(NodeRefusal::NotReady);
         standing.fault.or_else(|| self.demand.refusal(node)).or(not_ready)
     }
 
@@ -239,7 +254,7 @@ impl Controller {
         let rules = self.rules(address, &views);
         let subnets = self.world.subnets().of(address);
         let standings = coverage.of(&ads, &rules, subnets, &self.world, &self.allocator, now);
-        let demand = self.demand(address, &views);
+        let demand = self.demand(address, &views, now);
         let round = Round {
             address,
             record,
@@ -278,23 +293,27 @@ impl Controller {
     fn choose(&self, round: &Round<'_>) -> Option<Placement> {
         let (address, record) = (round.address, round.record);
         let eligible = round.eligible();
-        let choice = || self.best_owner(address, record, round.rules.anti_affinity, &eligible);
+        let choice = || {
+            let best = self.best_owner(address, record, round.rules.anti_affinity, &eligible);
+            // Nobody knows whether an awaited node is there: better than to withdraw, and no place to begin.
+            best.filter(|c| !c.awaited || record.placed.is_some())
+        };
         if let Some(placed) = &record.placed {
-            let own = eligible.iter().find(|c| *c.name == *placed.owner);
+            let own = eligible.candidates.iter().find(|c| *c.name == *placed.owner);
             let better = |own: &Candidate| round.rules.preemption && choice().is_some_and(|c| c.score > own.score);
             if own.is_some_and(|own| !better(own)) {
                 return Some(Placement {
-                    standbys: standbys(address, record, &placed.owner, &eligible),
+                    standbys: round.standbys(&placed.owner, &eligible),
                     ..placed.clone()
                 });
             }
-            if eligible.is_empty() && round.is_last(&placed.owner) {
+            if eligible.candidates.is_empty() && round.is_last(&placed.owner) {
                 return Some(placed.clone());
             }
         }
         choice().map(|owner| Placement {
             owner: owner.name.to_string(),
-            standbys: standbys(address, record, &owner.name, &eligible),
+            standbys: round.standbys(&owner.name, &eligible),
             epoch: record.epoch + 1,
         })
     }
@@ -329,7 +348,7 @@ impl Controller {
         Rules::of(self.world.config().policies_of(pool, &services))
     }
 
-    fn demand(&self, address: IpAddr, views: &[&ServiceView]) -> Demand<'_> {
+    fn demand(&self, address: IpAddr, views: &[&ServiceView], now: Duration) -> Demand<'_> {
         let pool = self.world.pool_of(address);
         let mut demand = Demand {
             nodes: None,
@@ -344,7 +363,7 @@ impl Controller {
         for view in views {
             let mut policies = self.world.config().policies_of(pool, &[view.applicant()]);
             let terminating = policies.find_map(|policy| policy.endpoints.serving).unwrap_or(true);
-            let serving = self.world.serving(&view.id, terminating);
+            let serving = self.world.serving(&view.id, terminating, now);
             let hopeful = serving
                 .nodes
                 .union(&serving.to_the_last)

@@ -14,7 +14,6 @@ use ferrolb_model::Placement;
 use crate::controller::Controller;
 use crate::effect::{Effect, EventKind};
 use crate::placement::Round;
-use crate::spread::standbys;
 use crate::timers::Timer;
 
 /// So many moves are under way at once.
@@ -138,11 +137,17 @@ impl Controller {
     fn relief(&self, round: &Round<'_>) -> Option<(usize, Placement)> {
         let eligible = round.eligible();
         let owner = &*round.record.placed.as_ref()?.owner;
-        let own = eligible.iter().find(|c| *c.name == *owner)?;
-        let target = self.emptier(round.address, round.record, round.rules.anti_affinity, own, &eligible)?;
+        let own = eligible.candidates.iter().find(|c| *c.name == *owner)?;
+        let target = self.emptier(
+            round.address,
+            round.record,
+            round.rules.anti_affinity,
+            own,
+            &eligible.candidates,
+        )?;
         let placed = Placement {
             owner: target.name.to_string(),
-            standbys: standbys(round.address, round.record, &target.name, &eligible),
+            standbys: round.standbys(&target.name, &eligible),
             epoch: round.record.epoch + 1,
         };
         Some((self.allocator.seated(target.seat), placed))

@@ -1,4 +1,4 @@
-//! Since when nodes are to be drained, and since when their speakers tell nothing: what counts only after a while.
+//! Since when nodes are to be drained, and since when their speakers or their kubelets tell nothing: what counts only after a while.
 //!
 //! A controller that starts knows of no earlier time than its own start, so that a delay may begin anew, and never ends
 //! too early.
@@ -12,12 +12,18 @@ use ferrolb_model::{DrainTrigger, NodeView};
 /// they come one after the other, and the first shall not get everything.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
+/// So long a node of which Kubernetes hears nothing counts as before. After an outage of the API server all nodes are silent
+/// until their kubelets report: every 10 s, after a request that has hung for 10 s at most. Where a node is gone, a standby
+/// has taken over long before.
+pub(crate) const SILENCE: Duration = Duration::from_secs(20);
+
 /// The times.
 #[derive(Debug, Default)]
 pub(crate) struct Since {
     triggers: BTreeMap<String, BTreeMap<DrainTrigger, Duration>>,
     unheard: BTreeMap<String, Duration>,
     heard: BTreeMap<String, Duration>,
+    silent: BTreeMap<String, Duration>,
 }
 
 impl Since {
@@ -30,6 +36,11 @@ impl Since {
         for trigger in all.into_iter().filter(holds) {
             of.entry(trigger).or_insert(now);
         }
+        if node.silent {
+            self.silent.entry(node.name.clone()).or_insert(now);
+        } else {
+            self.silent.remove(&node.name);
+        }
         if !self.heard.contains_key(&node.name) {
             self.unheard.entry(node.name.clone()).or_insert(now);
         }
@@ -39,6 +50,17 @@ impl Since {
     pub(crate) fn node_gone(&mut self, node: &str) {
         self.triggers.remove(node);
         self.unheard.remove(node);
+        self.silent.remove(node);
+    }
+
+    /// When the node is taken to be gone, if Kubernetes hears nothing of it.
+    pub(crate) fn lost_at(&self, node: &str) -> Option<Duration> {
+        Some(*self.silent.get(node)? + SILENCE)
+    }
+
+    /// Whether Kubernetes hears nothing of the node, and not for long.
+    pub(crate) fn is_awaited(&self, node: &str, now: Duration) -> bool {
+        self.lost_at(node).is_some_and(|at| now < at)
     }
 
     /// Whether the speaker of the node tells of any interface.

@@ -1,11 +1,15 @@
 //! Which of the nodes that may announce an address does, and which stand by.
 //!
 //! An owner is chosen by preference first, then by the number of addresses it announces already, the Service's other one
-//! not counted, then beside that other one, then by a fixed hash. So the families of a Service share a node, and Services
-//! are spread. A policy's anti-affinity goes before all of that, and keeps addresses apart as far as there are nodes.
+//! not counted, then beside that other one, then by a fixed hash: nodes stand on a ring, and the first one from the address' own
+//! place on is taken. So the families of a Service share a node, and Services are spread. A policy's anti-affinity goes before
+//! all of that, and keeps addresses apart as far as there are nodes.
 //!
 //! Standbys are chosen by preference and hash alone: were the number of addresses looked at, one empty node would stand by
-//! for everybody. So the addresses of a node that dies come to many others.
+//! for everybody. So the addresses of a node that dies come to many others. There is no ring for them, because the next node on
+//! a ring would inherit everything.
+//!
+//! Neither choice looks at every node: ten thousand addresses are placed on a thousand nodes in one go.
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
@@ -28,23 +32,80 @@ pub(crate) struct Candidate {
     pub(crate) name: Arc<str>,
     /// By the preferences of advertisements and policies.
     pub(crate) score: u32,
+    /// It gets nothing new where there is another.
+    pub(crate) awaited: bool,
     /// The allocator's number for it.
     pub(crate) seat: usize,
-    /// [`seed`] of its name.
+    /// [`seed`] of its name, its place on the ring.
     pub(crate) seed: u64,
 }
 
 impl Candidate {
     /// A node that the allocator has counted.
-    pub(crate) fn new(name: &str, score: u32, allocator: &Allocator) -> Option<Self> {
+    pub(crate) fn new(name: &str, score: u32, awaited: bool, allocator: &Allocator) -> Option<Self> {
         Some(Candidate {
             name: Arc::from(name),
             score,
+            awaited,
             seat: allocator.seat(name)?,
             seed: seed(name),
         })
     }
+
+    /// What goes before everything else.
+    fn preference(&self) -> (bool, Reverse<u32>) {
+        (self.awaited, Reverse(self.score))
+    }
 }
+
+/// Candidates, those that are preferred first, then by name.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Crowd {
+    pub(crate) candidates: Vec<Candidate>,
+    /// So many of them are not awaited; they come first.
+    sure: usize,
+    /// Where among them the holder of each seat is.
+    places: Vec<Option<u32>>,
+}
+
+impl Crowd {
+    /// A crowd of these.
+    pub(crate) fn new(candidates: impl Iterator<Item = Candidate>) -> Self {
+        let mut candidates = candidates.collect::<Vec<_>>();
+        candidates.sort_by(|a, b| (a.preference(), &a.name).cmp(&(b.preference(), &b.name)));
+        let seats = candidates.iter().map(|c| c.seat + 1).max().unwrap_or(0);
+        let mut places = vec![None; seats];
+        for (place, candidate) in (0..).zip(&candidates) {
+            places[candidate.seat] = Some(place);
+        }
+        Crowd {
+            sure: candidates.partition_point(|c| !c.awaited),
+            candidates,
+            places,
+        }
+    }
+
+    /// Those that get something new.
+    pub(crate) fn sure(&self) -> &[Candidate] {
+        &self.candidates[..self.sure]
+    }
+
+    /// The place of who has this seat.
+    fn place(&self, seat: usize) -> Option<usize> {
+        let place = self.places.get(seat).copied().flatten()?;
+        usize::try_from(place).ok()
+    }
+}
+
+/// Those at the front that are preferred alike.
+fn front(candidates: &[Candidate]) -> &[Candidate] {
+    let Some(first) = candidates.first() else { return &[] };
+    let end = candidates.partition_point(|c| c.preference() <= first.preference());
+    &candidates[..end]
+}
+
+/// Among so few each is looked at.
+const FEW: usize = 16;
 
 /// What the policies that select an address say about its place.
 #[derive(Debug, Default)]
@@ -100,28 +161,35 @@ impl Controller {
         address: IpAddr,
         record: &Record,
         anti_affinity: Option<&AntiAffinity>,
-        candidates: &'a [Candidate],
+        crowd: &'a Crowd,
     ) -> Option<&'a Candidate> {
         let neighbours = self.neighbours(address, record, anti_affinity);
-        let salt = salt(address);
-        let rank = |node: &&Candidate| {
-            let beside = match neighbours.is_empty() {
-                true => 0,
-                false => neighbours.get(&*node.name).copied().unwrap_or(0),
-            };
-            let (owned, hash) = (self.allocator.seated(node.seat), mix(node.seed ^ salt));
-            match anti_affinity {
-                Some(_) => (beside, Reverse(node.score), owned, false, hash),
-                None => (
-                    0,
-                    Reverse(node.score),
-                    owned.saturating_sub(beside.min(1)),
-                    beside == 0,
-                    hash,
-                ),
-            }
+        let beside = |node: &Candidate| match neighbours.is_empty() {
+            true => 0,
+            false => neighbours.get(&*node.name).copied().unwrap_or(0),
         };
-        candidates.iter().min_by_key(rank)
+        let turn = salt(address);
+        let after = |node: &Candidate| node.seed.wrapping_sub(turn);
+        let owned = |node: &Candidate| self.allocator.seated(node.seat);
+        if anti_affinity.is_some() {
+            let rank = |node: &&Candidate| {
+                let (awaited, score) = node.preference();
+                (awaited, beside(node), score, owned(node), after(node))
+            };
+            return crowd.candidates.iter().min_by_key(rank);
+        }
+        let rank = |node: &&Candidate| {
+            let beside = beside(node);
+            (owned(node).saturating_sub(beside.min(1)), beside == 0, after(node))
+        };
+        let front = front(&crowd.candidates);
+        if front.len() <= FEW {
+            return front.iter().min_by_key(rank);
+        }
+        let of_seat = |seat| front.get(crowd.place(seat)?);
+        let emptiest = self.allocator.emptiest(turn, |seat| of_seat(seat).is_some());
+        let seats = neighbours.keys().filter_map(|node| self.allocator.seat(node));
+        emptiest.into_iter().chain(seats).filter_map(of_seat).min_by_key(rank)
     }
 
     /// The node that is emptier than the owner even with the address, and no worse a place for it.
@@ -140,7 +208,10 @@ impl Controller {
         let beside = |node: &&Candidate| neighbours.get(&*node.name).copied().unwrap_or(0);
         let (own, fill, salt) = (beside(&owner), self.allocator.seated(owner.seat), salt(address));
         let better = |node: &&Candidate| {
-            node.score >= owner.score && beside(node) <= own && self.allocator.seated(node.seat) + 2 <= fill
+            !node.awaited
+                && node.score >= owner.score
+                && beside(node) <= own
+                && self.allocator.seated(node.seat) + 2 <= fill
         };
         let rank = |node: &&Candidate| (self.allocator.seated(node.seat), mix(node.seed ^ salt));
         candidates.iter().filter(better).min_by_key(rank)
@@ -175,34 +246,53 @@ impl Controller {
     }
 }
 
-/// The standbys: those there are, as far as they may announce, then the best of the others. The candidates are in the order
-/// of their names.
-pub(crate) fn standbys(address: IpAddr, record: &Record, owner: &str, candidates: &[Candidate]) -> Vec<String> {
-    let may = |name: &str| candidates.binary_search_by_key(&name, |c| &c.name).is_ok();
-    let old = record.placed.iter().flat_map(|p| &p.standbys);
-    let old = old.filter(|n| *n != owner && may(n)).take(STANDBYS);
-    let mut standbys = old.map(String::as_str).collect::<Vec<_>>();
-    let room = STANDBYS - standbys.len();
-    let salt = salt(address);
-    let mut best = Vec::with_capacity(room + 1);
-    for node in candidates {
-        let rank = (Reverse(node.score), mix(node.seed ^ salt));
-        let full = best.len() == room && best.last().is_none_or(|(last, _)| *last <= rank);
-        if !full && *node.name != *owner && !standbys.contains(&&*node.name) {
-            let place = best.partition_point(|(other, _)| *other < rank);
-            best.insert(place, (rank, &*node.name));
-            best.truncate(room);
+/// Standbys for an owner: those that `stay`, then the best of the others.
+pub(crate) fn standbys<'a>(
+    address: IpAddr,
+    stay: impl Iterator<Item = &'a str>,
+    owner: &str,
+    crowd: &'a Crowd,
+) -> Vec<String> {
+    let mut standbys = stay.take(STANDBYS).collect::<Vec<_>>();
+    let (salt, mut rest) = (salt(address), crowd.sure());
+    while standbys.len() < STANDBYS && !rest.is_empty() {
+        let front = front(rest);
+        rest = &rest[front.len()..];
+        for node in shuffled(front, salt) {
+            if *node.name != *owner && !standbys.contains(&&*node.name) {
+                standbys.push(&node.name);
+                if standbys.len() == STANDBYS {
+                    break;
+                }
+            }
         }
     }
-    standbys.extend(best.into_iter().map(|(_, name)| name));
     standbys.into_iter().map(str::to_owned).collect()
 }
 
-/// FNV-1a over the name: the same in every process, unlike the hashers of the standard library.
-fn seed(name: &str) -> u64 {
-    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+/// All of them, in an order that the salt determines.
+fn shuffled(candidates: &[Candidate], salt: u64) -> impl Iterator<Item = &Candidate> {
+    let count = candidates.len().max(1) as u64;
+    let (first, mut step) = (mix(!salt) % count, mix(salt) % count);
+    while gcd(step, count) != 1 {
+        step = (step + 1) % count;
+    }
+    let places = (0..count).map(move |n| (first + n * step) % count);
+    places.filter_map(|place| candidates.get(usize::try_from(place).ok()?))
+}
+
+fn gcd(mut a: u64, mut b: u64) -> u64 {
+    while b > 0 {
+        (a, b) = (b, a % b);
+    }
+    a
+}
+
+/// A hash over the name, FNV-1a and then mixed: the same in every process, unlike the hashers of the standard library.
+pub(crate) fn seed(name: &str) -> u64 {
+    mix(name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
+    }))
 }
 
 fn salt(address: IpAddr) -> u64 {
@@ -220,4 +310,83 @@ fn mix(bits: u64) -> u64 {
     let bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     bits ^ (bits >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::controller::Settings;
+
+    /// Nodes with so many addresses each.
+    fn loaded(loads: &[usize]) -> Controller {
+        let mut controller = Controller::new(Settings::default());
+        let placed = |node: usize| ferrolb_model::Placement {
+            owner: format!("n{node}"),
+            standbys: Vec::new(),
+            epoch: 1,
+        };
+        let mut last = 0_u32;
+        for (node, load) in loads.iter().enumerate() {
+            controller.allocator.add_seat(&format!("n{node}"));
+            for _ in 0..*load {
+                last += 1;
+                let address = IpAddr::from(last.to_be_bytes());
+                controller.allocator.set_object(address, None);
+                controller.allocator.set_placed(address, Some(placed(node)));
+            }
+        }
+        controller
+    }
+
+    proptest! {
+        /// What is looked up is what a look at every node finds; most are of the same preference.
+        #[test]
+        fn the_best_owner_is_the_best_of_all(
+            nodes in prop::collection::vec((0..4_usize, prop::option::weighted(0.8, (0..9_u32, any::<bool>()))), 0..80),
+            host in any::<u8>(),
+        ) {
+            let address = IpAddr::from([192, 0, 2, host]);
+            let loads = nodes.iter().map(|(load, _)| *load).collect::<Vec<_>>();
+            let controller = loaded(&loads);
+            let candidates = nodes.iter().enumerate().filter_map(|(n, (_, may))| {
+                let (score, awaited) = (*may)?;
+                Candidate::new(&format!("n{n}"), score / 8, awaited && score == 0, &controller.allocator)
+            });
+            let crowd = Crowd::new(candidates);
+            let rank = |c: &&Candidate| {
+                let owned = controller.allocator.seated(c.seat);
+                (c.preference(), owned, c.seed.wrapping_sub(salt(address)))
+            };
+            let best = crowd.candidates.iter().min_by_key(rank).map(|c| &c.name);
+            let found = controller.best_owner(address, &Record::default(), None, &crowd);
+            prop_assert_eq!(found.map(|c| &c.name), best);
+        }
+
+        #[test]
+        fn shuffled_nodes_are_the_same_nodes(count in 0..70_usize, salt in any::<u64>()) {
+            let controller = loaded(&vec![0; count]);
+            let candidates = (0..count).filter_map(|n| Candidate::new(&format!("n{n}"), 0, false, &controller.allocator));
+            let crowd = Crowd::new(candidates);
+            let mut names = shuffled(&crowd.candidates, salt).map(|c| &c.name).collect::<Vec<_>>();
+            names.sort();
+            prop_assert_eq!(names, crowd.candidates.iter().map(|c| &c.name).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn the_count_follows_every_placement() {
+        let mut controller = loaded(&[2, 1, 0]);
+        let seat = |c: &Controller, node: &str| c.allocator.seat(node).expect("a seat");
+        let emptiest = |c: &Controller| c.allocator.emptiest(7, |_| true);
+        assert_eq!(emptiest(&controller), Some(seat(&controller, "n2")));
+        let first = IpAddr::from(1_u32.to_be_bytes());
+        let second = IpAddr::from(2_u32.to_be_bytes());
+        for address in [first, second] {
+            controller.allocator.set_placed(address, None);
+        }
+        controller.allocator.remove_seat("n2");
+        assert_eq!(emptiest(&controller), Some(seat(&controller, "n0")));
+    }
 }

@@ -11,7 +11,7 @@ use ferrolb_model::{DrainTrigger, L2Advertisement, NetworkView, NodeRefusal, Nod
 use ipnet::IpNet;
 
 use crate::allocator::Allocator;
-use crate::spread::{Candidate, Rules};
+use crate::spread::{Candidate, Crowd, Rules};
 use crate::world::World;
 
 /// How much a node without a fault is wanted.
@@ -35,7 +35,10 @@ pub(crate) struct Standing {
     pub(crate) score: u32,
     /// What rules it out, other than not being Ready.
     pub(crate) fault: Option<NodeRefusal>,
+    /// It is Ready, or awaited.
     pub(crate) ready: bool,
+    /// Kubernetes hears nothing of it, and not for long: it keeps what it has, and gets nothing new where there is another.
+    pub(crate) awaited: bool,
     /// Why it is wanted less than others, and how much less.
     doubt: Option<NodeRefusal>,
 }
@@ -59,30 +62,29 @@ impl Standing {
 #[derive(Debug)]
 pub(crate) struct Standings {
     pub(crate) nodes: BTreeMap<String, Standing>,
-    /// Those that are Ready and without a fault, by grade and then by name.
-    grades: [Vec<Candidate>; 3],
-    /// The highest score in each grade.
+    /// Those that may announce, by grade.
+    grades: [Crowd; 3],
+    /// The highest score in each grade, without those that are awaited.
     scores: [u32; 3],
 }
 
 impl Standings {
     fn new(nodes: BTreeMap<String, Standing>, allocator: &Allocator) -> Self {
-        let grades: [Vec<Candidate>; 3] = Grade::ALL.map(|grade| {
+        let grades = Grade::ALL.map(|grade| {
             let able = nodes
                 .iter()
                 .filter(|(_, s)| s.ready && s.fault.is_none() && s.grade() == grade);
-            able.filter_map(|(name, s)| Candidate::new(name, s.score, allocator))
-                .collect()
+            Crowd::new(able.filter_map(|(name, s)| Candidate::new(name, s.score, s.awaited, allocator)))
         });
-        let scores = grades
-            .each_ref()
-            .map(|of| of.iter().map(|c| c.score).max().unwrap_or(0));
+        let scores = grades.each_ref().map(|of| of.sure().first().map_or(0, |c| c.score));
         Standings { nodes, grades, scores }
     }
 
     /// The best grade that any node has.
     pub(crate) fn best(&self) -> Option<Grade> {
-        Grade::ALL.into_iter().find(|grade| !self.of(*grade).is_empty())
+        Grade::ALL
+            .into_iter()
+            .find(|grade| !self.of(*grade).candidates.is_empty())
     }
 
     /// The highest score of a node of this grade.
@@ -90,8 +92,8 @@ impl Standings {
         self.scores[grade as usize]
     }
 
-    /// The nodes of this grade, by name.
-    pub(crate) fn of(&self, grade: Grade) -> &[Candidate] {
+    /// The nodes of this grade.
+    pub(crate) fn of(&self, grade: Grade) -> &Crowd {
         &self.grades[grade as usize]
     }
 }
@@ -227,13 +229,16 @@ impl Judge<'_> {
         } else {
             network.and_then(|network| self.unconnected(node, network))
         };
-        let mut has_none = || is_over(since.has_none_at(&node.name)).then_some(NodeRefusal::NoSpeaker);
-        let doubt = if network.is_none() { has_none() } else { None };
+        let unheard = network.is_none() && is_over(since.has_none_at(&node.name));
+        let doubt = unheard.then_some(NodeRefusal::NoSpeaker);
+        let lost_at = since.lost_at(&node.name);
+        let awaited = lost_at.is_some() && !is_over(lost_at);
         let preferences = self.ads.iter().map(|ad| ad.score(&node.labels));
         Standing {
             score: preferences.fold(self.rules.weight(&node.labels), u32::saturating_add),
             fault,
-            ready: node.ready,
+            ready: node.ready || awaited,
+            awaited,
             doubt: doubt.or(draining),
         }
     }

@@ -197,8 +197,9 @@ impl World {
     }
 
     /// Where the Service can be served: by endpoints that are ready; where there are none, by those that terminate and still
-    /// serve, if `terminating` ones count.
-    pub(crate) fn serving(&self, service: &ServiceId, terminating: bool) -> Serving<'_> {
+    /// serve, if `terminating` ones count. Kubernetes calls the endpoints of a node not ready when it hears nothing of the
+    /// node; as long as that is awaited, they count as before.
+    pub(crate) fn serving(&self, service: &ServiceId, terminating: bool, now: Duration) -> Serving<'_> {
         let mut serving = Serving::default();
         let slices = self.slices.get(service).into_iter().flat_map(LiteMap::values);
         let endpoints = slices.flat_map(|slice| &slice.endpoints);
@@ -211,6 +212,8 @@ impl World {
                 serving.nodes.extend(node);
             } else if ending {
                 serving.to_the_last.extend(node);
+            } else if let Some(node) = node.filter(|n| !endpoint.serving && self.since.is_awaited(n, now)) {
+                serving.nodes.insert(node);
             }
             // A node that is not Ready drags its endpoints down with it, whether they work or not.
             if let Some(node) = node.filter(|n| self.nodes.get(*n).is_some_and(|v| !v.ready)) {

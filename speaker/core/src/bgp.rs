@@ -153,6 +153,7 @@ impl Bgp {
                 name: node_name.into(),
                 labels: Labels::new(),
                 ready: false,
+                silent: false,
                 network_unavailable: false,
                 excluded: false,
                 cordoned: false,

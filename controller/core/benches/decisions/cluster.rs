@@ -295,6 +295,7 @@ pub(crate) fn node(name: &str) -> NodeView {
         name: name.to_owned(),
         labels: Labels::from([("kubernetes.io/hostname".to_owned(), name.to_owned())]),
         ready: true,
+        silent: false,
         network_unavailable: false,
         excluded: false,
         cordoned: false,

@@ -15,6 +15,7 @@ mod probe;
 mod properties;
 mod rebalance;
 mod renumber;
+mod silence;
 mod spread;
 mod stale;
 mod tenancy;

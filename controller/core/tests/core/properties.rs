@@ -21,7 +21,7 @@ enum Op {
     Apply(u8, Shape),
     Delete(u8),
     Config(u8),
-    NodeReady(u8, bool),
+    NodeReady(u8, u8),
     Endpoints(u8, Vec<u8>),
     DeleteVirtualIp(u8),
     ByHand(u8, Option<u8>, bool),
@@ -67,7 +67,7 @@ fn op() -> impl Strategy<Value = Op> {
         6 => (0..6u8, shape()).prop_map(|(n, s)| Op::Apply(n, s)),
         2 => (0..6u8).prop_map(Op::Delete),
         3 => (0..9u8).prop_map(Op::Config),
-        2 => (0..3u8, any::<bool>()).prop_map(|(n, r)| Op::NodeReady(n, r)),
+        2 => (0..3u8, 0..4u8).prop_map(|(n, r)| Op::NodeReady(n, r)),
         2 => (0..6u8, prop::collection::vec(0..3u8, 0..3)).prop_map(|(s, n)| Op::Endpoints(s, n)),
         1 => (0..6u8).prop_map(Op::DeleteVirtualIp),
         1 => (0..4u8, prop::option::of(0..6u8), any::<bool>()).prop_map(|(a, s, r)| Op::ByHand(a, s, r)),
@@ -183,7 +183,7 @@ fn run(lab: &mut Lab, op: &Op) {
         Op::Config(n) => lab.set_config(pools(*n)),
         Op::NodeReady(n, ready) => {
             let mut view = node(&format!("n{}", n + 1));
-            view.ready = *ready;
+            (view.ready, view.silent) = (*ready < 2, *ready == 2);
             lab.set_node(view);
         }
         Op::Endpoints(n, nodes) => {
@@ -330,6 +330,11 @@ proptest! {
             run(&mut lab, op);
         }
         lab.faults.clear();
+        // A controller that starts gives silent nodes time anew.
+        for mut view in lab.nodes.clone().into_values().filter(|view| view.silent) {
+            view.silent = false;
+            lab.set_node(view);
+        }
         lab.pass(Duration::from_secs(400));
         check_claims(&lab);
         check_served(&lab);

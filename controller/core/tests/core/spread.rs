@@ -168,6 +168,7 @@ fn weights_decide_where_there_is_a_choice_and_move_nothing() {
     lab.settle();
     let preferred = if old == "n2" { "n0" } else { "n2" };
     lab.set_config(with_policy(&config, weights(preferred)));
+    lab.settle();
     lab.set_endpoints(endpoints("late", &["n1"]));
     lab.apply(service("late", 9));
     lab.settle();
@@ -235,17 +236,18 @@ proptest! {
 
     /// Whatever comes and goes: only addresses move whose owner may not announce any more, and standbys keep their order.
     #[test]
-    fn only_what_has_to_moves(faults in prop::collection::vec((0..9_usize, 0..4_u8), 1..12)) {
+    fn only_what_has_to_moves(faults in prop::collection::vec((0..9_usize, 0..5_u8), 1..12)) {
         let mut lab = crowd(9, 45);
         for (n, fault) in faults {
             let mut view = lab.nodes[&format!("n{n}")].clone();
             match fault {
-                0 => view.ready = !view.ready,
+                0 => (view.ready, view.silent) = (!view.ready, false),
                 1 => view.excluded = !view.excluded,
                 2 => view.network_unavailable = !view.network_unavailable,
+                3 => (view.ready, view.silent) = (view.silent, !view.silent),
                 _ => view.cordoned = !view.cordoned,
             }
-            let is_fit = |v: &NodeView| v.ready && !v.excluded && !v.network_unavailable;
+            let is_fit = |v: &NodeView| (v.ready || v.silent) && !v.excluded && !v.network_unavailable;
             let before = placements(&lab);
             lab.set_node(view);
             lab.settle();

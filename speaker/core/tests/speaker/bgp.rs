@@ -91,6 +91,7 @@ pub(crate) fn node() -> NodeView {
         name: ME.to_owned(),
         labels: labels(&[("rack", "a")]),
         ready: true,
+        silent: false,
         network_unavailable: false,
         excluded: false,
         cordoned: false,

@@ -81,6 +81,7 @@ pub(crate) fn node(labels: Labels) -> Input {
         name: ME.to_owned(),
         labels,
         ready: true,
+        silent: false,
         network_unavailable: false,
         excluded: false,
         cordoned: false,

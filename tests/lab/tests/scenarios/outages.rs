@@ -90,8 +90,8 @@ pub(crate) async fn speaker_restarts_without_api(s: Scene) -> Result<()> {
     answered
 }
 
-/// The owner alone cannot reach the API server: Kubernetes calls it NotReady, and the controller moves its address. The
-/// old owner hears of that from the new one, and falls silent.
+/// The owner alone cannot reach the API server: Kubernetes calls it NotReady, and after a while the controller moves its
+/// address. The old owner hears of that from the new one, and falls silent.
 pub(crate) async fn owner_cut_off_from_the_api_server(s: Scene) -> Result<()> {
     s.apply(&deployment("web", 3)).await?;
     s.apply(&service("web", "web", "type: LoadBalancer")).await?;
@@ -101,6 +101,13 @@ pub(crate) async fn owner_cut_off_from_the_api_server(s: Scene) -> Result<()> {
     s.answered_by(address, &owner).await?;
     s.node(&owner)?.cut_api()?;
     let moved = async {
+        s.wait_node_ready(&owner, false, PATIENCE).await?;
+        wait_until("the address to move", 2 * PATIENCE, async || {
+            let placement = s.placement(address).await?;
+            ensure!(placement.owner != owner, "{placement:?}");
+            Ok(())
+        })
+        .await?;
         let heir = s.other_owner(address, &owner).await?;
         s.answered_by(address, &heir).await?;
         anyhow::Ok(heir)
