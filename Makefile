@@ -8,7 +8,7 @@ test:
 	scripts/test
 
 build: prepare
-	cargo build --locked --release -p ferrolb-controller -p ferrolb-speaker
+	cargo build --locked --release -p ferrolb-controller -p ferrolb-speaker -p ferrolb-cli
 	cargo build --locked -p xtask -p ferrolb-lab
 
 prepare:

@@ -36,7 +36,7 @@ const IMPURE: [&str; 22] = [
 ];
 
 /// Every crate of the product with the crates of the workspace that it may name. `tests/*` and `xtask` may name all.
-const MAY_NAME: [(&str, &[&str]); 12] = [
+const MAY_NAME: [(&str, &[&str]); 13] = [
     ("ferrolb-model", &[]),
     ("ferrolb-api", &[]),
     ("ferrolb-runtime", &[]),
@@ -47,6 +47,15 @@ const MAY_NAME: [(&str, &[&str]); 12] = [
     ("ferrolb-bfd", &["ferrolb-model"]),
     ("ferrolb-bgp", &["ferrolb-model"]),
     ("ferrolb-config", &["ferrolb-api", "ferrolb-model"]),
+    (
+        "ferrolb-cli",
+        &[
+            "ferrolb-api",
+            "ferrolb-config",
+            "ferrolb-controller-core",
+            "ferrolb-model",
+        ],
+    ),
     (
         "ferrolb-controller",
         &[

@@ -70,6 +70,13 @@ impl Chooser<'_> {
         }
     }
 
+    /// The address that the pool would give if the Service took a new one from it, or why it gives none.
+    pub(crate) fn offer(&self, pool: &Pool, family: Family) -> Result<IpAddr, Reason> {
+        self.allows(pool)?;
+        let free = self.allocator.first_free(self.world, pool, family);
+        free.ok_or_else(|| self.why_none(family, &[vec![pool]], 1))
+    }
+
     /// The families to find addresses of.
     fn wanted(&self) -> Result<FamilySet, Reason> {
         let families = self.view.families;

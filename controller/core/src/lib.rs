@@ -10,6 +10,7 @@ mod controller;
 mod converge;
 mod effect;
 mod input;
+mod inspect;
 mod limits;
 mod line;
 mod moves;

@@ -108,7 +108,7 @@ pub fn binary(name: &str) -> Result<PathBuf> {
     let path = directory.join(name);
     if !path.is_file() {
         bail!(
-            "no {}: cargo build --release -p {CONTROLLER} -p {SPEAKER}",
+            "no {}: cargo build --release -p {CONTROLLER} -p {SPEAKER} -p ferrolb-cli",
             path.display()
         );
     }

@@ -9,6 +9,7 @@ mod bad_input;
 mod bgp;
 mod bgp_changes;
 mod bgp_nodes;
+mod cli;
 mod conflicts;
 mod contract;
 mod data_path;
@@ -255,6 +256,12 @@ fn main() -> std::process::ExitCode {
                 .scenario("load_balancer", with_pool(services::load_balancer))
                 .scenario("several_ports", with_pool(traffic::several_ports))
                 .scenario("dual_stack", with_pool(families::dual_stack)),
+        )
+        .group(
+            Group::new(Setup::named("cli"))
+                .scenario("why", without_pool(cli::why))
+                .scenario("moves", with_pool(cli::moves))
+                .scenario("migrate_check", without_pool(cli::migrate_check)),
         )
         .group(Group::new(ipv6).scenario("ipv6_only", with_pool(families::ipv6_only)))
         .run()
