@@ -103,7 +103,7 @@ pub enum Action {
     /// Moving in from MetalLB
     Migrate {
         /// Namespace of MetalLB
-        #[arg(long, value_name = "NS", default_value = "metallb-system")]
+        #[arg(long, global = true, value_name = "NS", default_value = "metallb-system")]
         metallb_namespace: String,
         /// What of it.
         #[command(subcommand)]

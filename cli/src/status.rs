@@ -240,19 +240,14 @@ impl Status {
             cells.map(or_dash).to_vec()
         });
         let nodes = self.nodes.iter().map(|n| {
-            let ready = if n.ready { "True" } else { "False" };
-            let cells = [
-                &n.name,
-                ready,
-                &n.speaker,
-                &n.addresses.to_string(),
-                &n.sessions,
-                &n.last_error,
-            ];
+            let ready = if n.ready { "True" } else { "False" }.to_owned();
+            let addresses = n.addresses.to_string();
+            let cells = [&n.name, &ready, &n.speaker, &addresses, &n.sessions, &n.last_error];
             cells.map(or_dash).to_vec()
         });
         let sessions = self.sessions.iter().map(|s| {
-            let cells = [&s.node, &s.peer, &s.address, &s.state, &s.prefixes.to_string()];
+            let prefixes = s.prefixes.to_string();
+            let cells = [&s.node, &s.peer, &s.address, &s.state, &prefixes];
             cells.map(or_dash).to_vec()
         });
         let parts: [(&[&str], Vec<Vec<String>>); 4] = [

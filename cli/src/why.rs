@@ -227,7 +227,10 @@ impl Walk<'_> {
             for family in self.view.families.iter() {
                 let holds = held.iter().find(|a| Family::of(**a) == family && pool.contains(**a));
                 says.push(
-                    match (holds, self.replay.controller.offer(&self.view.id, &pool.name, family)) {
+                    match (
+                        holds,
+                        self.replay.controller.offer_of(&self.view.id, &pool.name, family),
+                    ) {
                         (Some(address), _) => format!("gave {address}"),
                         (None, Some(Err(reason))) => format!("{}: {reason}", reason.as_str()),
                         (None, Some(Ok(_))) => format!("has {family} addresses free"),

@@ -32,7 +32,7 @@ impl Controller {
 
     /// The address of the family that the pool would give to the Service, or why it gives none; `None` without such a Service
     /// or pool.
-    pub fn offer(&self, id: &ServiceId, pool: &str, family: Family) -> Option<Result<IpAddr, Reason>> {
+    pub fn offer_of(&self, id: &ServiceId, pool: &str, family: Family) -> Option<Result<IpAddr, Reason>> {
         let chooser = Chooser {
             world: &self.world,
             allocator: &self.allocator,
