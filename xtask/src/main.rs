@@ -7,6 +7,7 @@ mod bench;
 mod controlplane;
 mod demo;
 mod generate;
+mod image;
 mod lab;
 mod licenses;
 mod sim;
@@ -34,6 +35,8 @@ enum Command {
     Demo(demo::Args),
     /// Write deploy/crds and deploy/manifests from the Rust types and deploy/base.
     Gen(generate::Args),
+    /// Make the container images of the programs.
+    Image(image::Args),
     /// A cluster that stays: up, down, list.
     Lab(lab::Args),
     /// Check the licence of every package that is linked in, and advisories where cargo-deny is installed.
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         Command::Controlplane(args) => controlplane::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Gen(args) => generate::run(&args),
+        Command::Image(args) => image::run(&args),
         Command::Lab(args) => lab::run(&args),
         Command::Licenses(args) => licenses::run(&args),
         Command::Sim(args) => sim::run(&args),

@@ -36,7 +36,8 @@ const IMPURE: [&str; 22] = [
 ];
 
 /// Every crate of the product with the crates of the workspace that it may name. `tests/*` and `xtask` may name all.
-const MAY_NAME: [(&str, &[&str]); 13] = [
+const MAY_NAME: [(&str, &[&str]); 14] = [
+    ("ferrolb-image", &[]),
     ("ferrolb-model", &[]),
     ("ferrolb-api", &[]),
     ("ferrolb-runtime", &[]),
