@@ -197,6 +197,9 @@ fn bind(socket: &Socket, protocol: u16, index: u32) -> io::Result<()> {
     check(result).map(drop)
 }
 
+/// Whether flags have a sign differs between the C libraries.
+const DONT_WAIT: libc::c_int = libc::MSG_DONTWAIT;
+
 fn receive(socket: &Socket, batch: &mut Batch) -> io::Result<()> {
     let mut vectors: [libc::iovec; BATCH] = std::array::from_fn(|index| libc::iovec {
         iov_base: batch.buffers[index].as_mut_ptr().cast(),
@@ -215,7 +218,7 @@ fn receive(socket: &Socket, batch: &mut Batch) -> io::Result<()> {
             socket.as_raw_fd(),
             headers.as_mut_ptr(),
             BATCH as libc::c_uint,
-            libc::MSG_DONTWAIT,
+            DONT_WAIT as _,
             std::ptr::null_mut(),
         )
     };
@@ -243,7 +246,7 @@ fn send(socket: &Socket, frames: &[OwnedFrame]) -> io::Result<usize> {
             socket.as_raw_fd(),
             headers.as_mut_ptr(),
             frames.len() as libc::c_uint,
-            libc::MSG_DONTWAIT,
+            DONT_WAIT as _,
         )
     };
     check(result)
