@@ -1,10 +1,14 @@
 //! `xtask gen`: the files under `deploy` that follow from something else.
 //!
 //! - `deploy/crds/GROUP_PLURAL.yaml`, one per kind, from the types of `ferrolb-api`;
+//! - `deploy/crds/kustomization.yaml`, which lists them;
+//! - what the Helm chart has from elsewhere (`generate/chart.rs`);
 //! - `deploy/manifests/ferrolb.yaml`, which installs everything: the CRDs and the hand-written files of `deploy/base`
 //!   in the order of their names.
 //!
 //! The same input gives the same bytes. `--check` writes nothing and fails with the names of the files that differ.
+
+mod chart;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -66,9 +70,11 @@ fn stale(root: &Path, files: &[Generated]) -> Result<Vec<PathBuf>> {
         .filter(|file| fs::read_to_string(root.join(&file.path)).ok().as_ref() != Some(&file.text))
         .map(|file| file.path.clone())
         .collect();
-    for path in yaml_files(root, Path::new("deploy/crds"))? {
-        if !files.iter().any(|file| file.path == path) {
-            stale.push(path);
+    for folder in ["deploy/crds", chart::DEFINITIONS] {
+        for path in yaml_files(root, Path::new(folder))? {
+            if !files.iter().any(|file| file.path == path) {
+                stale.push(path);
+            }
         }
     }
     Ok(stale)
@@ -77,10 +83,14 @@ fn stale(root: &Path, files: &[Generated]) -> Result<Vec<PathBuf>> {
 fn generate(root: &Path) -> Result<Vec<Generated>> {
     let mut files = Vec::new();
     let mut manifest = header("the CRDs of the api crate and the files of deploy/base");
+    let mut list = header("the types of the api crate");
+    list.push_str("apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources:\n");
     for crd in ferrolb_api::crds() {
         let name = format!("{}_{}.yaml", crd.spec.group, crd.spec.names.plural);
         let yaml = serde_saphyr::to_string(&crd).with_context(|| format!("write {name} as YAML"))?;
         push_document(&mut manifest, &yaml);
+        list.push_str(&format!("  - {name}\n"));
+        files.push(chart::definition(&name, &crd)?);
         let mut text = header("the types of the api crate");
         push_document(&mut text, &yaml);
         files.push(Generated {
@@ -88,7 +98,15 @@ fn generate(root: &Path) -> Result<Vec<Generated>> {
             text,
         });
     }
-    for path in yaml_files(root, Path::new("deploy/base"))? {
+    files.push(Generated {
+        path: PathBuf::from("deploy/crds/kustomization.yaml"),
+        text: list,
+    });
+    files.push(chart::rights(root, "10-controller-rbac.yaml", "controller")?);
+    files.push(chart::rights(root, "20-speaker-rbac.yaml", "speaker")?);
+    files.extend(chart::files(root)?);
+    let base = yaml_files(root, Path::new("deploy/base"))?;
+    for path in base.iter().filter(|path| !path.ends_with("kustomization.yaml")) {
         let text = fs::read_to_string(root.join(&path)).with_context(|| format!("read {}", path.display()))?;
         push_document(&mut manifest, &text);
     }

@@ -4,6 +4,7 @@
 //! and exits with 1; a command line that cannot be read exits with 2.
 
 mod bench;
+mod chart;
 mod controlplane;
 mod demo;
 mod generate;
@@ -29,6 +30,8 @@ struct Cli {
 enum Command {
     /// Measure FerroLB in a real cluster.
     Bench(bench::Args),
+    /// Render the Helm chart and the overlays, and try out the alerts.
+    Chart(chart::Args),
     /// Build Kubernetes for the lab, unless it is built.
     Controlplane(controlplane::Args),
     /// Show FerroLB at work in a real cluster: a Service, its addresses, a node that is lost.
@@ -50,6 +53,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Bench(args) => bench::run(&args),
+        Command::Chart(args) => chart::run(&args),
         Command::Controlplane(args) => controlplane::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Gen(args) => generate::run(&args),
