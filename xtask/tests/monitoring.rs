@@ -204,3 +204,14 @@ fn panels_have_a_place_of_their_own() {
         }
     }
 }
+
+#[test]
+fn the_guide_knows_every_alert() {
+    let page = read("docs/src/monitoring.md");
+    let rows = page.lines().filter(|line| line.starts_with("| `FerroLB"));
+    let told: BTreeSet<String> = rows
+        .flat_map(|row| in_backticks(row.split(" | ").next().unwrap()).map(str::to_owned).collect::<Vec<_>>())
+        .collect();
+    let alerts: BTreeSet<String> = alerts().iter().map(|alert| alert["alert"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(told, alerts);
+}
