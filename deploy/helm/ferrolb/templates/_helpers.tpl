@@ -65,16 +65,25 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 
 {{- define "ferrolb.probes" -}}
 {{- $values := index .root.Values .component }}
+{{- $probes := dict }}
 {{- range $name, $path := dict "livenessProbe" "/healthz" "readinessProbe" "/readyz" }}
 {{- $probe := index $values $name }}
 {{- if $probe.enabled }}
-{{ $name }}:
-  httpGet:
-    path: {{ $path }}
-    port: admin
-  {{- omit $probe "enabled" | toYaml | nindent 2 }}
+{{- $_ := set $probes $name (omit $probe "enabled" | merge (dict "httpGet" (dict "path" $path "port" "admin"))) }}
 {{- end }}
 {{- end }}
+{{- with $probes -}}
+{{ toYaml . }}
+{{- end -}}
+{{- end -}}
+
+{{- /* Only a rolling update has settings, and the defaults are there whatever the type is. */ -}}
+{{- define "ferrolb.strategy" -}}
+{{- if eq (default "RollingUpdate" .type) "RollingUpdate" -}}
+{{ toYaml . }}
+{{- else -}}
+type: {{ .type }}
+{{- end -}}
 {{- end -}}
 
 {{- /* Annotations of pods. */ -}}
@@ -83,10 +92,10 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- if .root.Values.prometheus.scrapeAnnotations }}
 {{- $annotations = mergeOverwrite (dict "prometheus.io/scrape" "true" "prometheus.io/path" "/metrics" "prometheus.io/port" (toString .root.Values.prometheus.metricsPort)) $annotations }}
 {{- end }}
-{{- with $annotations }}
+{{- with $annotations -}}
 annotations:
   {{- toYaml . | nindent 2 }}
-{{- end }}
+{{- end -}}
 {{- end -}}
 
 {{- /* What the pods of both programs have alike. */ -}}
