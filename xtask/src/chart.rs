@@ -51,7 +51,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         "rendered in another way than before; run `cargo xtask chart` and look at the difference: {}",
         golden.different.join(", ")
     );
-    println!("chart: {cases} cases, {overlays} overlays, {alerts} alerts, {} changed", golden.different.len());
+    println!(
+        "chart: {cases} cases, {overlays} overlays, {alerts} alerts, {} changed",
+        golden.different.len()
+    );
     Ok(())
 }
 

@@ -107,7 +107,7 @@ fn generate(root: &Path) -> Result<Vec<Generated>> {
     files.extend(chart::files(root)?);
     let base = yaml_files(root, Path::new("deploy/base"))?;
     for path in base.iter().filter(|path| !path.ends_with("kustomization.yaml")) {
-        let text = fs::read_to_string(root.join(&path)).with_context(|| format!("read {}", path.display()))?;
+        let text = fs::read_to_string(root.join(path)).with_context(|| format!("read {}", path.display()))?;
         push_document(&mut manifest, &text);
     }
     files.push(Generated {

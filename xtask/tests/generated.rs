@@ -99,5 +99,48 @@ fn programs_run_with_the_least_that_they_need() {
         assert_eq!(container["livenessProbe"]["httpGet"]["path"], "/healthz");
         assert_eq!(container["readinessProbe"]["httpGet"]["path"], "/readyz");
         assert_eq!(container["ports"][0]["containerPort"], 7472);
+        assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+    }
+    assert_eq!(controller["priorityClassName"], "system-cluster-critical");
+    assert_eq!(speaker["priorityClassName"], "system-node-critical");
+}
+
+/// SIGTERM does not end a process that hangs: the probe's own grace period counts.
+#[test]
+fn a_process_that_hangs_is_replaced_within_15_seconds() {
+    let documents = manifest();
+    for (kind, name) in [("Deployment", "ferrolb-controller"), ("DaemonSet", "ferrolb-speaker")] {
+        let pod = &find(&documents, kind, name)["spec"]["template"]["spec"];
+        let probe = &pod["containers"][0]["livenessProbe"];
+        let seconds = |field: &str| probe[field].as_u64().unwrap_or_else(|| panic!("{name}: no {field}"));
+        let silent = seconds("periodSeconds") * seconds("failureThreshold") + seconds("timeoutSeconds");
+        assert!(silent + seconds("terminationGracePeriodSeconds") <= 15, "{name}");
+    }
+}
+
+#[test]
+fn the_controller_survives_the_loss_of_a_node() {
+    let documents = manifest();
+    let deployment = &find(&documents, "Deployment", "ferrolb-controller")["spec"];
+    let labels = &deployment["selector"]["matchLabels"];
+    let pod = &deployment["template"]["spec"];
+    assert_eq!(deployment["replicas"], 2);
+    for key in ["kubernetes.io/hostname", "topology.kubernetes.io/zone"] {
+        let spread = pod["topologySpreadConstraints"].as_array().unwrap();
+        let spread = spread.iter().find(|spread| spread["topologyKey"] == key).unwrap();
+        assert_eq!(spread["labelSelector"]["matchLabels"], *labels);
+    }
+    for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
+        let toleration = pod["tolerations"].as_array().unwrap().iter().find(|t| t["key"] == key);
+        assert_eq!(toleration.unwrap()["tolerationSeconds"], 5, "{key}");
+    }
+    for kind in ["PodDisruptionBudget", "NetworkPolicy"] {
+        let spec = &find(&documents, kind, "ferrolb-controller")["spec"];
+        let selector = if kind == "NetworkPolicy" {
+            "podSelector"
+        } else {
+            "selector"
+        };
+        assert_eq!(spec[selector]["matchLabels"], *labels, "{kind}");
     }
 }

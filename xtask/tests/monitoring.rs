@@ -52,7 +52,11 @@ fn reference() -> Vec<Metric> {
             });
         }
     }
-    assert!(metrics.len() > 50, "only {} found: is this test still looking right?", metrics.len());
+    assert!(
+        metrics.len() > 50,
+        "only {} found: is this test still looking right?",
+        metrics.len()
+    );
     metrics
 }
 
@@ -79,7 +83,10 @@ fn askable(metrics: &[Metric]) -> BTreeSet<String> {
 fn alerts() -> Vec<Value> {
     let object: Value = serde_saphyr::from_str(&read(&format!("{FOLDER}/alerts.yaml"))).unwrap();
     let groups = object["spec"]["groups"].as_array().unwrap();
-    groups.iter().flat_map(|group| group["rules"].as_array().unwrap().clone()).collect()
+    groups
+        .iter()
+        .flat_map(|group| group["rules"].as_array().unwrap().clone())
+        .collect()
 }
 
 fn dashboard() -> Value {
@@ -114,10 +121,16 @@ fn every_query_names_metrics_that_exist() {
     for (place, query) in queries() {
         let mut named = 0;
         for name in names(&query) {
-            assert!(askable.contains(name), "{place}: there is no metric {name} in docs/src/reference.md");
+            assert!(
+                askable.contains(name),
+                "{place}: there is no metric {name} in docs/src/reference.md"
+            );
             named += 1;
         }
-        assert!(named > 0 || query.starts_with("up{"), "{place}: {query} asks for no metric of ours");
+        assert!(
+            named > 0 || query.starts_with("up{"),
+            "{place}: {query} asks for no metric of ours"
+        );
     }
 }
 
@@ -130,24 +143,37 @@ fn every_query_names_labels_that_exist() {
     let known = |query: &str, label: &str| {
         added.contains(&label)
             || names(query).any(|name| {
-                let stem = ["_bucket", "_count", "_sum"].iter().find_map(|end| name.strip_suffix(end));
+                let stem = ["_bucket", "_count", "_sum"]
+                    .iter()
+                    .find_map(|end| name.strip_suffix(end));
                 let of = |metric: &&Metric| metric.name == name || Some(metric.name.as_str()) == stem;
-                metrics.iter().find(of).is_some_and(|metric| metric.labels.contains(label))
+                metrics
+                    .iter()
+                    .find(of)
+                    .is_some_and(|metric| metric.labels.contains(label))
             })
     };
     let grouped = |query: &str| -> Vec<String> {
         let lists = query.split("by (").skip(1).filter_map(|rest| rest.split_once(')'));
-        lists.flat_map(|(list, _)| list.split(", ").map(str::to_owned)).collect()
+        lists
+            .flat_map(|(list, _)| list.split(", ").map(str::to_owned))
+            .collect()
     };
     for (place, query) in queries() {
         for label in grouped(&query) {
-            assert!(known(&query, &label), "{place}: no metric of {query} has the label {label}");
+            assert!(
+                known(&query, &label),
+                "{place}: no metric of {query} has the label {label}"
+            );
         }
     }
     let dashboard = dashboard();
     for panel in dashboard["panels"].as_array().unwrap() {
         for target in panel["targets"].as_array().unwrap() {
-            let (query, legend) = (target["expr"].as_str().unwrap(), target["legendFormat"].as_str().unwrap());
+            let (query, legend) = (
+                target["expr"].as_str().unwrap(),
+                target["legendFormat"].as_str().unwrap(),
+            );
             for label in legend.split("{{").skip(1).filter_map(|rest| rest.split_once("}}")) {
                 assert!(known(query, label.0), "{}: {legend} of {query}", panel["title"]);
             }
@@ -160,7 +186,11 @@ fn every_query_names_labels_that_exist() {
             for label in text.split("$labels.").skip(1).filter_map(|rest| rest.split_once(' ')) {
                 assert!(known(query, label.0), "{}: {text}", alert["alert"]);
                 let lists = grouped(query);
-                assert!(lists.is_empty() || lists.iter().any(|one| one == label.0), "{}: {text}", alert["alert"]);
+                assert!(
+                    lists.is_empty() || lists.iter().any(|one| one == label.0),
+                    "{}: {text}",
+                    alert["alert"]
+                );
             }
         }
     }
@@ -170,7 +200,9 @@ fn every_query_names_labels_that_exist() {
 #[test]
 fn the_reference_names_what_the_programs_register() {
     let mut sources = String::new();
-    let mut folders = ["controller", "runtime", "speaker"].map(|folder| root().join(folder)).to_vec();
+    let mut folders = ["controller", "runtime", "speaker"]
+        .map(|folder| root().join(folder))
+        .to_vec();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).unwrap() {
             let path = entry.unwrap().path();
@@ -183,7 +215,9 @@ fn the_reference_names_what_the_programs_register() {
     }
     for metric in reference() {
         let plain = metric.name.strip_suffix("_total").unwrap_or(&metric.name);
-        let found = [&metric.name, plain].iter().any(|name| sources.contains(&format!("\"{name}\"")));
+        let found = [&metric.name, plain]
+            .iter()
+            .any(|name| sources.contains(&format!("\"{name}\"")));
         assert!(found, "no program registers {}", metric.name);
     }
 }
@@ -210,8 +244,15 @@ fn the_guide_knows_every_alert() {
     let page = read("docs/src/monitoring.md");
     let rows = page.lines().filter(|line| line.starts_with("| `FerroLB"));
     let told: BTreeSet<String> = rows
-        .flat_map(|row| in_backticks(row.split(" | ").next().unwrap()).map(str::to_owned).collect::<Vec<_>>())
+        .flat_map(|row| {
+            in_backticks(row.split(" | ").next().unwrap())
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        })
         .collect();
-    let alerts: BTreeSet<String> = alerts().iter().map(|alert| alert["alert"].as_str().unwrap().to_owned()).collect();
+    let alerts: BTreeSet<String> = alerts()
+        .iter()
+        .map(|alert| alert["alert"].as_str().unwrap().to_owned())
+        .collect();
     assert_eq!(told, alerts);
 }

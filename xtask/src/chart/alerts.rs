@@ -26,18 +26,26 @@ pub(super) fn run(root: &Path) -> Result<usize> {
 
 fn check(root: &Path, object: &Value, folder: &Path) -> Result<usize> {
     let rules = folder.join("rules.yaml");
-    fs::write(&rules, serde_saphyr::to_string(&object["spec"]).context("write the rules")?).context("write the rules")?;
+    fs::write(
+        &rules,
+        serde_saphyr::to_string(&object["spec"]).context("write the rules")?,
+    )
+    .context("write the rules")?;
     let cases = folder.join("cases.yaml");
     fs::copy(root.join(CASES), &cases).with_context(|| format!("copy {CASES}"))?;
     let promtool = |arguments: [&str; 2], file: &Path| {
         let mut command = Command::new("promtool");
         command.current_dir(folder).args(arguments).arg(file);
-        output(&mut command, "promtool").context("promtool comes with Debian's package prometheus: scripts/prepare installs it")
+        output(&mut command, "promtool")
+            .context("promtool comes with Debian's package prometheus: scripts/prepare installs it")
     };
     promtool(["check", "rules"], &rules)?;
     promtool(["test", "rules"], &cases)?;
     let groups = object["spec"]["groups"].as_array();
-    let alerts = groups.into_iter().flatten().filter_map(|group| group["rules"].as_array());
+    let alerts = groups
+        .into_iter()
+        .flatten()
+        .filter_map(|group| group["rules"].as_array());
     let alerts = alerts.map(Vec::len).sum();
     ensure!(alerts > 0, "there is no alert");
     Ok(alerts)

@@ -21,7 +21,10 @@ const REFUSED: [(&str, &str); 9] = [
     ("controller.replicas=0", "replicas"),
     ("controller.logLevel=verbose", "logLevel"),
     ("prometheus.metricsPort=70000", "metricsPort"),
-    ("controller.readinessProbe.terminationGracePeriodSeconds=1", "terminationGracePeriodSeconds"),
+    (
+        "controller.readinessProbe.terminationGracePeriodSeconds=1",
+        "terminationGracePeriodSeconds",
+    ),
     ("speaker.image.digest=sha256:1234", "digest"),
     ("loadBalancerClass=a b", "loadBalancerClass"),
     ("speaker.nonRoot=true,speaker.bgpPort=179", "choose a higher port"),
@@ -40,7 +43,9 @@ pub(super) fn run(root: &Path, manifest: &[Value], golden: &mut Golden<'_>) -> R
     ensure!(cases.len() > 3, "{CASES} has {} cases alone", cases.len());
     for case in &cases {
         let name = stem(case)?;
-        let values = case.to_str().with_context(|| format!("{} is no UTF-8", case.display()))?;
+        let values = case
+            .to_str()
+            .with_context(|| format!("{} is no UTF-8", case.display()))?;
         helm.lint(values)?;
         let text = helm.template(&["--values", values])?;
         documents(&text, name)?;
@@ -49,7 +54,10 @@ pub(super) fn run(root: &Path, manifest: &[Value], golden: &mut Golden<'_>) -> R
     for (set, says) in REFUSED {
         match helm.template(&["--set", set]) {
             Ok(_) => bail!("the chart takes {set}"),
-            Err(error) => ensure!(error.to_string().contains(says), "{set}: nothing about {says} in: {error}"),
+            Err(error) => ensure!(
+                error.to_string().contains(says),
+                "{set}: nothing about {says} in: {error}"
+            ),
         }
     }
     Ok(cases.len())
@@ -68,7 +76,9 @@ fn short(text: &str) -> String {
         if document.contains("\nkind: CustomResourceDefinition\n") {
             continue;
         }
-        let end = document.find("\n  ferrolb.json: |\n").map_or(document.len(), |at| at + 1);
+        let end = document
+            .find("\n  ferrolb.json: |\n")
+            .map_or(document.len(), |at| at + 1);
         kept.push_str("---\n");
         kept.push_str(document[..end].trim_end());
         kept.push('\n');
@@ -94,9 +104,16 @@ impl Helm<'_> {
 
     fn lint(&self, values: &str) -> Result<()> {
         let mut command = Command::new(&self.program);
-        command
-            .current_dir(self.root)
-            .args(["lint", CHART, "--strict", "--quiet", "--namespace", "ferrolb-system", "--values", values]);
+        command.current_dir(self.root).args([
+            "lint",
+            CHART,
+            "--strict",
+            "--quiet",
+            "--namespace",
+            "ferrolb-system",
+            "--values",
+            values,
+        ]);
         output(&mut command, "helm lint").map(drop)
     }
 }

@@ -50,7 +50,12 @@ fn changed(base: &[Value], overlay: &[Value]) -> Result<String> {
         let mut object = object.clone();
         if object["kind"] == "ConfigMap" {
             // Of the dashboard its name is enough.
-            let names: Vec<String> = object["data"].as_object().into_iter().flatten().map(|(name, _)| name.clone()).collect();
+            let names: Vec<String> = object["data"]
+                .as_object()
+                .into_iter()
+                .flatten()
+                .map(|(name, _)| name.clone())
+                .collect();
             object["data"] = names.into();
         }
         text.push_str("---\n");

@@ -103,7 +103,11 @@ mod tests {
     #[test]
     fn what_is_helms_does_not_count() {
         let plain = object("a", 2, &json!({"app.kubernetes.io/name": "ferrolb"}));
-        let helms = object("a", 2, &json!({"app.kubernetes.io/name": "ferrolb", "helm.sh/chart": "ferrolb-1"}));
+        let helms = object(
+            "a",
+            2,
+            &json!({"app.kubernetes.io/name": "ferrolb", "helm.sh/chart": "ferrolb-1"}),
+        );
         assert("it", &[plain], &[helms]).unwrap();
         assert("it", &[object("a", 2, &json!({}))], &[object("a", 2, &Value::Null)]).unwrap_err();
     }
@@ -115,9 +119,13 @@ mod tests {
             assert!(error.contains(says), "{error}");
         };
         let one = object("a", 2, &json!({}));
-        says(&[one.clone()], &[object("a", 3, &json!({}))], "spec replicas is 3 instead of 2");
-        says(&[one.clone()], &[], "Deployment - a is missing");
-        says(&[], &[one.clone()], "more than the manifest");
+        says(
+            std::slice::from_ref(&one),
+            &[object("a", 3, &json!({}))],
+            "spec replicas is 3 instead of 2",
+        );
+        says(std::slice::from_ref(&one), &[], "Deployment - a is missing");
+        says(&[], std::slice::from_ref(&one), "more than the manifest");
         says(&[one.clone(), one.clone()], &[], "twice");
         let mut more = one.clone();
         more["spec"]["ports"] = json!([{"port": 1}, {"port": 2}]);

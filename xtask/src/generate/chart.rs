@@ -36,7 +36,10 @@ pub(super) fn definition(name: &str, crd: &CustomResourceDefinition) -> Result<G
     let source = header("the types of the api crate");
     Ok(Generated {
         path: Path::new(DEFINITIONS).join(name),
-        text: format!("{source}{{{{- if .Values.crds.enabled }}}}\n{}\n{{{{- end }}}}\n", yaml.trim()),
+        text: format!(
+            "{source}{{{{- if .Values.crds.enabled }}}}\n{}\n{{{{- end }}}}\n",
+            yaml.trim()
+        ),
     })
 }
 
@@ -71,7 +74,9 @@ fn right(document: &Value, component: &str) -> Result<String> {
     let namespaced = !kind.starts_with("Cluster");
     let mut text = format!(
         "---\napiVersion: {}\nkind: {kind}\nmetadata:\n  name: {name}\n",
-        document["apiVersion"].as_str().context("a document has no apiVersion")?
+        document["apiVersion"]
+            .as_str()
+            .context("a document has no apiVersion")?
     );
     if namespaced {
         text.push_str("  namespace: {{ .Release.Namespace }}\n");
