@@ -62,18 +62,19 @@ fn linked(root: &Path, name: &str, triple: &str) -> Result<BTreeSet<(String, Str
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .current_dir(root)
         .args(["tree", "--locked", "-p", name, "--target", triple])
-        .args(["--edges", "normal,no-proc-macro", "--prefix", "none", "--no-dedupe"])
+        .args(["--edges", "normal,no-proc-macro", "--prefix", "none"])
         .args(["--format", "{p}"])
         .output()
         .context("run cargo tree")?;
     if !output.status.success() {
-        bail!("cargo tree failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("cargo tree ended with {}: {}", output.status, said.trim());
     }
     let text = String::from_utf8(output.stdout).context("read what cargo tree says")?;
     text.lines().filter(|line| !line.is_empty()).map(package).collect()
 }
 
-/// Name and version from a line such as `serde v1.0.0` or `ferrolb-api v0.1.0 (/path)`.
+/// Name and version from a line such as `serde v1.0.0`, `ferrolb-api v0.1.0 (/path)` or, the second time, `serde v1.0.0 (*)`.
 fn package(line: &str) -> Result<(String, String)> {
     let mut words = line.split(' ');
     let pair = words.next().zip(words.next().and_then(|word| word.strip_prefix('v')));
@@ -181,6 +182,7 @@ mod tests {
             package("ferrolb-api v0.1.0 (/some/path)").unwrap(),
             pair("ferrolb-api", "0.1.0")
         );
+        assert_eq!(package("serde v1.0.229 (*)").unwrap(), pair("serde", "1.0.229"));
         assert!(package("serde").is_err());
         assert!(package("serde 1.0").is_err());
     }
