@@ -29,7 +29,7 @@ pub fn node_view(object: &Node) -> NodeView {
         cordoned: spec.and_then(|s| s.unschedulable).unwrap_or(false),
         evicting: spec.iter().flat_map(|s| s.taints.iter().flatten()).any(evicts),
         addresses: node_addresses(object),
-        labels: node_labels,
+        labels: node_labels.into(),
     }
 }
 

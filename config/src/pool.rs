@@ -62,7 +62,7 @@ fn pool(object: &IpAddressPool, namespaces: &BTreeMap<String, Labels>, report: &
     let allocation = spec.service_allocation.as_ref();
     Pool {
         name: object.metadata.name.clone().unwrap_or_default(),
-        labels: object.metadata.labels.clone().unwrap_or_default(),
+        labels: object.metadata.labels.clone().unwrap_or_default().into(),
         ranges: ranges(report, "spec.addresses", &spec.addresses),
         auto_assign: spec.auto_assign,
         avoid_buggy_ips: spec.avoid_buggy_ips,

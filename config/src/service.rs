@@ -54,7 +54,7 @@ pub fn service_view(object: &Service) -> ServiceView {
             .filter(|port| *port > 0),
         selector: canonical_selector(spec),
         ports: spec.ports.iter().flatten().filter_map(port).collect(),
-        labels: metadata.labels.clone().unwrap_or_default(),
+        labels: metadata.labels.clone().unwrap_or_default().into(),
         request: request(given, spec.load_balancer_ip.as_deref().unwrap_or_default()),
         sharing_key: sharing_key(given),
         announcement_policy: given

@@ -36,7 +36,7 @@ impl NodeFacts {
     pub fn of(node: &Node) -> Self {
         let cidrs = node.spec.iter().flat_map(|spec| spec.pod_cidrs.iter().flatten());
         NodeFacts {
-            labels: node.metadata.labels.clone().unwrap_or_default(),
+            labels: node.metadata.labels.clone().unwrap_or_default().into(),
             addresses: node_addresses(node),
             pod_cidrs: ranges(cidrs),
         }

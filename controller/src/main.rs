@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use ferrolb_runtime::{args as common, client, logs};
+use ferrolb_runtime::{args as common, client, footprint, logs};
 use tracing::{error, info};
 
 use crate::args::Args;
@@ -27,6 +27,7 @@ use crate::args::Args;
 const END: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
+    footprint::one_heap();
     client::install_crypto();
     let args = common::parse::<Args>();
     logs::init(&args.common);

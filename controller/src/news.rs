@@ -211,7 +211,7 @@ fn namespace(event: Event<Namespace>) -> Option<News> {
     Some(match event {
         Event::Applied(object) => News::Namespace(
             object.metadata.name.unwrap_or_default(),
-            Some(object.metadata.labels.unwrap_or_default()),
+            Some(object.metadata.labels.unwrap_or_default().into()),
         ),
         Event::Gone(key) => News::Namespace(key.name.into(), None),
         Event::Invalid { key, error } => return unreadable("Namespace", &key, error),

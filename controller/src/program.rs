@@ -10,7 +10,7 @@ use ferrolb_runtime::admin::{self, Admin, AdminError, Version};
 use ferrolb_runtime::leader::{self, Candidate, Leadership};
 use ferrolb_runtime::readiness::{Heartbeat, Readiness};
 use ferrolb_runtime::tasks::{TaskDied, Tasks};
-use ferrolb_runtime::{args as common, client, events, watch};
+use ferrolb_runtime::{args as common, client, events, footprint, watch};
 use prometheus_client::registry::Registry;
 use thiserror::Error;
 use tokio::sync::mpsc;
@@ -103,6 +103,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Ended> {
     );
     tasks.spawn("owner", owner.run(inputs, stop.clone()));
     tasks.spawn("events", poster.run(stop.clone()));
+    tasks.spawn("memory", footprint::keep_small(readiness.clone(), stop.clone()));
     news::Watches {
         client,
         namespace,

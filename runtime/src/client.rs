@@ -38,6 +38,10 @@ pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(15);
 const IDLE_CONNECTIONS: usize = 4;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(80);
 
+/// What a connection reads at once, and the longest head of an answer that it takes. Left to itself it grows with every list
+/// that it reads, to half a mebibyte, and keeps that: there are as many connections as watches.
+const READ_BUFFER: usize = 16 << 10;
+
 /// Why there is no client.
 #[derive(Debug, ThisError)]
 pub enum ClientError {
@@ -115,6 +119,7 @@ fn build(config: Config) -> Result<Client, ClientError> {
     let http = HttpClient::builder(TokioExecutor::new())
         .pool_idle_timeout(IDLE_TIMEOUT)
         .pool_max_idle_per_host(IDLE_CONNECTIONS)
+        .http1_read_buf_exact_size(READ_BUFFER)
         .build::<_, Body>(tls);
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())

@@ -12,6 +12,7 @@ pub mod backoff;
 pub mod client;
 pub mod elector;
 pub mod events;
+pub mod footprint;
 pub mod leader;
 pub mod logs;
 pub mod readiness;

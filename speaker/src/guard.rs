@@ -36,7 +36,7 @@ pub(crate) use keys::KeyFile;
 pub(crate) struct Briefing {
     node: Arc<str>,
     boot: u64,
-    duties: BTreeMap<IpAddr, Duty>,
+    duties: BTreeMap<IpAddr, Arc<Duty>>,
     peers: BTreeMap<String, BTreeSet<IpAddr>>,
     /// Who has a part in an address of this node, or had: it may not know yet that it has none any more.
     acquainted: BTreeSet<String>,
@@ -78,7 +78,7 @@ impl Briefing {
     }
 
     /// This node's part in addresses is another.
-    pub(crate) fn duties(&mut self, duties: BTreeMap<IpAddr, Duty>) {
+    pub(crate) fn duties(&mut self, duties: BTreeMap<IpAddr, Arc<Duty>>) {
         self.duties = duties;
         self.tell();
     }

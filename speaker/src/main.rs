@@ -37,7 +37,7 @@ use ferrolb_runtime::readiness::{Heartbeat, Readiness};
 use ferrolb_runtime::tasks::Tasks;
 use ferrolb_runtime::watch::{self, Source, watch};
 use ferrolb_runtime::write_health::WriteHealth;
-use ferrolb_runtime::{args as common, client, events, logs};
+use ferrolb_runtime::{args as common, client, events, footprint, logs};
 use ferrolb_speaker_core::{DataPath, Input, Ownership, Speaker};
 use k8s_openapi::api::core::v1::{Node, Secret, Service};
 use prometheus_client::registry::Registry;
@@ -76,6 +76,7 @@ const STUCK: Duration = Duration::from_secs(30);
 const END: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
+    footprint::one_heap();
     client::install_crypto();
     let args: Args = common::parse();
     logs::init(&args.common);
@@ -220,6 +221,7 @@ async fn speak(args: Args) -> anyhow::Result<()> {
     };
     tasks.spawn("admin", admin::serve(listener, admin, tasks.stop()));
     tasks.spawn("events", poster.run(tasks.stop()));
+    tasks.spawn("memory", footprint::keep_small(readiness.clone(), tasks.stop()));
     let (picture_in, picture) = latest::channel(Picture::default());
     let (seen_in, seen) = mpsc::channel(NEWS);
     let health = Health {

@@ -1,6 +1,8 @@
 //! From watch events to news for the owner task: objects become views at the edge, so that nothing larger is ever
 //! queued or kept.
 
+use std::collections::BTreeMap;
+
 use ferrolb_api::{IpAddressPool, L2Advertisement, VirtualIp};
 use ferrolb_model::{Labels, LivenessKeys, NodeView, ServiceId, VirtualIpName};
 use ferrolb_runtime::watch::{Event, ObjectKey};
@@ -133,7 +135,7 @@ pub(crate) fn service(event: Event<Service>) -> Option<News> {
 pub(crate) fn virtual_ip(event: Event<VirtualIp>) -> Option<News> {
     let input = match event {
         Event::Applied(object) => match ferrolb_config::virtual_ip(&object) {
-            Ok(view) => Input::VirtualIp(view),
+            Ok(view) => Input::VirtualIp(read(view)),
             Err(error) => return unreadable("VirtualIP", &ObjectKey::of(&object), &error.to_string()),
         },
         Event::Gone(key) => Input::VirtualIpGone(VirtualIpName::parse(&key.name)?),
@@ -143,13 +145,24 @@ pub(crate) fn virtual_ip(event: Event<VirtualIp>) -> Option<News> {
     Some(News::Input(Box::new(input)))
 }
 
+/// Without what the controller alone reads, most of all the conditions: a node that has a part in an address keeps the rest.
+fn read(ip: ferrolb_model::VirtualIp) -> ferrolb_model::VirtualIp {
+    ferrolb_model::VirtualIp {
+        sharing_key: None,
+        move_to: None,
+        answered_move: None,
+        conditions: BTreeMap::new(),
+        ..ip
+    }
+}
+
 /// News of a Node.
 pub(crate) fn node(event: Event<Node>) -> Option<News> {
     match event {
         Event::Applied(object) => {
             let view = Box::new(ferrolb_config::node_view(&object));
             let uid = object.metadata.uid.unwrap_or_default();
-            let annotations = object.metadata.annotations.unwrap_or_default();
+            let annotations = object.metadata.annotations.unwrap_or_default().into();
             Some(News::Node(view, NodeSelf { uid, annotations }))
         }
         Event::Gone(key) => Some(News::NodeGone(key.name.into())),

@@ -225,21 +225,21 @@ impl Owner {
     fn hear(&mut self, batch: &mut Vec<News>, effects: &mut Vec<Effect>) {
         for news in batch.drain(..) {
             match news {
-                News::Input(input) => effects.extend(self.take(*input)),
+                News::Input(input) => add(effects, self.take(*input)),
                 News::Node(view, _) if view.name != self.api.node() => {
                     self.ends.briefing.peer(view.name.clone(), Some(view.addresses.clone()));
-                    effects.extend(self.take(Input::OtherNode(*view)));
+                    add(effects, self.take(Input::OtherNode(*view)));
                 }
                 News::Node(view, own) => {
                     self.node_uid = Some(own.uid);
                     self.ends.bgp.hear(&Input::OwnAnnotations(own.annotations));
                     self.stale |= self.configuration.on_node(&view.name, &view.labels);
-                    effects.extend(self.take(Input::OwnNode(*view)));
+                    add(effects, self.take(Input::OwnNode(*view)));
                 }
                 // The last labels of this one stay in force.
                 News::NodeGone(name) => {
                     self.ends.briefing.peer(name.clone(), None);
-                    effects.extend(self.take(Input::OtherNodeGone(name)));
+                    add(effects, self.take(Input::OtherNodeGone(name)));
                 }
                 News::LivenessKeys(keys) => self.ends.briefing.keys(keys),
                 News::Configuration(change) => self.stale |= self.configuration.change(*change),
@@ -252,7 +252,7 @@ impl Owner {
                 News::EngineDown(why) => {
                     self.trouble.engine = Some(why.clone());
                     self.trouble.faults.clear();
-                    effects.extend(self.ownership.handle(Input::EngineDown(why)));
+                    add(effects, self.ownership.handle(Input::EngineDown(why)));
                     self.survey();
                 }
             }
@@ -263,13 +263,13 @@ impl Owner {
             let alone = self.missing.iter().any(|stream| stream.configures());
             let (config, errors) = self.configuration.read(alone);
             self.config_errors = Some(errors);
-            effects.extend(self.take(Input::Config(config)));
+            add(effects, self.take(Input::Config(config)));
         }
         if !self.missing.iter().any(|stream| stream.is_of_layer2()) {
-            effects.extend(self.take(Input::Synced));
+            add(effects, self.take(Input::Synced));
         }
         if self.missing.is_empty() {
-            effects.extend(self.take(Input::BgpSynced));
+            add(effects, self.take(Input::BgpSynced));
         }
     }
 
@@ -567,6 +567,15 @@ impl Owner {
             kube_proxy: self.proxy.as_ref().map(Result::is_ok),
         });
     }
+}
+
+/// Of several sets of duties only the last one counts, and a batch of news can make one for each.
+fn add(effects: &mut Vec<Effect>, more: Vec<Effect>) {
+    let duties = |effect: &Effect| matches!(effect, Effect::Duties(_));
+    if more.iter().any(duties) {
+        effects.retain(|effect| !duties(effect));
+    }
+    effects.extend(more);
 }
 
 async fn sleep_until(deadline: Option<Instant>) {

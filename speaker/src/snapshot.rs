@@ -10,6 +10,7 @@ pub(crate) mod bgp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ferrolb_model::{ConflictDetection, Placement};
@@ -187,7 +188,7 @@ impl Identity {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Memory {
     /// The node's part in addresses.
-    pub(crate) duties: BTreeMap<IpAddr, Duty>,
+    pub(crate) duties: BTreeMap<IpAddr, Arc<Duty>>,
     /// The addresses of the other nodes that have a part in them.
     pub(crate) peers: BTreeMap<String, BTreeSet<IpAddr>>,
 }
@@ -249,7 +250,7 @@ pub(crate) fn decode(identity: &Identity, bytes: &[u8]) -> Result<Memory, Snapsh
         duties: content
             .duties
             .into_iter()
-            .map(|(ip, entry)| (ip, duty(entry)))
+            .map(|(ip, entry)| (ip, Arc::new(duty(entry))))
             .collect(),
         peers: content.peers,
     })
@@ -281,7 +282,7 @@ mod tests {
     }
 
     fn sample() -> Memory {
-        let on = |interfaces: Option<&[&str]>, epoch| Duty {
+        let on = |interfaces: Option<&[&str]>, epoch| Arc::new(Duty {
             uid: "u".to_owned(),
             interfaces: interfaces.map(|names| names.iter().map(|n| (*n).to_owned()).collect()),
             placement: Placement {
@@ -293,7 +294,7 @@ mod tests {
             able: true,
             liveness: Liveness::default(),
             manner: Manner::default(),
-        };
+        });
         Memory {
             duties: BTreeMap::from([
                 ("192.0.2.7".parse().unwrap(), on(None, 3)),
@@ -387,7 +388,7 @@ mod tests {
             (liveness, manner),
         );
         let duty = duty.prop_map(
-            |(uid, interfaces, placement, previous_owner, able, (liveness, manner))| Duty {
+            |(uid, interfaces, placement, previous_owner, able, (liveness, manner))| Arc::new(Duty {
                 uid,
                 interfaces,
                 placement,
@@ -395,7 +396,7 @@ mod tests {
                 able,
                 liveness,
                 manner,
-            },
+            }),
         );
         let duties = proptest::collection::btree_map(any::<IpAddr>(), duty, 0..20);
         let addresses = proptest::collection::btree_set(any::<IpAddr>(), 0..3);

@@ -40,16 +40,16 @@ impl Writes {
         interfaces: Option<&BTreeSet<String>>,
         effects: &mut Vec<Effect>,
     ) {
-        let true_already = match (interfaces, &ip.announcer) {
+        let true_already = match (interfaces, &ip.ip.announcer) {
             (Some(interfaces), Some(stands)) => stands.node == node && stands.interfaces == *interfaces,
             (Some(_), None) => false,
             (None, stands) => !names(stands.as_ref(), node),
         };
-        if self.begin(address, &ip.resource_version, true_already) {
+        if self.begin(address, &ip.ip.resource_version, true_already) {
             effects.push(Effect::SetAnnouncer {
                 address,
                 interfaces: interfaces.cloned(),
-                resource_version: ip.resource_version.clone(),
+                resource_version: ip.ip.resource_version.clone(),
             });
         }
     }

@@ -42,6 +42,7 @@ use ferrolb_model::{
     TrafficPolicy, VirtualIp,
 };
 
+use crate::claims::Claims;
 use crate::data_path::{DataPath, NotReady};
 use crate::input::Input;
 use crate::speaker::Settings;
@@ -68,7 +69,8 @@ struct Holder {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Claimed {
     pool: Option<String>,
-    by: BTreeSet<ServiceId>,
+    /// In order, each once.
+    by: Box<[ServiceId]>,
 }
 
 /// The addresses to decide anew about.
@@ -91,7 +93,7 @@ pub struct Bgp {
     holders: BTreeMap<ServiceId, Holder>,
     ips: BTreeMap<IpAddr, Claimed>,
     /// Which addresses in `ips` a Service claims.
-    claimed_by: BTreeMap<ServiceId, BTreeSet<IpAddr>>,
+    claimed_by: Claims,
     endpoints: Endpoints,
     /// The annotations of this node.
     annotations: Labels,
@@ -164,7 +166,7 @@ impl Bgp {
             others: BTreeMap::new(),
             holders: BTreeMap::new(),
             ips: BTreeMap::new(),
-            claimed_by: BTreeMap::new(),
+            claimed_by: Claims::default(),
             endpoints: Endpoints::default(),
             annotations: Labels::new(),
             gateways: BTreeMap::new(),
@@ -371,9 +373,10 @@ impl Bgp {
     }
 
     fn virtual_ip(&mut self, ip: &VirtualIp) {
+        let by: BTreeSet<&ServiceId> = ip.claims.iter().map(|claim| &claim.service).collect();
         let claimed = Claimed {
             pool: ip.pool.clone(),
-            by: ip.claims.iter().map(|claim| claim.service.clone()).collect(),
+            by: by.into_iter().cloned().collect(),
         };
         if self.ips.get(&ip.address) != Some(&claimed) {
             self.keep(ip.address, Some(claimed));
@@ -383,16 +386,11 @@ impl Bgp {
     /// Replaces what is known of a VirtualIP, and the index over its claims.
     fn keep(&mut self, address: IpAddr, claimed: Option<Claimed>) {
         for service in self.ips.remove(&address).into_iter().flat_map(|claimed| claimed.by) {
-            if let Some(addresses) = self.claimed_by.get_mut(&service) {
-                addresses.remove(&address);
-                if addresses.is_empty() {
-                    self.claimed_by.remove(&service);
-                }
-            }
+            self.claimed_by.remove(service, address);
         }
         if let Some(claimed) = claimed {
             for service in &claimed.by {
-                self.claimed_by.entry(service.clone()).or_default().insert(address);
+                self.claimed_by.insert(service.clone(), address);
             }
             self.ips.insert(address, claimed);
         }
@@ -400,7 +398,7 @@ impl Bgp {
     }
 
     fn reconsider_claims_of(&mut self, service: &ServiceId) {
-        let addresses = self.claimed_by.get(service).cloned().unwrap_or_default();
+        let addresses = self.claimed_by.of(service);
         self.reconsider(addresses);
     }
 

@@ -53,7 +53,7 @@ pub struct DataPath {
 /// What is known of a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Known {
-    ingress: BTreeSet<IpAddr>,
+    ingress: Box<[IpAddr]>,
     policy: TrafficPolicy,
     health_port: Option<u16>,
     since: Duration,
@@ -142,16 +142,17 @@ impl DataPath {
         }
         match input {
             Input::Service(view) => {
-                let ingress = view.ingress.iter().copied().collect();
+                let ingress = view.ingress.as_slice();
                 let before = self.services.get(&view.id);
-                let more = before
-                    .is_none_or(|known| known.policy != view.traffic_policy || !known.ingress.is_superset(&ingress));
+                let more = before.is_none_or(|known| {
+                    known.policy != view.traffic_policy || !ingress.iter().all(|address| known.ingress.contains(address))
+                });
                 let since = match before {
                     Some(known) if !more => known.since,
                     _ => self.now(now),
                 };
                 let known = Known {
-                    ingress,
+                    ingress: ingress.into(),
                     policy: view.traffic_policy,
                     health_port: view.health_check_port,
                     since,

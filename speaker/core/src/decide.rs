@@ -7,10 +7,11 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ferrolb_model::{
-    AnnouncementPolicy, Announcer, Applicant, Claim, Config, L2Advertisement, Labels, NodeRefusal, OnShrink, Pool,
-    ServiceId,
+    AnnouncementPolicy, Applicant, Claim, Config, L2Advertisement, Labels, NodeRefusal, OnShrink, Pool, ServiceId,
+    VirtualIp,
 };
 
 use crate::effect::{Announcement, Manner};
@@ -18,23 +19,17 @@ use crate::effect::{Announcement, Manner};
 /// What is kept of a VirtualIP that concerns this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct HeldIp {
-    /// The pool it was taken from.
-    pub(crate) pool: Option<String>,
-    /// Who holds it.
-    pub(crate) claims: Vec<Claim>,
-    /// The placement's epoch, when it names this node as the owner.
+    /// As the API server has it.
+    pub(crate) ip: Arc<VirtualIp>,
+    /// The epoch of the placement that counts, when it names this node as the owner.
     pub(crate) epoch: Option<u64>,
-    /// What stands in `status.announcer`.
-    pub(crate) announcer: Option<Announcer>,
-    /// Precondition of the next write.
-    pub(crate) resource_version: String,
 }
 
 /// What is kept of a Service that may hold an address: a LoadBalancer of a class that is served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Holder {
     /// For events.
-    pub(crate) uid: String,
+    pub(crate) uid: Arc<str>,
     /// For `serviceSelectors`.
     pub(crate) labels: Labels,
     /// The policy it asks for.
@@ -93,7 +88,7 @@ impl<'a> Facts<'a> {
     fn manner(&self, address: IpAddr, ip: &HeldIp) -> Manner {
         let mut manner = Manner::default();
         for of in self
-            .policies(address, ip.pool.as_deref(), &ip.claims)
+            .policies(address, ip.ip.pool.as_deref(), &ip.ip.claims)
             .map(|p| &p.layer2)
         {
             manner.refresh = manner.refresh.or(of.refresh);
@@ -125,7 +120,7 @@ impl<'a> Facts<'a> {
 
     /// The advertisements that speak for the address on this node.
     pub(crate) fn advertisements(&self, address: IpAddr, ip: &HeldIp) -> Vec<&'a L2Advertisement> {
-        let pool = pool_of(self.config, ip.pool.as_deref(), address);
+        let pool = pool_of(self.config, ip.ip.pool.as_deref(), address);
         self.config
             .l2_advertisements
             .values()
@@ -161,7 +156,8 @@ pub(crate) fn claimants<'a>(
     holders: &'a Holders,
     ip: &'a HeldIp,
 ) -> impl Iterator<Item = (&'a ServiceId, &'a Holder)> + use<'a> {
-    ip.claims
+    ip.ip
+        .claims
         .iter()
         .filter_map(|claim| holders.get(&claim.service).map(|holder| (&claim.service, holder)))
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ferrolb_model::{ConflictDetection, NodeRefusal, Placement, ServiceId};
@@ -17,7 +18,7 @@ pub enum Effect {
     Announce(BTreeMap<IpAddr, Announcement>),
     /// The whole of this node's part in addresses at layer 2, whenever it changed. Also what goes into the snapshot
     /// file. Comes before every other effect of the same input.
-    Duties(BTreeMap<IpAddr, Duty>),
+    Duties(BTreeMap<IpAddr, Arc<Duty>>),
     /// Write `status.placement` of the VirtualIP: this node has taken the address over.
     SetPlacement {
         /// The address.

@@ -10,6 +10,7 @@
 
 mod announcer;
 mod bgp;
+mod claims;
 mod data_path;
 mod decide;
 mod effect;

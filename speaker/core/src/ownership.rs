@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ferrolb_model::{ConflictDetection, NodeRefusal, Placement, ServiceId, VirtualIp};
@@ -36,11 +37,11 @@ pub struct Ownership {
     node: String,
     speaker: Speaker,
     /// VirtualIPs in which this node has a part, as the API server has them.
-    ips: BTreeMap<IpAddr, VirtualIp>,
+    ips: BTreeMap<IpAddr, Arc<VirtualIp>>,
     beliefs: BTreeMap<IpAddr, Belief>,
     /// Owned until a moment ago; the new owner has yet to be heard.
-    leaving: BTreeMap<IpAddr, Duty>,
-    duties: BTreeMap<IpAddr, Duty>,
+    leaving: BTreeMap<IpAddr, Arc<Duty>>,
+    duties: BTreeMap<IpAddr, Arc<Duty>>,
     /// Owned and not begun: kube-proxy or the segment is waited for.
     waiting: BTreeMap<IpAddr, Wait>,
     synced: bool,
@@ -92,7 +93,7 @@ impl Ownership {
         let mut effects = Vec::new();
         match input {
             Input::Restored(duties) => self.restored(duties, &mut effects),
-            Input::VirtualIp(ip) => self.virtual_ip(ip, true, &mut effects),
+            Input::VirtualIp(ip) => self.virtual_ip(Arc::new(ip), true, &mut effects),
             Input::VirtualIpGone(address) => {
                 self.forget(address);
                 effects = self.speaker.handle(Input::VirtualIpGone(address));
@@ -146,7 +147,7 @@ impl Ownership {
     pub fn checks(&self, path: &DataPath) -> BTreeSet<SocketAddr> {
         let waiting = self.waiting.iter().filter(|(_, wait)| !wait.taken);
         let waiting = waiting.filter_map(|(address, _)| self.ips.get(address));
-        let checks = |ip: &VirtualIp| {
+        let checks = |ip: &Arc<VirtualIp>| {
             let claims = ip.claims.iter().map(|claim| &claim.service);
             path.checks(ip.address, claims).collect::<Vec<_>>()
         };
@@ -262,7 +263,7 @@ impl Ownership {
     }
 
     /// What the last run knew counts until the API server is heard in full; what it had taken over counts on.
-    fn restored(&mut self, duties: BTreeMap<IpAddr, Duty>, effects: &mut Vec<Effect>) {
+    fn restored(&mut self, duties: BTreeMap<IpAddr, Arc<Duty>>, effects: &mut Vec<Effect>) {
         if self.synced || duties == self.duties {
             return;
         }
@@ -279,7 +280,7 @@ impl Ownership {
     }
 
     /// Takes in a VirtualIP. An address that another node owns now is handed over, if there is somebody `to_wait_for`.
-    fn virtual_ip(&mut self, ip: VirtualIp, to_wait_for: bool, effects: &mut Vec<Effect>) {
+    fn virtual_ip(&mut self, ip: Arc<VirtualIp>, to_wait_for: bool, effects: &mut Vec<Effect>) {
         let address = ip.address;
         let counts = self.counts(&ip);
         let mine = |placement: &Placement| placement.owner == self.node;
@@ -290,16 +291,16 @@ impl Ownership {
                     let placement = placement.clone();
                     self.leaving.insert(
                         address,
-                        Duty {
+                        Arc::new(Duty {
                             placement,
-                            ..duty.clone()
-                        },
+                            ..Duty::clone(duty)
+                        }),
                     );
                 }
             }
             (Some(placement), _) if !mine(placement) => {
                 if let Some(leaving) = self.leaving.get_mut(&address) {
-                    leaving.placement = placement.clone();
+                    Arc::make_mut(leaving).placement = placement.clone();
                 }
                 if names(ip.announcer.as_ref(), &placement.owner) {
                     self.leaving.remove(&address);
@@ -310,16 +311,12 @@ impl Ownership {
             }
         }
         let concerns = counts.as_ref().is_some_and(|p| mine(p) || standby(p)) || self.leaving.contains_key(&address);
-        let shown = VirtualIp {
-            placement: counts,
-            ..ip.clone()
-        };
         if concerns {
-            self.ips.insert(address, ip);
+            self.ips.insert(address, Arc::clone(&ip));
         } else {
             self.forget(address);
         }
-        effects.extend(self.speaker.handle(Input::VirtualIp(shown)));
+        self.speaker.virtual_ip(ip, counts, effects);
         self.settle([address], effects);
     }
 
@@ -373,7 +370,7 @@ impl Ownership {
             return;
         }
         let uid = duty.uid.clone();
-        duty.placement = placement.clone();
+        Arc::make_mut(duty).placement = placement.clone();
         self.beliefs.insert(address, Belief { uid, placement });
         effects.push(Effect::Duties(self.duties.clone()));
     }
@@ -387,11 +384,14 @@ impl Ownership {
                 false => self.restored_duty(address),
             };
             self.hold_back(address, duty.as_mut());
-            changed |= self.duties.get(&address) != duty.as_ref();
-            match duty {
-                Some(duty) => self.duties.insert(address, duty),
-                None => self.duties.remove(&address),
-            };
+            // What has not changed stays shared with all who were told of it.
+            if self.duties.get(&address).map(Arc::as_ref) != duty.as_ref() {
+                changed = true;
+                match duty {
+                    Some(duty) => self.duties.insert(address, Arc::new(duty)),
+                    None => self.duties.remove(&address),
+                };
+            }
             self.record(address, effects);
         }
         if changed {
@@ -410,14 +410,14 @@ impl Ownership {
                 return Some(Duty {
                     placement: placement.clone(),
                     able: false,
-                    ..owned.clone()
+                    ..Duty::clone(owned)
                 });
             };
             wanted.clone()
         } else if placement.standbys.contains(&self.node) {
             self.speaker.would_announce(ip)?
         } else {
-            return self.leaving.get(&address).cloned();
+            return self.leaving.get(&address).map(|duty| Duty::clone(duty));
         };
         let Announcement { interfaces, manner, .. } = announcement;
         let announcer = ip.announcer.as_ref().map(|announcer| announcer.node.clone());
@@ -470,7 +470,7 @@ impl Ownership {
     fn restored_duty(&self, address: IpAddr) -> Option<Duty> {
         let duty = self.duties.get(&address)?;
         let owned = duty.placement.owner == self.node;
-        (!owned || self.speaker.wanted_as(address).is_some()).then(|| duty.clone())
+        (!owned || self.speaker.wanted_as(address).is_some()).then(|| Duty::clone(duty))
     }
 
     /// Asks for the write of a takeover by this node that the API server does not know yet.

@@ -10,10 +10,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ferrolb_model::{
-    Claim, Config, EndpointSettings, Labels, NodeRefusal, ServiceId, ServiceType, ServiceView, VirtualIp,
+    Claim, Config, EndpointSettings, Labels, NodeRefusal, Placement, ServiceId, ServiceType, ServiceView, VirtualIp,
 };
 
 use crate::announcer::{Writes, names};
+use crate::claims::Claims;
 use crate::decide::{Facts, HeldIp, Holder, Holders, claimants};
 use crate::effect::{Announcement, Duty, Effect, Liveness};
 use crate::input::Input;
@@ -23,7 +24,7 @@ use crate::interfaces::Interfaces;
 const STRANGERS: usize = 8;
 
 /// Services that have an event about something, each with its uid.
-type Told = BTreeMap<ServiceId, String>;
+type Told = Box<[(ServiceId, Arc<str>)]>;
 
 /// An address that is wanted and answered nowhere.
 #[derive(Debug)]
@@ -53,11 +54,13 @@ pub struct Speaker {
     holders: Holders,
     ips: BTreeMap<IpAddr, HeldIp>,
     /// Which addresses in `ips` a Service claims.
-    claimed_by: BTreeMap<ServiceId, BTreeSet<IpAddr>>,
+    claimed_by: Claims,
     /// What the engine was last asked for.
     wanted: BTreeMap<IpAddr, Announcement>,
-    /// What the engine last said it answers; an address it has said nothing about is absent.
-    answering: BTreeMap<IpAddr, BTreeSet<String>>,
+    /// On which interfaces the engine last said it answers; an address it has said nothing about is absent.
+    answering: BTreeMap<IpAddr, Arc<BTreeSet<String>>>,
+    /// Those of most addresses are the same, and are kept once.
+    interface_sets: BTreeSet<Arc<BTreeSet<String>>>,
     /// The interfaces that the engine could use, or why it does not run.
     engine: Result<Interfaces, String>,
     /// Why an address that is placed here is not announced.
@@ -82,9 +85,10 @@ impl Speaker {
             node_labels: Labels::new(),
             holders: Holders::new(),
             ips: BTreeMap::new(),
-            claimed_by: BTreeMap::new(),
+            claimed_by: Claims::default(),
             wanted: BTreeMap::new(),
             answering: BTreeMap::new(),
+            interface_sets: BTreeSet::new(),
             engine: Ok(Interfaces::default()),
             withheld: BTreeMap::new(),
             waiting: BTreeMap::new(),
@@ -114,7 +118,10 @@ impl Speaker {
                     self.reconsider_all(&mut effects);
                 }
             }
-            Input::VirtualIp(ip) => self.virtual_ip(ip, &mut effects),
+            Input::VirtualIp(ip) => {
+                let placement = ip.placement.clone();
+                self.virtual_ip(Arc::new(ip), placement, &mut effects);
+            }
             Input::VirtualIpGone(address) => {
                 self.keep(address, None);
                 self.placed_elsewhere(address, true, &mut effects);
@@ -124,6 +131,7 @@ impl Speaker {
                 if interfaces.is_empty() && !self.wanted.contains_key(&address) {
                     self.answering.remove(&address);
                 } else {
+                    let interfaces = self.shared(interfaces);
                     self.answering.insert(address, interfaces);
                 }
                 self.settle(address, &mut effects);
@@ -187,6 +195,17 @@ impl Speaker {
         Some(services)
     }
 
+    /// The set with these names that other addresses have, if there are any.
+    fn shared(&mut self, interfaces: BTreeSet<String>) -> Arc<BTreeSet<String>> {
+        if let Some(same) = self.interface_sets.get(&interfaces) {
+            return Arc::clone(same);
+        }
+        self.interface_sets.retain(|set| Arc::strong_count(set) > 1);
+        let new = Arc::new(interfaces);
+        self.interface_sets.insert(Arc::clone(&new));
+        new
+    }
+
     /// How many addresses are really answered for.
     pub fn answering(&self) -> usize {
         let answered = |address: &&IpAddr| self.answering.get(address).is_some_and(|i| !i.is_empty());
@@ -205,13 +224,10 @@ impl Speaker {
     }
 
     /// How the address would be announced here if the placement gave it to this node.
-    pub(crate) fn would_announce(&self, ip: &VirtualIp) -> Option<Announcement> {
+    pub(crate) fn would_announce(&self, ip: &Arc<VirtualIp>) -> Option<Announcement> {
         let held = HeldIp {
+            ip: Arc::clone(ip),
             epoch: ip.placement.as_ref().map(|p| p.epoch),
-            pool: ip.pool.clone(),
-            claims: ip.claims.clone(),
-            announcer: None,
-            resource_version: String::new(),
         };
         self.facts()?.decide(ip.address, Some(&held), None).ok()
     }
@@ -256,7 +272,7 @@ impl Speaker {
 
     /// The Services that claim the address and are there, each with its uid.
     pub(crate) fn holders_of(&self, ip: &VirtualIp) -> Vec<(ServiceId, String)> {
-        let held = |claim: &Claim| Some((claim.service.clone(), self.holders.get(&claim.service)?.uid.clone()));
+        let held = |claim: &Claim| Some((claim.service.clone(), self.holders.get(&claim.service)?.uid.to_string()));
         ip.claims.iter().filter_map(held).collect()
     }
 
@@ -303,7 +319,7 @@ impl Speaker {
         view.kind == ServiceType::LoadBalancer && view.class == self.settings.load_balancer_class
     }
 
-    fn restored(&mut self, duties: &BTreeMap<IpAddr, Duty>, effects: &mut Vec<Effect>) {
+    fn restored(&mut self, duties: &BTreeMap<IpAddr, Arc<Duty>>, effects: &mut Vec<Effect>) {
         let owned = duties.iter().filter(|(_, duty)| duty.placement.owner == self.node);
         let announcements = owned.map(|(address, duty)| (*address, duty.announcement())).collect();
         if !self.synced && self.wanted != announcements {
@@ -319,9 +335,8 @@ impl Speaker {
         self.synced = true;
         // What this node announced before it restarted is no news to those Services.
         for (address, ip) in &self.ips {
-            if ip.epoch.is_some() && names(ip.announcer.as_ref(), &self.node) {
-                let told = claimants(&self.holders, ip).map(|(id, holder)| (id.clone(), holder.uid.clone()));
-                self.assigned.insert(*address, told.collect());
+            if ip.epoch.is_some() && names(ip.ip.announcer.as_ref(), &self.node) {
+                self.assigned.insert(*address, holders(&self.holders, ip));
             }
         }
         self.reconsider_all(effects);
@@ -332,7 +347,7 @@ impl Speaker {
             return self.service_gone(&view.id, effects);
         }
         let holder = Holder {
-            uid: view.uid,
+            uid: view.uid.into(),
             labels: view.labels,
             policy: view.announcement_policy,
         };
@@ -348,23 +363,26 @@ impl Speaker {
         }
     }
 
-    fn virtual_ip(&mut self, ip: VirtualIp, effects: &mut Vec<Effect>) {
+    /// Takes in a VirtualIP, and the placement that counts.
+    pub(crate) fn virtual_ip(
+        &mut self,
+        ip: Arc<VirtualIp>,
+        placement: Option<Placement>,
+        effects: &mut Vec<Effect>,
+    ) {
         let address = ip.address;
-        let owned = ip.placement.as_ref().is_some_and(|p| p.owner == self.node);
+        let owned = placement.as_ref().is_some_and(|p| p.owner == self.node);
         // A restart may find that the address was moved meanwhile. Only a later epoch proves that: an earlier one is
         // what the API server knew before this node took over.
         let outdated = self.wanted.get(&address).is_some_and(|mine| {
-            ip.placement
+            placement
                 .as_ref()
                 .is_some_and(|p| p.owner != self.node && p.epoch > mine.epoch)
         });
         let concerns = owned || names(ip.announcer.as_ref(), &self.node);
         let kept = concerns.then(|| HeldIp {
-            epoch: ip.placement.filter(|_| owned).map(|p| p.epoch),
-            pool: ip.pool,
-            claims: ip.claims,
-            announcer: ip.announcer,
-            resource_version: ip.resource_version,
+            ip,
+            epoch: placement.filter(|_| owned).map(|p| p.epoch),
         });
         self.keep(address, kept);
         self.placed_elsewhere(address, outdated, effects);
@@ -372,20 +390,14 @@ impl Speaker {
 
     /// Replaces what is known of a VirtualIP, and the index over its claims.
     fn keep(&mut self, address: IpAddr, ip: Option<HeldIp>) {
-        for claim in self.ips.remove(&address).into_iter().flat_map(|ip| ip.claims) {
-            if let Some(addresses) = self.claimed_by.get_mut(&claim.service) {
-                addresses.remove(&address);
-                if addresses.is_empty() {
-                    self.claimed_by.remove(&claim.service);
-                }
+        if let Some(before) = self.ips.remove(&address) {
+            for claim in &before.ip.claims {
+                self.claimed_by.remove(claim.service.clone(), address);
             }
         }
         if let Some(ip) = ip {
-            for claim in &ip.claims {
-                self.claimed_by
-                    .entry(claim.service.clone())
-                    .or_default()
-                    .insert(address);
+            for claim in &ip.ip.claims {
+                self.claimed_by.insert(claim.service.clone(), address);
             }
             self.ips.insert(address, ip);
         }
@@ -405,7 +417,7 @@ impl Speaker {
     }
 
     fn reconsider_claims_of(&mut self, id: &ServiceId, effects: &mut Vec<Effect>) {
-        let addresses = self.claimed_by.get(id).cloned().unwrap_or_default();
+        let addresses = self.claimed_by.of(id);
         self.reconsider(addresses, effects);
     }
 
@@ -459,7 +471,7 @@ impl Speaker {
     /// before anybody is told.
     fn want(&mut self, address: IpAddr, announcement: Announcement) {
         if self.unsuited(address, &announcement).is_none()
-            && self.answering.get(&address).is_some_and(BTreeSet::is_empty)
+            && self.answering.get(&address).is_some_and(|on| on.is_empty())
         {
             self.answering.remove(&address);
         }
@@ -481,7 +493,7 @@ impl Speaker {
         self.assigned.remove(&address);
         self.failing.remove(&address);
         self.strangers.retain(|(of, _), _| *of != address);
-        if self.answering.get(&address).is_some_and(BTreeSet::is_empty) {
+        if self.answering.get(&address).is_some_and(|on| on.is_empty()) {
             self.answering.remove(&address);
         }
         match self.ips.get(&address) {
@@ -493,17 +505,15 @@ impl Speaker {
     fn settle_wanted(&mut self, address: IpAddr, announcement: Announcement, effects: &mut Vec<Effect>) {
         // An engine that does not run answers nowhere. One that has not come to the address yet says nothing, and what
         // stands in the object may still be true.
-        let nowhere = BTreeSet::new();
+        let nowhere = Arc::default();
         let down = self.engine.is_err().then_some(&nowhere);
         let answers = self.answering.get(&address).or(down);
         let (Some(interfaces), Some(ip)) = (answers, self.ips.get(&address)) else {
             return;
         };
-        let answering = Some(interfaces).filter(|i| !i.is_empty());
+        let answering = Some(&**interfaces).filter(|i| !i.is_empty());
         self.writes.converge(&self.node, address, ip, answering, effects);
-        let holders: Told = claimants(&self.holders, ip)
-            .map(|(id, holder)| (id.clone(), holder.uid.clone()))
-            .collect();
+        let holders = holders(&self.holders, ip);
         if answering.is_some() {
             self.failing.remove(&address);
             let told = self.assigned.insert(address, holders.clone()).unwrap_or_default();
@@ -518,7 +528,7 @@ impl Speaker {
             .unwrap_or(NodeRefusal::NoInterface);
         let told = match self.failing.remove(&address) {
             Some(before) if before.interfaces == announcement.interfaces && before.why == why => before.told,
-            _ => Told::new(),
+            _ => Told::default(),
         };
         let message = self.failure(address, &announcement);
         let interfaces = announcement.interfaces;
@@ -591,9 +601,8 @@ impl Speaker {
         let known = self.strangers.entry((address, interface.clone())).or_default();
         if known.len() < STRANGERS && known.insert(mac) {
             let services = self.ips.get(&address).map(|ip| {
-                claimants(&self.holders, ip)
-                    .map(|(id, holder)| (id.clone(), holder.uid.clone()))
-                    .collect()
+                let holders = holders(&self.holders, ip);
+                holders.iter().map(|(id, uid)| (id.clone(), uid.to_string())).collect()
             });
             effects.push(Effect::Conflict {
                 address,
@@ -605,9 +614,15 @@ impl Speaker {
     }
 }
 
+/// The Services that hold the address and are there.
+fn holders(all: &Holders, ip: &HeldIp) -> Told {
+    let holders = claimants(all, ip).map(|(id, holder)| (id.clone(), Arc::clone(&holder.uid)));
+    // One that claims it twice is told once.
+    holders.collect::<BTreeMap<_, _>>().into_iter().collect()
+}
+
 /// Those of `holders` that `told` does not have, under the same uid.
 fn untold(holders: Told, told: &Told) -> impl Iterator<Item = (ServiceId, String)> {
-    holders
-        .into_iter()
-        .filter(move |(service, uid)| told.get(service) != Some(uid))
+    let untold = holders.into_iter().filter(|holder| !told.contains(holder));
+    untold.map(|(service, uid)| (service, uid.to_string()))
 }

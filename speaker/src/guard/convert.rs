@@ -28,7 +28,7 @@ pub(crate) fn owned(duties: &liveness::Duties) -> Arc<Wanted> {
 }
 
 /// Duties as the guard takes them.
-pub(super) fn duties(all: &BTreeMap<IpAddr, Duty>) -> BTreeMap<IpAddr, liveness::Duty> {
+pub(super) fn duties(all: &BTreeMap<IpAddr, Arc<Duty>>) -> BTreeMap<IpAddr, liveness::Duty> {
     let duty = |duty: &Duty| liveness::Duty {
         object: duty.uid.as_str().into(),
         placement: placement(&duty.placement),

@@ -55,8 +55,10 @@ type Slice = (String, String);
 /// The EndpointSlices.
 #[derive(Debug, Default)]
 pub(crate) struct Endpoints {
-    slices: BTreeMap<Slice, Known>,
-    of: BTreeMap<ServiceId, BTreeSet<Slice>>,
+    /// The name of the Service in the same namespace that each belongs to.
+    slices: BTreeMap<Slice, Box<str>>,
+    /// Of most Services there is one.
+    of: BTreeMap<ServiceId, Vec<Known>>,
     /// The names in use, each once.
     names: BTreeSet<Arc<str>>,
 }
@@ -64,7 +66,8 @@ pub(crate) struct Endpoints {
 /// What is kept of a slice.
 #[derive(Debug, PartialEq, Eq)]
 struct Known {
-    service: ServiceId,
+    /// Its name.
+    slice: Box<str>,
     counts: Counts,
     /// The other nodes with a ready endpoint.
     ready_elsewhere: Box<[Arc<str>]>,
@@ -84,47 +87,44 @@ impl Endpoints {
             }
         }
         let new = Known {
-            service: view.service.clone(),
+            slice: view.slice.1.as_str().into(),
             counts,
             ready_elsewhere: elsewhere.into_iter().map(|name| self.name(name)).collect(),
         };
-        if self.slices.get(&view.slice) == Some(&new) {
+        if self.of.get(&view.service).is_some_and(|slices| slices.contains(&new)) {
             return Vec::new();
         }
         let before = self.remove(&view.slice).filter(|service| *service != view.service);
         let slices = self.of.entry(view.service.clone()).or_default();
-        slices.insert(view.slice.clone());
-        self.slices.insert(view.slice.clone(), new);
+        slices.reserve_exact(1);
+        slices.push(new);
+        let service = view.service.name.as_str().into();
+        self.slices.insert(view.slice.clone(), service);
         before.into_iter().chain([view.service.clone()]).collect()
     }
 
     /// A slice is gone; gives the Service it belonged to.
     pub(crate) fn remove(&mut self, slice: &Slice) -> Option<ServiceId> {
-        let Known {
-            service,
-            ready_elsewhere,
-            ..
-        } = self.slices.remove(slice)?;
-        for name in ready_elsewhere {
+        let (namespace, name) = slice;
+        let service = ServiceId::new(namespace.clone(), self.slices.remove(slice)?);
+        let slices = self.of.get_mut(&service)?;
+        let at = slices.iter().position(|known| *known.slice == **name)?;
+        for name in slices.swap_remove(at).ready_elsewhere {
             // One here, one in the set of names.
             if Arc::strong_count(&name) == 2 {
                 self.names.remove(&name);
             }
         }
-        if let Some(slices) = self.of.get_mut(&service) {
-            slices.remove(slice);
-            if slices.is_empty() {
-                self.of.remove(&service);
-            }
+        if slices.is_empty() {
+            self.of.remove(&service);
         }
         Some(service)
     }
 
     /// How many endpoints a Service has.
     pub(crate) fn of(&self, service: &ServiceId) -> Counts {
-        let slices = self.of.get(service).into_iter().flatten();
         let mut sum = Counts::default();
-        for known in slices.filter_map(|slice| self.slices.get(slice)) {
+        for known in self.of.get(service).into_iter().flatten() {
             sum.here += known.counts.here;
             sum.anywhere += known.counts.anywhere;
         }
@@ -133,8 +133,7 @@ impl Endpoints {
 
     /// The other nodes with a ready endpoint of a Service; some perhaps more than once.
     pub(super) fn ready_elsewhere(&self, service: &ServiceId) -> impl Iterator<Item = &str> {
-        let slices = self.of.get(service).into_iter().flatten();
-        let known = slices.filter_map(|slice| self.slices.get(slice));
+        let known = self.of.get(service).into_iter().flatten();
         known.flat_map(|known| known.ready_elsewhere.iter().map(|name| &**name))
     }
 

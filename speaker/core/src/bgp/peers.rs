@@ -202,7 +202,7 @@ impl Node<'_> {
         read(value.trim()).ok_or_else(|| NotOnNode::BadValue {
             node,
             of,
-            value: value.clone(),
+            value: value.to_owned(),
             sought,
         })
     }

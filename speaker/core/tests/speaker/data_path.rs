@@ -123,7 +123,7 @@ impl Node {
         }
         for effect in &effects {
             if let Effect::Duties(all) = effect {
-                self.duty = all.get(&ip(ADDRESS)).cloned();
+                self.duty = all.get(&ip(ADDRESS)).map(|duty| Duty::clone(duty));
             }
         }
         effects

@@ -60,7 +60,7 @@ fn duties(effects: &[Effect]) -> Option<Option<Placement>> {
         Effect::Duties(all) => Some(all),
         _ => None,
     });
-    last.map(|all: &BTreeMap<IpAddr, Duty>| all.get(&ip(ADDRESS)).map(|duty| duty.placement.clone()))
+    last.map(|all: &BTreeMap<IpAddr, Arc<Duty>>| all.get(&ip(ADDRESS)).map(|duty| duty.placement.clone()))
 }
 
 fn records(effects: &[Effect]) -> Vec<(Placement, String)> {
@@ -223,7 +223,7 @@ fn an_address_is_kept_until_the_new_owner_is_heard() {
 #[test]
 fn a_restart_goes_on_from_the_snapshot() {
     let mine = duty(ip(ADDRESS), ME, &announcement(None, 5));
-    let before = |duty: &Duty| Input::Restored(BTreeMap::from([(ip(ADDRESS), duty.clone())]));
+    let before = |duty: &Duty| Input::Restored(BTreeMap::from([(ip(ADDRESS), Arc::new(duty.clone()))]));
     let facts = || {
         [
             plain_config(),
