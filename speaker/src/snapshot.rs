@@ -282,19 +282,21 @@ mod tests {
     }
 
     fn sample() -> Memory {
-        let on = |interfaces: Option<&[&str]>, epoch| Arc::new(Duty {
-            uid: "u".to_owned(),
-            interfaces: interfaces.map(|names| names.iter().map(|n| (*n).to_owned()).collect()),
-            placement: Placement {
-                owner: "node-a".to_owned(),
-                standbys: vec!["node-b".to_owned()],
-                epoch,
-            },
-            previous_owner: None,
-            able: true,
-            liveness: Liveness::default(),
-            manner: Manner::default(),
-        });
+        let on = |interfaces: Option<&[&str]>, epoch| {
+            Arc::new(Duty {
+                uid: "u".to_owned(),
+                interfaces: interfaces.map(|names| names.iter().map(|n| (*n).to_owned()).collect()),
+                placement: Placement {
+                    owner: "node-a".to_owned(),
+                    standbys: vec!["node-b".to_owned()],
+                    epoch,
+                },
+                previous_owner: None,
+                able: true,
+                liveness: Liveness::default(),
+                manner: Manner::default(),
+            })
+        };
         Memory {
             duties: BTreeMap::from([
                 ("192.0.2.7".parse().unwrap(), on(None, 3)),
@@ -388,15 +390,17 @@ mod tests {
             (liveness, manner),
         );
         let duty = duty.prop_map(
-            |(uid, interfaces, placement, previous_owner, able, (liveness, manner))| Arc::new(Duty {
-                uid,
-                interfaces,
-                placement,
-                previous_owner,
-                able,
-                liveness,
-                manner,
-            }),
+            |(uid, interfaces, placement, previous_owner, able, (liveness, manner))| {
+                Arc::new(Duty {
+                    uid,
+                    interfaces,
+                    placement,
+                    previous_owner,
+                    able,
+                    liveness,
+                    manner,
+                })
+            },
         );
         let duties = proptest::collection::btree_map(any::<IpAddr>(), duty, 0..20);
         let addresses = proptest::collection::btree_set(any::<IpAddr>(), 0..3);

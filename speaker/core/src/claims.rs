@@ -37,10 +37,20 @@ mod tests {
 
     #[test]
     fn each_service_has_its_own() {
-        let (a, b, c) = (ServiceId::new("n", "a"), ServiceId::new("n", "b"), ServiceId::new("n", "c"));
+        let (a, b, c) = (
+            ServiceId::new("n", "a"),
+            ServiceId::new("n", "b"),
+            ServiceId::new("n", "c"),
+        );
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
         let mut claims = Claims::default();
-        let pairs = [(&a, "192.0.2.1"), (&b, "0.0.0.0"), (&b, "2001:db8::1"), (&b, "192.0.2.1"), (&c, "::")];
+        let pairs = [
+            (&a, "192.0.2.1"),
+            (&b, "0.0.0.0"),
+            (&b, "2001:db8::1"),
+            (&b, "192.0.2.1"),
+            (&c, "::"),
+        ];
         for (service, address) in pairs {
             claims.insert(service.clone(), ip(address));
         }

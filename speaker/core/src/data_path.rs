@@ -145,7 +145,8 @@ impl DataPath {
                 let ingress = view.ingress.as_slice();
                 let before = self.services.get(&view.id);
                 let more = before.is_none_or(|known| {
-                    known.policy != view.traffic_policy || !ingress.iter().all(|address| known.ingress.contains(address))
+                    known.policy != view.traffic_policy
+                        || !ingress.iter().all(|address| known.ingress.contains(address))
                 });
                 let since = match before {
                     Some(known) if !more => known.since,

@@ -364,12 +364,7 @@ impl Speaker {
     }
 
     /// Takes in a VirtualIP, and the placement that counts.
-    pub(crate) fn virtual_ip(
-        &mut self,
-        ip: Arc<VirtualIp>,
-        placement: Option<Placement>,
-        effects: &mut Vec<Effect>,
-    ) {
+    pub(crate) fn virtual_ip(&mut self, ip: Arc<VirtualIp>, placement: Option<Placement>, effects: &mut Vec<Effect>) {
         let address = ip.address;
         let owned = placement.as_ref().is_some_and(|p| p.owner == self.node);
         // A restart may find that the address was moved meanwhile. Only a later epoch proves that: an earlier one is

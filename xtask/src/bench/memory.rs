@@ -156,7 +156,10 @@ async fn measure(world: &World, speakers: u8, missed: &mut Vec<String>) -> Resul
     let mut rows = vec![heartbeats];
     for (program, usage, goal) in programs {
         if goal.is_some_and(|goal| usage.rss > goal) {
-            missed.push(format!("the {program} with {} Services on {} nodes", world.services, world.nodes));
+            missed.push(format!(
+                "the {program} with {} Services on {} nodes",
+                world.services, world.nodes
+            ));
         }
         rows.push(row(program, world, usage, goal));
     }

@@ -194,7 +194,11 @@ pub(crate) fn duty(address: IpAddr, owner: &str, how: &Announcement) -> Duty {
 
 /// This node's snapshot, by which it announced these.
 pub(crate) fn snapshot(all: &BTreeMap<IpAddr, Announcement>) -> Input {
-    Input::Restored(all.iter().map(|(ip, how)| (*ip, Arc::new(duty(*ip, ME, how)))).collect())
+    Input::Restored(
+        all.iter()
+            .map(|(ip, how)| (*ip, Arc::new(duty(*ip, ME, how))))
+            .collect(),
+    )
 }
 
 pub(crate) fn answering(address: IpAddr, interfaces: &[&str]) -> Input {
