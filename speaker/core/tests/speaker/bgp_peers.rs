@@ -54,7 +54,9 @@ fn bench(policies: Vec<AnnouncementPolicy>) -> Bench {
 
 fn labelled(pairs: &[(&str, &str)]) -> Input {
     let mut view = node();
-    view.labels.extend(labels(pairs));
+    for (key, value) in pairs {
+        view.labels.insert((*key).to_owned(), (*value).to_owned());
+    }
     Input::OwnNode(view)
 }
 

@@ -350,7 +350,7 @@ fn a_service_may_ask_for_a_policy() {
 fn a_takeover_before_anything_was_heard_is_remembered_and_written() {
     let restored = Input::Restored(BTreeMap::from([(
         ip(ADDRESS),
-        duty(ip(ADDRESS), OTHER, &announcement(None, 4)),
+        Arc::new(duty(ip(ADDRESS), OTHER, &announcement(None, 4))),
     )]));
     let mut ownership = Ownership::new(ME, speaker());
     ownership.handle(restored);
