@@ -109,7 +109,9 @@ mod tests {
             &json!({"app.kubernetes.io/name": "ferrolb", "helm.sh/chart": "ferrolb-1"}),
         );
         assert("it", &[plain], &[helms]).unwrap();
-        assert("it", &[object("a", 2, &json!({}))], &[object("a", 2, &Value::Null)]).unwrap_err();
+        assert("it", &[object("a", 2, &json!({}))], &[object("a", 2, &Value::Null)]).unwrap();
+        let other = object("a", 2, &json!({"app.kubernetes.io/name": "other"}));
+        assert("it", &[object("a", 2, &json!({}))], &[other]).unwrap_err();
     }
 
     #[test]
