@@ -128,8 +128,13 @@ pub fn check(world: &World, namespace: &str, class: Option<&str>) -> Result<Repo
         .count();
     let with = services.iter().filter(|s| !s.now.is_empty()).count();
     let odd = services.iter().any(|s| s.outcome != Fate::Same);
+    let nobody = found.workloads.is_empty() && found.objects.is_empty();
+    let nobody = match nobody {
+        true => format!("no MetalLB is in namespace {namespace}; --metallb-namespace names another. "),
+        false => String::new(),
+    };
     let summary = format!(
-        "{kept} of {with} Services with an address keep it, {changed} would have another; {} without one; {} objects of the \
+        "{nobody}{kept} of {with} Services with an address keep it, {changed} would have another; {} without one; {} objects of the \
          configuration would be refused or warned about",
         services.len() - with,
         configuration.len()
@@ -250,7 +255,9 @@ fn outcome(replay: &Replay, view: &ServiceView) -> Outcome {
     let as_set = |addresses: &[IpAddr]| addresses.iter().copied().collect::<BTreeSet<_>>();
     let kept = controller.kept_by(&view.id);
     let unmet = controller.unmet_of(&view.id);
-    let reason = unmet.or(kept.first());
+    let lost = view.ingress.iter().filter(|a| !then.contains(a));
+    let lost = lost.filter_map(|a| controller.barred(&view.id, *a)).collect::<Vec<_>>();
+    let reason = lost.first().or(unmet).or(kept.first());
     let (outcome, text) = match (view.ingress.is_empty(), then.is_empty()) {
         (true, true) => (Fate::Pending, String::new()),
         (true, false) => (Fate::Gains, "it waits under MetalLB and gets an address".to_owned()),

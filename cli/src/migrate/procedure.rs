@@ -91,7 +91,7 @@ pub(super) fn procedure(found: &Found, config: &Config, own: &str) -> Vec<Stage>
         none,
     ));
     stages.push(stage(
-        &format!("Remove what is left of MetalLB. Not its definitions, which {own} uses, and not with a tool that deletes them"),
+        &format!("Remove what is left of MetalLB. Not its definitions, which FerroLB in {own} uses, and not with a tool that deletes them"),
         vec![format!("kubectl -n {of} delete deployment controller")],
         none,
     ));

@@ -43,6 +43,12 @@ impl Controller {
         Some(chooser.offer(self.world.config().pools.get(pool)?, family))
     }
 
+    /// Why the Service may not hold the address, whatever pools say.
+    pub fn barred(&self, id: &ServiceId, address: IpAddr) -> Option<Reason> {
+        let view = self.world.service(id)?;
+        self.allocator.may_hold(&self.world, address, view).err()
+    }
+
     /// Every node with why it does not announce the address at layer 2, or would rather not; nothing where no layer-2
     /// advertisement covers the address.
     pub fn refusals_of(&self, address: IpAddr, now: Duration) -> Vec<(String, Option<NodeRefusal>)> {
