@@ -68,7 +68,10 @@ impl Replay {
 
 fn configuration(world: &World, namespace: &str, snapshot: &Snapshot) -> Parsed {
     let nodes = world.nodes.iter().map(|n| (n.name_any(), NodeFacts::of(n)));
-    let namespaces = world.namespaces.iter().map(|n| (n.name_any(), n.labels().clone().into()));
+    let namespaces = world
+        .namespaces
+        .iter()
+        .map(|n| (n.name_any(), n.labels().clone().into()));
     let cidrs = world.service_cidrs.iter();
     let surroundings = Surroundings {
         namespaces: namespaces.collect(),
