@@ -16,11 +16,12 @@ use tracing::debug;
 
 use crate::readiness::Readiness;
 
-/// After the program has become ready, until what the start has used is given back.
-const SETTLED: Duration = Duration::from_secs(3);
+/// After the program has become ready, until what the start has used is given back. Then again after twice as long, and so
+/// on, because what follows a start ebbs away.
+const FIRST: Duration = Duration::from_secs(3);
 
-/// Between two times to give back: a list that was read anew leaves something behind as well.
-const AGAIN: Duration = Duration::from_secs(600);
+/// Up to this long: a list that is read anew leaves something behind as well.
+const LAST: Duration = Duration::from_secs(600);
 
 /// How often to look whether the program has become ready.
 const LOOK: Duration = Duration::from_secs(1);
@@ -42,19 +43,19 @@ pub fn one_heap() {
     }
 }
 
-/// Gives back what lies unused, soon after the program has become ready and then every few minutes, until `stop` is
-/// cancelled.
+/// Gives back what lies unused, soon after the program has become ready and then again and again, until `stop` is cancelled.
 pub async fn keep_small(readiness: Readiness, stop: CancellationToken) -> Result<(), Infallible> {
     let work = async {
         while !readiness.missing().is_empty() {
             tokio::time::sleep(LOOK).await;
         }
-        tokio::time::sleep(SETTLED).await;
+        let mut pause = FIRST;
         loop {
+            tokio::time::sleep(pause).await;
             if let Err(error) = give_back() {
                 debug!(%error, "cannot give memory back");
             }
-            tokio::time::sleep(AGAIN).await;
+            pause = LAST.min(pause * 2);
         }
     };
     tokio::select! {
