@@ -1,10 +1,12 @@
 //! Kubernetes events, as `kubectl describe` shows them: best effort, and never in the way of the work.
 //!
 //! The queue is bounded; what does not fit is counted and dropped. Events are posted one after the other, so a burst of
-//! them cannot crowd out the writes that matter. Repetitions are for the caller to avoid. What keeps events from being
-//! recorded is logged when it begins, changes and ends.
+//! them cannot crowd out the writes that matter. While the API server cannot be reached they wait, because an outage is when
+//! much happens that is worth telling; what it refuses is dropped. Repetitions are for the caller to avoid. What keeps
+//! events from being recorded is logged when it begins, changes and ends.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
@@ -18,10 +20,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::apply::{Failure, within};
+use crate::backoff::Backoff;
 use crate::text::shortened;
 
 /// Events that may wait.
 const QUEUE: usize = 1024;
+
+/// Between two tries while the API server cannot be reached: at first, and at most.
+const RETRY: Duration = Duration::from_millis(500);
+const RETRY_MAX: Duration = Duration::from_secs(10);
 
 /// The API server takes messages of at most 1024 bytes.
 const MAX_MESSAGE: usize = 1024;
@@ -32,7 +39,7 @@ const DEFAULT_NAMESPACE: &str = "default";
 /// Takes events; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Recorder {
-    queue: mpsc::Sender<Note>,
+    queue: mpsc::Sender<(Timestamp, Note)>,
     dropped: Counter,
 }
 
@@ -77,7 +84,7 @@ impl Note {
 impl Recorder {
     /// Records an event, if there is room for it.
     pub fn record(&self, note: Note) {
-        if self.queue.try_send(note).is_err() {
+        if self.queue.try_send((Timestamp::now(), note)).is_err() {
             self.dropped.inc();
         }
     }
@@ -85,7 +92,7 @@ impl Recorder {
 
 /// Posts what a [`Recorder`] takes; run it as a task.
 pub struct Poster {
-    queue: mpsc::Receiver<Note>,
+    queue: mpsc::Receiver<(Timestamp, Note)>,
     client: Client,
     component: &'static str,
     host: String,
@@ -126,8 +133,8 @@ impl Poster {
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), std::convert::Infallible> {
         let work = async {
             // When every recorder is gone there is nothing left to do but wait for the end.
-            while let Some(note) = self.queue.recv().await {
-                self.post(note).await;
+            while let Some((at, note)) = self.queue.recv().await {
+                self.post(event(note, self.component, &self.host, at)).await;
             }
             std::future::pending::<()>().await;
         };
@@ -137,24 +144,32 @@ impl Poster {
         }
     }
 
-    async fn post(&mut self, note: Note) {
-        let event = event(note, self.component, &self.host, Timestamp::now());
+    /// Tries until the API server has answered.
+    async fn post(&mut self, event: Event) {
         let namespace = event.metadata.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
         let api = Api::<Event>::namespaced(self.client.clone(), namespace);
-        match within(api.create(&PostParams::default(), &event)).await {
-            // Nothing can be said in a namespace that is on its way out.
-            Ok(_) | Err(Failure::Gone) => {
-                if self.trouble.take().is_some() {
-                    info!("events are recorded again");
+        let mut pause = Backoff::new(RETRY, RETRY_MAX);
+        loop {
+            let failure = match within(api.create(&PostParams::default(), &event)).await {
+                // Nothing can be said in a namespace that is on its way out. One that is there already was posted by a
+                // request whose answer got lost: nobody else has its name.
+                Ok(_) | Err(Failure::Gone | Failure::Conflict) => {
+                    if self.trouble.take().is_some() {
+                        info!("events are recorded again");
+                    }
+                    return;
                 }
+                Err(failure) => failure,
+            };
+            let known = self.trouble.replace(failure.as_str());
+            if known != self.trouble {
+                warn!(reason = event.reason, "cannot create events: {failure}");
             }
-            Err(failure) => {
+            if !matches!(failure, Failure::Unavailable(_)) {
                 self.dropped.inc();
-                let known = self.trouble.replace(failure.as_str());
-                if known != self.trouble {
-                    warn!(reason = event.reason, "cannot create events: {failure}");
-                }
+                return;
             }
+            tokio::time::sleep(pause.delay()).await;
         }
     }
 }
@@ -194,6 +209,14 @@ fn event(note: Note, component: &'static str, host: &str, now: Timestamp) -> Eve
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeSet, VecDeque};
+    use std::convert::Infallible;
+    use std::sync::{Arc, Mutex};
+
+    use axum::body::{Body, to_bytes};
+    use axum::http::{Request, Response};
+    use serde_json::{Value, json};
+
     use super::*;
 
     #[test]
@@ -217,5 +240,80 @@ mod tests {
         let two = event(note(None), "ferrolb-test", "n1", Timestamp::UNIX_EPOCH);
         assert_eq!(two.metadata.namespace.as_deref(), Some("default"));
         assert_ne!(one.metadata.name, two.metadata.name);
+    }
+
+    /// An API server that answers with these codes, one after the other, and what it was asked to create.
+    fn server(codes: &[u16]) -> (Client, mpsc::UnboundedReceiver<Value>) {
+        let (asked, bodies) = mpsc::unbounded_channel();
+        let codes = Arc::new(Mutex::new(VecDeque::from(codes.to_vec())));
+        let serve = tower::service_fn(move |request: Request<kube::client::Body>| {
+            let (asked, code) = (asked.clone(), codes.lock().unwrap().pop_front());
+            async move {
+                let bytes = to_bytes(Body::new(request.into_body()), usize::MAX).await.unwrap();
+                let body: Value = serde_json::from_slice(&bytes).unwrap();
+                asked.send(body.clone()).unwrap();
+                let code = code.expect("it is asked no more often");
+                let answer = match code {
+                    201 => body,
+                    code => json!({"code": code, "message": "not now", "reason": "", "status": "Failure"}),
+                };
+                let response = Response::builder().status(code).body(Body::from(answer.to_string()));
+                Ok::<_, Infallible>(response.unwrap())
+            }
+        });
+        (Client::new(serve, "default"), bodies)
+    }
+
+    /// The reasons of the events that a server which answers so is asked to create, of two that are recorded; and how many
+    /// were dropped.
+    async fn posted(codes: &[u16]) -> (Vec<String>, u64) {
+        let (client, mut bodies) = server(codes);
+        let (recorder, poster) = recorder(client, "ferrolb-test", "n1", &mut Registry::default());
+        for reason in ["first", "second"] {
+            recorder.record(Note::on_service(
+                ("shop".to_owned(), "web".to_owned()),
+                "u".to_owned(),
+                false,
+                reason,
+                String::new(),
+            ));
+        }
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(poster.run(stop.clone()));
+        let mut reasons = Vec::new();
+        let mut names = BTreeSet::new();
+        for _ in codes {
+            let body = bodies.recv().await.unwrap();
+            names.insert(body["metadata"]["name"].to_string());
+            reasons.push(body["reason"].as_str().unwrap().to_owned());
+        }
+        tokio::time::sleep(RETRY_MAX).await;
+        stop.cancel();
+        task.await.unwrap().unwrap();
+        assert_eq!(names.len(), 2, "an event keeps its name");
+        (reasons, recorder.dropped.get())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_event_waits_for_the_api_server_and_keeps_its_place() {
+        let (reasons, dropped) = posted(&[503, 429, 500, 201, 201]).await;
+        assert_eq!(reasons, ["first", "first", "first", "first", "second"]);
+        assert_eq!(dropped, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_whose_answer_got_lost_is_there_already() {
+        assert_eq!(
+            posted(&[504, 409, 201]).await,
+            (["first", "first", "second"].map(str::to_owned).to_vec(), 0)
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_refused_is_dropped_and_counted() {
+        assert_eq!(
+            posted(&[422, 201]).await,
+            (["first", "second"].map(str::to_owned).to_vec(), 1)
+        );
     }
 }

@@ -18,6 +18,9 @@ const STALLS: [Duration; 3] = [
     Duration::from_millis(500),
 ];
 
+/// Addresses that a speaker has taken over from nodes that are gone.
+const NODES_GONE: &str = "ferrolb_takeover_seconds_count{reason=\"NodeGone\"}";
+
 /// Waits for the event that tells of it.
 async fn taken_over(s: &Scene, from: &str, by: &str, reason: &str) -> Result<()> {
     wait_until(&format!("the event of {from}'s loss"), PATIENCE, async || {
@@ -136,11 +139,19 @@ pub(crate) async fn node_shuts_down(s: Scene) -> Result<()> {
 
     let prober = served.probe(&s.browser()).await?;
     let before = prober.so_far().answered();
+    let standby = &served.placement.standbys[0];
+    let taken = served.counted(standby, NODES_GONE).await?;
     owner.power_off()?;
     served_again(&prober, before).await?;
     let tally = told("node shut down", prober);
     ensure!(tally.longest_gap < NODE_LOSS, "nobody answered for too long: {tally:?}");
     let heir = served.inherited().await?;
+    ensure!(heir == *standby, "{heir} has taken over instead of {standby}");
+    // The event may be that of an earlier loss: of a node that fails again within a minute nothing more is told.
+    ensure!(
+        served.counted(&heir, NODES_GONE).await? == taken + 1,
+        "it was not counted"
+    );
     taken_over(&s, owner.name(), &heir, "NodeGone").await?;
     owner.power_on()?;
     s.node_ready(owner.name()).await?;
