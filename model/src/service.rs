@@ -83,6 +83,33 @@ pub struct ServiceView {
 }
 
 impl ServiceView {
+    /// A Service of type LoadBalancer that says nothing of itself: one IPv4 address, no ports, no wishes, no status.
+    pub fn load_balancer(id: ServiceId) -> Self {
+        ServiceView {
+            id,
+            uid: String::new(),
+            created: 0,
+            kind: ServiceType::LoadBalancer,
+            class: None,
+            families: FamilySet { v4: true, v6: false },
+            primary_family: Family::V4,
+            family_policy: FamilyPolicy::SingleStack,
+            traffic_policy: TrafficPolicy::Cluster,
+            health_check_port: None,
+            selector: String::new(),
+            ports: BTreeSet::new(),
+            labels: Labels::new(),
+            request: Ok(AddressRequest::default()),
+            sharing_key: None,
+            announcement_policy: None,
+            pool_annotation: None,
+            deprecated_annotations: BTreeSet::new(),
+            ingress: Vec::new(),
+            ingress_foreign: false,
+            resource_version: String::new(),
+        }
+    }
+
     /// What decides about the policies it has.
     pub fn applicant(&self) -> Applicant<'_> {
         Applicant {

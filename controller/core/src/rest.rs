@@ -17,7 +17,7 @@ use crate::effect::Effect;
 use crate::line::Turn;
 use crate::timers::Timer;
 
-/// In one settling a Service may lose one address so often. Histories that come to rest have been seen to need 2.
+/// In one settling a Service may lose one address so often: far more than rules that agree give reason for.
 const LOSSES: u32 = 32;
 
 const FIRST: Duration = Duration::from_secs(1);
@@ -117,11 +117,7 @@ impl Controller {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
-    use ferrolb_model::{
-        AddressRequest, Family, FamilyPolicy, FamilySet, Labels, ServiceType, ServiceView, TrafficPolicy,
-    };
+    use ferrolb_model::ServiceView;
 
     use super::*;
     use crate::controller::Settings;
@@ -132,30 +128,7 @@ mod tests {
     fn started(id: &ServiceId) -> Controller {
         let mut controller = Controller::new(Settings::default());
         controller.handle(Input::Synced, Duration::ZERO);
-        let view = ServiceView {
-            id: id.clone(),
-            uid: "uid".to_owned(),
-            created: 1,
-            kind: ServiceType::LoadBalancer,
-            class: None,
-            families: FamilySet { v4: true, v6: false },
-            primary_family: Family::V4,
-            family_policy: FamilyPolicy::SingleStack,
-            traffic_policy: TrafficPolicy::Cluster,
-            health_check_port: None,
-            selector: String::new(),
-            ports: BTreeSet::new(),
-            labels: Labels::new(),
-            request: Ok(AddressRequest::default()),
-            sharing_key: None,
-            announcement_policy: None,
-            pool_annotation: None,
-            deprecated_annotations: BTreeSet::new(),
-            ingress: Vec::new(),
-            ingress_foreign: false,
-            resource_version: String::new(),
-        };
-        controller.handle(Input::Service(view), Duration::ZERO);
+        controller.handle(Input::Service(ServiceView::load_balancer(id.clone())), Duration::ZERO);
         controller
     }
 

@@ -77,27 +77,9 @@ impl Users {
 /// A Service that has no wishes.
 fn plain(id: ServiceId) -> ServiceView {
     ServiceView {
-        uid: String::new(),
-        created: 0,
-        kind: ServiceType::LoadBalancer,
-        class: None,
-        families: FamilySet { v4: true, v6: false },
-        primary_family: Family::V4,
-        family_policy: FamilyPolicy::SingleStack,
-        traffic_policy: TrafficPolicy::Cluster,
-        health_check_port: None,
         selector: format!("app={}", id.name),
         ports: BTreeSet::from([port(80)]),
-        labels: Labels::new(),
-        request: Ok(AddressRequest::default()),
-        sharing_key: None,
-        announcement_policy: None,
-        pool_annotation: None,
-        deprecated_annotations: BTreeSet::new(),
-        ingress: Vec::new(),
-        ingress_foreign: false,
-        resource_version: String::new(),
-        id,
+        ..ServiceView::load_balancer(id)
     }
 }
 

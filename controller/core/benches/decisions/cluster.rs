@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use ferrolb_controller_core::{Controller, Effect, Input, Settings, Write};
 use ferrolb_model::{
-    AddressRequest, Claim, Config, Endpoint, EndpointsView, Family, FamilyPolicy, FamilySet, L2Advertisement, Labels,
-    NodeView, OnShrink, Pool, PoolSelection, Port, Protocol, ReclaimPolicy, ServiceId, ServiceType, ServiceView,
-    TrafficPolicy, VirtualIp,
+    Claim, Config, Endpoint, EndpointsView, Family, FamilySet, L2Advertisement, Labels, NodeView, OnShrink, Pool,
+    PoolSelection, Port, Protocol, ReclaimPolicy, ServiceId, ServiceView, VirtualIp,
 };
 
 /// Nothing here depends on the time, but that released addresses are free at once.
@@ -249,30 +248,16 @@ fn name(n: usize) -> String {
 /// A Service of one family with one port.
 pub(crate) fn service(name: &str, family: Family) -> ServiceView {
     ServiceView {
-        id: ServiceId::new("default", name),
         uid: format!("uid-of-{name}-with-36-letters-or-so"),
-        created: 0,
-        kind: ServiceType::LoadBalancer,
-        class: None,
         families: FamilySet::from_iter([family]),
         primary_family: family,
-        family_policy: FamilyPolicy::SingleStack,
-        traffic_policy: TrafficPolicy::Cluster,
-        health_check_port: None,
         selector: "app=web".to_owned(),
         ports: BTreeSet::from([Port {
             protocol: Protocol::Tcp,
             port: 80,
         }]),
-        labels: Labels::new(),
-        request: Ok(AddressRequest::default()),
-        sharing_key: None,
-        announcement_policy: None,
-        pool_annotation: None,
-        deprecated_annotations: BTreeSet::new(),
-        ingress: Vec::new(),
-        ingress_foreign: false,
         resource_version: "1".to_owned(),
+        ..ServiceView::load_balancer(ServiceId::new("default", name))
     }
 }
 

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ferrolb_model::{
-    AddressRequest, Claim, Config, Endpoint, EndpointsView, Family, FamilyPolicy, FamilySet, L2Advertisement, Labels,
-    LinkView, NetworkView, NodeView, OnShrink, Pool, PoolSelection, Port, Protocol, ReclaimPolicy, ServiceId,
-    ServiceType, ServiceView, TrafficPolicy, VirtualIp,
+    AddressRequest, Claim, Config, Endpoint, EndpointsView, FamilyPolicy, FamilySet, L2Advertisement, Labels, LinkView,
+    NetworkView, NodeView, OnShrink, Pool, PoolSelection, Port, Protocol, ReclaimPolicy, ServiceId, ServiceView,
+    VirtualIp,
 };
 
 pub(crate) fn ip(text: &str) -> IpAddr {
@@ -21,30 +21,14 @@ pub(crate) fn id(name: &str) -> ServiceId {
 /// An IPv4 Service of type LoadBalancer with one port; older with a lower `created`.
 pub(crate) fn service(name: &str, created: i64) -> ServiceView {
     ServiceView {
-        id: id(name),
         uid: format!("uid-{name}-{created}"),
         created,
-        kind: ServiceType::LoadBalancer,
-        class: None,
-        families: FamilySet { v4: true, v6: false },
-        primary_family: Family::V4,
-        family_policy: FamilyPolicy::SingleStack,
-        traffic_policy: TrafficPolicy::Cluster,
-        health_check_port: None,
         selector: format!("app={name}"),
         ports: BTreeSet::from([Port {
             protocol: Protocol::Tcp,
             port: 80,
         }]),
-        labels: Labels::new(),
-        request: Ok(AddressRequest::default()),
-        sharing_key: None,
-        announcement_policy: None,
-        pool_annotation: None,
-        deprecated_annotations: BTreeSet::new(),
-        ingress: Vec::new(),
-        ingress_foreign: false,
-        resource_version: String::new(),
+        ..ServiceView::load_balancer(id(name))
     }
 }
 

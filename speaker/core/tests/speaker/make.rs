@@ -5,9 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ferrolb_model::{
-    Announcer, Claim, Config, Family, FamilyPolicy, FamilySet, L2Advertisement, LabelSelector, Labels, NodeRefusal,
-    NodeView, OnShrink, Operator, Placement, Pool, PoolSelection, ReclaimPolicy, Requirement, ServiceId, ServiceType,
-    ServiceView, TrafficPolicy, VirtualIp,
+    Announcer, Claim, Config, FamilySet, L2Advertisement, LabelSelector, Labels, NodeRefusal, NodeView, OnShrink,
+    Operator, Placement, Pool, PoolSelection, ReclaimPolicy, Requirement, ServiceId, ServiceView, VirtualIp,
 };
 use ferrolb_speaker_core::{Announcement, Duty, Effect, Input, Liveness, Manner, Settings, Speaker};
 use ipnet::IpNet;
@@ -52,27 +51,11 @@ pub(crate) fn id(name: &str) -> ServiceId {
 
 pub(crate) fn service(name: &str, labels: Labels) -> ServiceView {
     ServiceView {
-        id: id(name),
         uid: format!("uid-{name}"),
-        created: 0,
-        kind: ServiceType::LoadBalancer,
-        class: None,
         families: FamilySet { v4: true, v6: true },
-        primary_family: Family::V4,
-        family_policy: FamilyPolicy::SingleStack,
-        traffic_policy: TrafficPolicy::Cluster,
-        health_check_port: None,
-        selector: String::new(),
-        ports: BTreeSet::new(),
         labels,
-        request: Ok(ferrolb_model::AddressRequest::default()),
-        sharing_key: None,
-        announcement_policy: None,
-        pool_annotation: None,
-        deprecated_annotations: BTreeSet::new(),
-        ingress: Vec::new(),
-        ingress_foreign: false,
         resource_version: "1".to_owned(),
+        ..ServiceView::load_balancer(id(name))
     }
 }
 
