@@ -21,6 +21,9 @@ use crate::manifests;
 
 /// What anything here may take at most; the numbers proper are the bench's.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// What pods may take: after an outage of the API server, client-go lets kube-controller-manager wait up to 30 s before it
+/// watches again, and longer with its jitter.
+const PODS: Duration = Duration::from_secs(60);
 
 /// How long one request of a client may take.
 const REQUEST: Duration = Duration::from_secs(1);
@@ -171,7 +174,7 @@ impl Scene {
 
     /// Waits until all `count` pods of a Deployment are ready.
     pub(crate) async fn ready(&self, app: &str, count: usize) -> Result<()> {
-        self.wait_pods_ready(self.namespace(), &format!("app={app}"), count, PATIENCE)
+        self.wait_pods_ready(self.namespace(), &format!("app={app}"), count, PODS)
             .await
     }
 
