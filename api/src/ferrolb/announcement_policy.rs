@@ -86,7 +86,7 @@ pub struct AnnouncementPolicySpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layer2: Option<Layer2Policy>,
 
-    /// When a node gives up what it announces.
+    /// When a node gives up what it announces. The last node that can serve an address keeps it, but for ExcludeLabel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<DrainPolicy>,
 
@@ -239,7 +239,7 @@ pub enum ConflictDetection {
     Off,
 }
 
-/// When a node gives up what it announces. The last node that can serve an address keeps it.
+/// When a node gives up what it announces.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DrainPolicy {
