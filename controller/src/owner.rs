@@ -287,8 +287,8 @@ impl Owner {
                 }
             });
         }
-        if let Some(state) = self.verdict.due(now) {
-            let write = verdict::write(self.client.clone(), self.namespace.clone(), state);
+        if let Some((state, rebalanced)) = self.verdict.due(now) {
+            let write = verdict::write(self.client.clone(), self.namespace.clone(), state, rebalanced);
             self.writer.submit(Job::Verdict, Turn::InOrder, async move {
                 Outcome {
                     kind: WriteKind::ConfigurationState,

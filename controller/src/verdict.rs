@@ -28,6 +28,8 @@ pub(crate) struct Verdict {
     wanted: Option<State>,
     /// The last request to rebalance that was answered, and the answer.
     rebalanced: Option<String>,
+    /// This process has answered one, so what stands in the object may be older than what it knows.
+    has_answered: bool,
     busy: bool,
     stands: bool,
     due: Option<Instant>,
@@ -50,7 +52,6 @@ pub(crate) struct State {
     errors: String,
     warnings: String,
     last_good: Option<String>,
-    rebalanced: Option<String>,
     /// Since when the configuration is valid or invalid.
     since: Timestamp,
 }
@@ -69,7 +70,6 @@ impl Verdict {
             errors: lines(&findings.errors),
             warnings: lines(&findings.warnings),
             last_good: findings.last_good,
-            rebalanced: self.rebalanced.clone(),
             since: time,
         };
         if let Some(old) = &self.wanted {
@@ -85,10 +85,10 @@ impl Verdict {
         self.due = Some(now);
     }
 
-    /// The answer that stands in the object. After the first reading this process knows better.
+    /// The answer that stands in the object: while this process stands by, another one's.
     pub(crate) fn inherit(&mut self, rebalanced: Option<String>) {
-        if self.rebalanced.is_none() {
-            self.rebalanced = rebalanced;
+        if !self.has_answered {
+            self.rebalanced = rebalanced.or(self.rebalanced.take());
         }
     }
 
@@ -101,6 +101,7 @@ impl Verdict {
     /// A request to rebalance is answered. The message has no colon.
     pub(crate) fn answer(&mut self, request: &str, message: &str, now: Instant) {
         self.rebalanced = Some(format!("{request}: {message}"));
+        self.has_answered = true;
         self.stands = false;
         self.due = Some(now);
     }
@@ -111,20 +112,16 @@ impl Verdict {
         self.due = Some(now);
     }
 
-    /// The state to write now; its outcome comes back through [`Verdict::written`].
-    pub(crate) fn due(&mut self, now: Instant) -> Option<State> {
+    /// The state to write now, and the answer beside it; how that went comes back through [`Verdict::written`].
+    pub(crate) fn due(&mut self, now: Instant) -> Option<(State, Option<String>)> {
         if self.busy || self.due.is_none_or(|due| due > now) {
             return None;
         }
         self.due = None;
-        let wanted = self.wanted.clone().filter(|_| !self.stands)?;
-        let state = State {
-            rebalanced: self.rebalanced.clone(),
-            ..wanted
-        };
+        let state = self.wanted.clone().filter(|_| !self.stands)?;
         self.busy = true;
         self.stands = true;
-        Some(state)
+        Some((state, self.rebalanced.clone()))
     }
 
     /// A write has ended.
@@ -145,26 +142,35 @@ impl Verdict {
 }
 
 /// Makes the object if need be and writes its status. Both by forced server-side apply: the object is the controller's.
-pub(crate) async fn write(client: Client, namespace: String, state: State) -> Result<(), Failure> {
+pub(crate) async fn write(
+    client: Client,
+    namespace: String,
+    state: State,
+    rebalanced: Option<String>,
+) -> Result<(), Failure> {
     let states = Api::<PartialObjectMeta<ConfigurationState>>::namespaced(client, &namespace);
     let params = PatchParams::apply(CONTROLLER_MANAGER).force();
-    apply::within(states.patch(names::CONTROLLER, &params, &Patch::Apply(object(&state)))).await?;
+    apply::within(states.patch(
+        names::CONTROLLER,
+        &params,
+        &Patch::Apply(object(&state, rebalanced.as_ref())),
+    ))
+    .await?;
     apply::apply_status(&states, names::CONTROLLER, CONTROLLER_MANAGER, status(&state)).await?;
     Ok(())
 }
 
-fn object(state: &State) -> Value {
+fn object(state: &State, rebalanced: Option<&String>) -> Value {
     let mut metadata = json!({ "name": names::CONTROLLER, "labels": { labels::COMPONENT_TYPE: "controller" } });
     // An annotation that is not applied again is removed.
     let ours = [
-        (annotations::LAST_GOOD, &state.last_good),
-        (annotations::REBALANCED, &state.rebalanced),
+        (annotations::LAST_GOOD, state.last_good.as_ref()),
+        (annotations::REBALANCED, rebalanced),
     ];
-    for (name, value) in ours
-        .into_iter()
-        .filter_map(|(name, value)| Some((name, value.as_ref()?)))
-    {
-        metadata["annotations"][name] = json!(value);
+    for (name, value) in ours {
+        if let Some(value) = value {
+            metadata["annotations"][name] = json!(value);
+        }
     }
     json!({
         "apiVersion": "metallb.io/v1beta1",
@@ -218,17 +224,21 @@ mod tests {
         let mut verdict = Verdict::default();
         assert_eq!(verdict.due(now), None, "nothing looked at yet");
         verdict.want(Findings::default(), now, time);
-        let state = verdict.due(now).unwrap();
+        let (state, _) = verdict.due(now).unwrap();
         assert_eq!(status(&state)["status"]["result"], "Valid");
         verdict.want(wrong(), now, later);
         assert_eq!(verdict.due(now), None, "one write at a time");
         verdict.written(&Ok(()), now);
-        let state = verdict.due(now).unwrap();
+        let (state, rebalanced) = verdict.due(now).unwrap();
         assert_eq!(
             status(&state)["status"]["conditions"][0]["lastTransitionTime"],
             "2026-01-02T03:04:05Z"
         );
-        assert_eq!(object(&state)["metadata"]["annotations"][annotations::LAST_GOOD], "[]");
+        let object = object(&state, rebalanced.as_ref());
+        assert_eq!(
+            object["metadata"]["annotations"],
+            json!({ annotations::LAST_GOOD: "[]" })
+        );
         verdict.written(&Err(Failure::Conflict), now);
         assert_eq!(verdict.due(now), None);
         assert!(verdict.due(now + RETRY).is_some());
@@ -238,6 +248,34 @@ mod tests {
         verdict.gone(now);
         assert!(verdict.due(now).is_some());
     }
+
+    #[test]
+    fn who_stands_by_knows_what_was_answered_meanwhile() {
+        let answer = |text: &str| Some(format!("{text}: moved 2 addresses, as many as it may"));
+        let now = Instant::now();
+        let mut verdict = Verdict::default();
+        verdict.want(Findings::default(), now, Timestamp::UNIX_EPOCH);
+        for text in ["1", "2"] {
+            verdict.inherit(answer(text));
+            verdict.inherit(None);
+            assert!(verdict.has_answered(text), "{text}");
+        }
+        // It leads now, and hears of its own answer later.
+        verdict.answer("3", "moved 2 addresses, as many as it may", now);
+        verdict.inherit(answer("2"));
+        assert!(verdict.has_answered("3") && !verdict.has_answered("2"));
+        let (state, rebalanced) = verdict.due(now).unwrap();
+        assert_eq!(rebalanced, answer("3"));
+        let object = object(&state, rebalanced.as_ref());
+        assert_eq!(
+            object["metadata"]["annotations"],
+            json!({ annotations::REBALANCED: rebalanced })
+        );
+        verdict.written(&Ok(()), now);
+        verdict.want(Findings::default(), now, Timestamp::UNIX_EPOCH);
+        assert_eq!(verdict.due(now), None, "it stands");
+    }
+
     #[test]
     fn a_warning_leaves_the_configuration_valid() {
         let mut verdict = Verdict::default();
@@ -246,13 +284,13 @@ mod tests {
             ..Findings::default()
         };
         verdict.want(warned, Instant::now(), Timestamp::UNIX_EPOCH);
-        let state = verdict.due(Instant::now()).unwrap();
+        let (state, _) = verdict.due(Instant::now()).unwrap();
         let status = &status(&state)["status"];
         assert_eq!(
             (&status["result"], &status["errorSummary"]),
             (&json!("Valid"), &json!(""))
         );
         assert_eq!(status["conditions"][0]["message"], "pool a: contains a node");
-        assert!(object(&state)["metadata"].get("annotations").is_none());
+        assert!(object(&state, None)["metadata"].get("annotations").is_none());
     }
 }
