@@ -17,7 +17,7 @@ use ferrolb_model::{
 use litemap::LiteMap;
 
 use crate::effect::Write;
-use crate::spread::seed;
+use crate::seats::Seats;
 use crate::taken::{Taken, next};
 use crate::world::World;
 
@@ -154,13 +154,6 @@ impl Record {
     }
 }
 
-/// A node, as a choice among many sees it.
-#[derive(Clone, Copy, Debug)]
-struct Seat {
-    owned: usize,
-    seed: u64,
-}
-
 /// What one node says of addresses.
 pub(crate) type Uses = BTreeMap<IpAddr, AddressUse>;
 
@@ -178,13 +171,8 @@ pub(crate) struct Allocator {
     uses: BTreeMap<IpAddr, BTreeSet<(AddressUse, String)>>,
     /// Addresses that other machines use, each with why it is not handed out for a while.
     occupied: BTreeMap<IpAddr, Reason>,
-    owned: BTreeMap<String, usize>,
-    /// The same for the nodes there are, by number: a choice among a thousand of them compares no names.
-    seats: BTreeMap<String, usize>,
-    seated: Vec<Seat>,
-    free_seats: Vec<usize>,
-    /// The seats that are taken: how many addresses, the place on the ring, and the number.
-    by_load: BTreeSet<(usize, u64, usize)>,
+    /// How many addresses each node announces: counted by [`Self::set_placed`] alone.
+    pub(crate) seats: Seats,
     taken: Taken,
 }
 
@@ -243,68 +231,6 @@ impl Allocator {
         self.by_key.get(key).into_iter().flatten().map(|(a, _)| *a)
     }
 
-    /// How many addresses each node announces, by decision.
-    pub(crate) fn owned(&self) -> &BTreeMap<String, usize> {
-        &self.owned
-    }
-
-    /// Gives the node a number, unless it has one.
-    pub(crate) fn add_seat(&mut self, node: &str) {
-        if self.seats.contains_key(node) {
-            return;
-        }
-        let owned = self.owned.get(node).copied().unwrap_or(0);
-        let number = self.free_seats.pop().unwrap_or(self.seated.len());
-        let seed = seed(node);
-        let seat = Seat { owned, seed };
-        match self.seated.get_mut(number) {
-            Some(old) => *old = seat,
-            None => self.seated.push(seat),
-        }
-        self.by_load.insert((owned, seed, number));
-        self.seats.insert(node.to_owned(), number);
-    }
-
-    /// Takes the number back from a node that is gone.
-    pub(crate) fn remove_seat(&mut self, node: &str) {
-        if let Some(number) = self.seats.remove(node) {
-            let Seat { owned, seed } = self.seated[number];
-            self.by_load.remove(&(owned, seed, number));
-            self.free_seats.push(number);
-        }
-    }
-
-    /// Counts the addresses that the node announces.
-    fn set_owned(&mut self, node: &str, owned: usize) {
-        if let Some(number) = self.seats.get(node) {
-            let seat = &mut self.seated[*number];
-            self.by_load.remove(&(seat.owned, seat.seed, *number));
-            seat.owned = owned;
-            self.by_load.insert((owned, seat.seed, *number));
-        }
-    }
-
-    /// The number of the node.
-    pub(crate) fn seat(&self, node: &str) -> Option<usize> {
-        self.seats.get(node).copied()
-    }
-
-    /// How many addresses the node with this number announces, by decision.
-    pub(crate) fn seated(&self, seat: usize) -> usize {
-        self.seated.get(seat).map_or(0, |seat| seat.owned)
-    }
-
-    /// The number of the node with the fewest addresses among those that `may`; of several the first one on the ring from
-    /// `turn` on.
-    pub(crate) fn emptiest(&self, turn: u64, may: impl Fn(usize) -> bool) -> Option<usize> {
-        let may = |(_, _, number): &&(usize, u64, usize)| may(*number);
-        let (fewest, ..) = *self.by_load.iter().find(may)?;
-        let mut before = self.by_load.range((fewest, 0, 0)..(fewest, turn, 0));
-        let mut after = self.by_load.range((fewest, turn, 0)..(fewest + 1, 0, 0));
-        let found = after.find(may).or_else(|| before.find(may));
-        found.map(|(_, _, number)| *number)
-    }
-
     fn entry(&mut self, address: IpAddr) -> &mut Record {
         self.taken.insert(address);
         self.records.entry(address).or_default()
@@ -321,8 +247,7 @@ impl Allocator {
 
     /// Lets the address be chosen again, unless something else speaks against it.
     fn open(&mut self, address: IpAddr) {
-        let held = self.records.contains_key(&address) || self.occupied.contains_key(&address);
-        if !held && !self.uses.contains_key(&address) {
+        if self.is_free(address) {
             self.taken.remove(address);
         }
     }
@@ -429,26 +354,16 @@ impl Allocator {
         if let Some(new) = &placed {
             record.epoch = record.epoch.max(new.epoch);
         }
-        let old = std::mem::replace(&mut record.placed, placed);
-        let new = record.placed.as_ref().map(|p| p.owner.clone());
-        if old.as_ref().map(|p| &p.owner) == new.as_ref() {
+        let old = std::mem::replace(&mut record.placed, placed).map(|p| p.owner);
+        let new = record.placed.as_ref().map(|p| &p.owner);
+        if old.as_ref() == new {
             return;
         }
         if let Some(node) = new {
-            let count = self.owned.entry(node.clone()).or_insert(0);
-            *count += 1;
-            let owned = *count;
-            self.set_owned(&node, owned);
+            self.seats.gain(node);
         }
-        if let Some(node) = old.map(|p| p.owner)
-            && let Some(count) = self.owned.get_mut(&node)
-        {
-            *count -= 1;
-            let owned = *count;
-            if owned == 0 {
-                self.owned.remove(&node);
-            }
-            self.set_owned(&node, owned);
+        if let Some(node) = old {
+            self.seats.lose(&node);
         }
     }
 

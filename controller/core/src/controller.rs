@@ -274,8 +274,8 @@ impl Controller {
             return;
         };
         match new {
-            Some(_) => self.allocator.add_seat(name),
-            None => self.allocator.remove_seat(name),
+            Some(_) => self.allocator.seats.add(name),
+            None => self.allocator.seats.remove(name),
         }
         let freed = self.allocator.set_uses(name, &of(old), &of(new));
         match (old, new) {

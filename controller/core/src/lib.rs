@@ -20,6 +20,7 @@ mod rebalance;
 mod renumber;
 mod report;
 mod rest;
+mod seats;
 mod serve;
 mod since;
 mod spread;

@@ -119,7 +119,7 @@ impl Controller {
             }
         }
         let mut fullest = owned.into_iter().collect::<Vec<_>>();
-        fullest.sort_by_key(|(owner, _)| Reverse(self.allocator.owned().get(*owner).copied()));
+        fullest.sort_by_key(|(owner, _)| Reverse(self.allocator.seats.owned().get(*owner).copied()));
         let addresses = fullest.into_iter().map(|(_, addresses)| addresses).collect::<Vec<_>>();
         let mut coverage = std::mem::take(&mut self.coverage);
         let found = addresses.into_iter().find_map(|addresses| {
@@ -150,6 +150,6 @@ impl Controller {
             standbys: round.standbys(&target.name, &eligible),
             epoch: round.record.epoch + 1,
         };
-        Some((self.allocator.seated(target.seat), placed))
+        Some((self.allocator.seats.load(target.seat), placed))
     }
 }

@@ -119,7 +119,7 @@ impl Controller {
 
     /// How many addresses each node is to announce.
     pub fn addresses_per_node(&self) -> &BTreeMap<String, usize> {
-        self.allocator.owned()
+        self.allocator.seats.owned()
     }
 
     /// Whether every stream has been seen complete, so that decisions are made.

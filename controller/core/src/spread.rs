@@ -9,7 +9,7 @@
 //! for everybody. So the addresses of a node that dies come to many others. There is no ring for them, because the next node on
 //! a ring would inherit everything.
 //!
-//! Neither choice looks at every node: ten thousand addresses are placed on a thousand nodes in one go.
+//! But for anti-affinity, neither choice looks at every node: ten thousand addresses are placed on a thousand nodes in one go.
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
@@ -34,7 +34,7 @@ pub(crate) struct Candidate {
     pub(crate) score: u32,
     /// It gets nothing new where there is another.
     pub(crate) awaited: bool,
-    /// The allocator's number for it.
+    /// Its number.
     pub(crate) seat: usize,
     /// [`seed`] of its name, its place on the ring.
     pub(crate) seed: u64,
@@ -47,7 +47,7 @@ impl Candidate {
             name: Arc::from(name),
             score,
             awaited,
-            seat: allocator.seat(name)?,
+            seat: allocator.seats.number(name)?,
             seed: seed(name),
         })
     }
@@ -170,7 +170,7 @@ impl Controller {
         };
         let turn = salt(address);
         let after = |node: &Candidate| node.seed.wrapping_sub(turn);
-        let owned = |node: &Candidate| self.allocator.seated(node.seat);
+        let owned = |node: &Candidate| self.allocator.seats.load(node.seat);
         if anti_affinity.is_some() {
             let rank = |node: &&Candidate| {
                 let (awaited, score) = node.preference();
@@ -187,8 +187,8 @@ impl Controller {
             return front.iter().min_by_key(rank);
         }
         let of_seat = |seat| front.get(crowd.place(seat)?);
-        let emptiest = self.allocator.emptiest(turn, |seat| of_seat(seat).is_some());
-        let seats = neighbours.keys().filter_map(|node| self.allocator.seat(node));
+        let emptiest = self.allocator.seats.emptiest(turn, |seat| of_seat(seat).is_some());
+        let seats = neighbours.keys().filter_map(|node| self.allocator.seats.number(node));
         emptiest.into_iter().chain(seats).filter_map(of_seat).min_by_key(rank)
     }
 
@@ -206,14 +206,14 @@ impl Controller {
             None => BTreeMap::new(),
         };
         let beside = |node: &&Candidate| neighbours.get(&*node.name).copied().unwrap_or(0);
-        let (own, fill, salt) = (beside(&owner), self.allocator.seated(owner.seat), salt(address));
+        let (own, fill, salt) = (beside(&owner), self.allocator.seats.load(owner.seat), salt(address));
         let better = |node: &&Candidate| {
             !node.awaited
                 && node.score >= owner.score
                 && beside(node) <= own
-                && self.allocator.seated(node.seat) + 2 <= fill
+                && self.allocator.seats.load(node.seat) + 2 <= fill
         };
-        let rank = |node: &&Candidate| (self.allocator.seated(node.seat), mix(node.seed ^ salt));
+        let rank = |node: &&Candidate| (self.allocator.seats.load(node.seat), mix(node.seed ^ salt));
         candidates.iter().filter(better).min_by_key(rank)
     }
 
@@ -329,7 +329,7 @@ mod tests {
         };
         let mut last = 0_u32;
         for (node, load) in loads.iter().enumerate() {
-            controller.allocator.add_seat(&format!("n{node}"));
+            controller.allocator.seats.add(&format!("n{node}"));
             for _ in 0..*load {
                 last += 1;
                 let address = IpAddr::from(last.to_be_bytes());
@@ -356,7 +356,7 @@ mod tests {
             });
             let crowd = Crowd::new(candidates);
             let rank = |c: &&Candidate| {
-                let owned = controller.allocator.seated(c.seat);
+                let owned = controller.allocator.seats.load(c.seat);
                 (c.preference(), owned, c.seed.wrapping_sub(salt(address)))
             };
             let best = crowd.candidates.iter().min_by_key(rank).map(|c| &c.name);
@@ -378,15 +378,15 @@ mod tests {
     #[test]
     fn the_count_follows_every_placement() {
         let mut controller = loaded(&[2, 1, 0]);
-        let seat = |c: &Controller, node: &str| c.allocator.seat(node).expect("a seat");
-        let emptiest = |c: &Controller| c.allocator.emptiest(7, |_| true);
+        let seat = |c: &Controller, node: &str| c.allocator.seats.number(node).expect("a seat");
+        let emptiest = |c: &Controller| c.allocator.seats.emptiest(7, |_| true);
         assert_eq!(emptiest(&controller), Some(seat(&controller, "n2")));
         let first = IpAddr::from(1_u32.to_be_bytes());
         let second = IpAddr::from(2_u32.to_be_bytes());
         for address in [first, second] {
             controller.allocator.set_placed(address, None);
         }
-        controller.allocator.remove_seat("n2");
+        controller.allocator.seats.remove("n2");
         assert_eq!(emptiest(&controller), Some(seat(&controller, "n0")));
     }
 }
