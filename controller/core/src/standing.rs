@@ -64,8 +64,6 @@ pub(crate) struct Standings {
     pub(crate) nodes: BTreeMap<String, Standing>,
     /// Those that may announce, by grade.
     grades: [Crowd; 3],
-    /// The highest score in each grade, without those that are awaited.
-    scores: [u32; 3],
 }
 
 impl Standings {
@@ -76,8 +74,7 @@ impl Standings {
                 .filter(|(_, s)| s.ready && s.fault.is_none() && s.grade() == grade);
             Crowd::new(able.filter_map(|(name, s)| Candidate::new(name, s.score, s.awaited, allocator)))
         });
-        let scores = grades.each_ref().map(|of| of.sure().first().map_or(0, |c| c.score));
-        Standings { nodes, grades, scores }
+        Standings { nodes, grades }
     }
 
     /// The best grade that any node has.
@@ -87,9 +84,9 @@ impl Standings {
             .find(|grade| !self.of(*grade).candidates.is_empty())
     }
 
-    /// The highest score of a node of this grade.
+    /// The highest score of a node of this grade that is not awaited.
     pub(crate) fn score(&self, grade: Grade) -> u32 {
-        self.scores[grade as usize]
+        self.of(grade).sure().first().map_or(0, |c| c.score)
     }
 
     /// The nodes of this grade.

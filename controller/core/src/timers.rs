@@ -23,7 +23,7 @@ pub(crate) enum Timer {
     Restless(ServiceId),
     /// Look at everything that waits for an address.
     Sweep,
-    /// A drain's delay, or the time that a speaker has, is over on some node.
+    /// A drain's delay, or the time that a speaker or a silent node has, is over.
     Nodes,
     /// A new owner has not confirmed in time that it announces what was moved to balance.
     Rebalance,
