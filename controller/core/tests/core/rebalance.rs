@@ -5,10 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ferrolb_controller_core::{Input, RebalanceRequest};
-use ferrolb_model::{Announcer, Config, LabelSelector, Operator, PreferredNode, Requirement};
+use ferrolb_model::{
+    Announcer, AntiAffinity, Config, LabelSelector, Layer2Settings, Operator, PreferredNode, Requirement,
+};
 
 use crate::fixtures::*;
 use crate::lab::*;
+use crate::spread::with_policy;
 
 /// So many addresses on the first three nodes, before the fourth comes.
 fn crowd(count: i64) -> Lab {
@@ -148,6 +151,32 @@ fn weights_hold() {
         finish(&mut lab),
         "moved 0 addresses; no other move makes the spread more even"
     );
+}
+
+#[test]
+fn what_is_kept_apart_stays_apart() {
+    let mut lab = crowd(24);
+    let rules = Layer2Settings {
+        anti_affinity: Some(AntiAffinity::Label("app".to_owned())),
+        ..Layer2Settings::default()
+    };
+    lab.set_config(with_policy(&lab.config.clone(), rules));
+    // The one with the lowest address of its node would be the first to move.
+    for (name, created) in [("s00", 0), ("late", 99)] {
+        let mut view = lab.services.get(&id(name)).cloned().unwrap_or(service(name, created));
+        view.labels.insert("app".to_owned(), "shop".to_owned());
+        lab.set_endpoints(endpoints(name, &["n1"]));
+        lab.put(view);
+        lab.settle();
+    }
+    confirm(&mut lab);
+    assert_eq!(counts(&lab), [8, 8, 8, 1], "the new one is on the new node");
+    let first = |lab: &Lab| lab.virtual_ips[&ip("192.0.2.0")].placement.clone();
+    let before = first(&lab);
+    ask(&mut lab, "100", Some(100));
+    finish(&mut lab);
+    assert!(counts(&lab).into_iter().all(|count| count <= 7), "{:?}", counts(&lab));
+    assert_eq!(first(&lab), before, "and not beside it");
 }
 
 #[test]

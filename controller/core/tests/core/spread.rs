@@ -29,7 +29,7 @@ fn policy(layer2: Layer2Settings) -> AnnouncementPolicy {
     }
 }
 
-fn with_policy(base: &Arc<Config>, layer2: Layer2Settings) -> Arc<Config> {
+pub(crate) fn with_policy(base: &Arc<Config>, layer2: Layer2Settings) -> Arc<Config> {
     let mut config = Config::clone(base);
     config.announcement_policies.insert("place".to_owned(), policy(layer2));
     Arc::new(config)
