@@ -47,6 +47,7 @@ pub fn virtual_ip(object: &api::VirtualIp) -> Result<VirtualIp, ObjectError> {
             }
         }
     }
+    let given = object.metadata.annotations.as_ref();
     let status = object.status.as_ref();
     let placement = status
         .and_then(|s| s.placement.as_ref())
@@ -70,13 +71,7 @@ pub fn virtual_ip(object: &api::VirtualIp) -> Result<VirtualIp, ObjectError> {
             node: a.node.clone(),
             interfaces: a.interfaces.iter().cloned().collect(),
         }),
-        move_to: filled(
-            object
-                .metadata
-                .annotations
-                .iter()
-                .find_map(|a| a.get(annotations::MOVE_TO)),
-        ),
+        move_to: filled(given.and_then(|given| given.get(annotations::MOVE_TO))),
         answered_move: status.and_then(|s| s.answered_move.clone()),
         probe: status_of_probe(object).map(Box::new),
         conditions: status.map(|s| known_conditions(&s.conditions)).unwrap_or_default(),
@@ -92,14 +87,13 @@ fn status_of_probe(object: &api::VirtualIp) -> Option<Probe> {
     let Some(said) = said.filter(|probe| probe.node == node) else {
         return Some(Probe::Asked { node });
     };
-    let stranger = || Stranger {
-        mac: Stranger::parse_mac(&said.mac_address).unwrap_or_default(),
-        interface: said.interface.clone(),
-    };
     match said.result {
         api::ProbeResult::Occupied => Some(Probe::Occupied {
             node,
-            stranger: stranger(),
+            stranger: Stranger {
+                mac: Stranger::parse_mac(&said.mac_address).unwrap_or_default(),
+                interface: said.interface.clone(),
+            },
         }),
         api::ProbeResult::Clear | api::ProbeResult::NotAsked => None,
     }
@@ -119,12 +113,8 @@ fn claim(claim: &api::Claim) -> Claim {
 /// The conditions that the controller writes; others are other people's.
 fn known_conditions(list: &[WireCondition]) -> BTreeMap<ConditionType, Condition> {
     let known = list.iter().filter_map(|c| {
-        let kind = ConditionType::ALL.into_iter().find(|kind| kind.as_str() == c.type_)?;
-        let condition = Condition {
-            status: c.status == "True",
-            reason: c.reason.clone(),
-            message: c.message.clone(),
-        };
+        let kind = ConditionType::of(&c.type_)?;
+        let condition = Condition::new(c.status == "True", &c.reason, c.message.clone());
         Some((kind, condition))
     });
     known.collect()

@@ -35,10 +35,7 @@ impl WrittenConditions {
     pub(crate) fn of(object: &api::VirtualIp) -> Self {
         let mut written = WrittenConditions::default();
         for condition in object.status.iter().flat_map(|status| &status.conditions) {
-            match ConditionType::ALL
-                .into_iter()
-                .find(|kind| kind.as_str() == condition.type_)
-            {
+            match ConditionType::of(&condition.type_) {
                 Some(kind) => {
                     let since = (condition.status == "True", condition.last_transition_time.0);
                     written.since.insert(kind, since);
@@ -286,11 +283,7 @@ mod tests {
 
     #[test]
     fn a_condition_keeps_its_time_until_its_status_changes() {
-        let condition = |status| OwnCondition {
-            status,
-            reason: "R".into(),
-            message: "m".into(),
-        };
+        let condition = |status| OwnCondition::new(status, "R", "m".to_owned());
         let conditions = BTreeMap::from([
             (ConditionType::Allocated, condition(true)),
             (ConditionType::Announced, condition(false)),

@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
 use crate::ip::canonical;
+use crate::reason::Reason;
 use crate::service::ServiceId;
 
 /// What a decision needs of a VirtualIP object.
@@ -37,6 +38,27 @@ pub struct VirtualIp {
     pub uid: String,
     /// `metadata.resourceVersion`, opaque: the precondition of the next write.
     pub resource_version: String,
+}
+
+impl VirtualIp {
+    /// One that says nothing but its address.
+    pub fn of(address: IpAddr) -> Self {
+        VirtualIp {
+            address,
+            pool: None,
+            claims: Vec::new(),
+            sharing_key: None,
+            reclaim_policy: ReclaimPolicy::Delete,
+            placement: None,
+            announcer: None,
+            move_to: None,
+            answered_move: None,
+            probe: None,
+            conditions: BTreeMap::new(),
+            uid: String::new(),
+            resource_version: String::new(),
+        }
+    }
 }
 
 /// What the owning speaker has really programmed.
@@ -112,8 +134,7 @@ pub enum ConditionType {
 }
 
 impl ConditionType {
-    /// All of them.
-    pub const ALL: [ConditionType; 4] = [
+    const ALL: [ConditionType; 4] = [
         ConditionType::Allocated,
         ConditionType::Announced,
         ConditionType::Moved,
@@ -129,6 +150,11 @@ impl ConditionType {
             ConditionType::Conflict => "Conflict",
         }
     }
+
+    /// The one of this name, if the controller writes it.
+    pub fn of(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
+    }
 }
 
 /// One condition, without the times: those are the shell's.
@@ -140,6 +166,22 @@ pub struct Condition {
     pub reason: String,
     /// For a person.
     pub message: String,
+}
+
+impl Condition {
+    /// One with this reason and message.
+    pub fn new(status: bool, reason: &str, message: String) -> Self {
+        Condition {
+            status,
+            reason: reason.to_owned(),
+            message,
+        }
+    }
+
+    /// One that says what `reason` does.
+    pub fn told(status: bool, reason: &Reason) -> Self {
+        Condition::new(status, reason.as_str(), reason.to_string())
+    }
 }
 
 /// One holder of an address.

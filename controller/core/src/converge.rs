@@ -330,11 +330,6 @@ impl Controller {
     }
 
     fn conditions(&self, address: IpAddr, record: &Record, decision: &Decision) -> BTreeMap<ConditionType, Condition> {
-        let condition = |status, reason: &str, message: String| Condition {
-            status,
-            reason: reason.to_owned(),
-            message,
-        };
         let mut conditions = BTreeMap::from([(ConditionType::Allocated, self.allocated(address, record))]);
         if record.holders.is_empty() {
             return conditions;
@@ -358,9 +353,9 @@ impl Controller {
                     .last
                     .map(|why| format!("; it is {}, but no other node can have it", why.as_str()));
                 let message = format!("node {} {does}{}", placed.owner, last.unwrap_or_default());
-                condition(confirmed, reason, message)
+                Condition::new(confirmed, reason, message)
             }
-            (None, Some(reason)) => condition(false, reason.as_str(), reason.to_string()),
+            (None, Some(reason)) => Condition::told(false, reason),
             (None, None) => return conditions,
         };
         conditions.insert(ConditionType::Announced, announced);
@@ -368,30 +363,21 @@ impl Controller {
     }
 
     fn allocated(&self, address: IpAddr, record: &Record) -> Condition {
-        let condition = |status, reason: &str, message: String| Condition {
-            status,
-            reason: reason.to_owned(),
-            message,
-        };
-        let holders = record
-            .holders
-            .keys()
-            .filter_map(|id| self.world.service(id))
-            .collect::<Vec<_>>();
+        let holders = self.views(record);
         let leaving = |view: &&&ServiceView| self.leaving(&view.id) == Some(address);
         if let Some(view) = holders.iter().find(leaving) {
             let message = format!("{} moves to another address and has both for a while", view.id);
-            return condition(true, "Renumbering", message);
+            return Condition::new(true, "Renumbering", message);
         }
         if let Some(reason) = holders.iter().find_map(|view| self.why_kept(address, view)) {
-            return condition(true, reason.as_str(), reason.to_string());
+            return Condition::told(true, &reason);
         }
         let unmet = |v: &&&ServiceView| self.states.get(&v.id).is_some_and(|s| s.unmet.is_some());
         if let Some(view) = holders.iter().find(unmet)
             && let Some(reason) = self.states.get(&view.id).and_then(|s| s.unmet.as_ref())
         {
             let message = format!("{} keeps it because its request cannot be met: {reason}", view.id);
-            return condition(true, reason.as_str(), message);
+            return Condition::new(true, reason.as_str(), message);
         }
         let claims = record.object.as_ref().map_or(&[][..], |o| &o.claims);
         if !holders.is_empty() {
@@ -399,18 +385,18 @@ impl Controller {
                 Some(pool) => format!("assigned from IPAddressPool {:?}", pool.name),
                 None => "assigned by reservation".to_owned(),
             };
-            condition(true, "Allocated", message)
+            Condition::new(true, "Allocated", message)
         } else if claims.is_empty() {
-            condition(
+            Condition::new(
                 false,
                 "Blocked",
                 "a VirtualIP without a claim blocks the address".to_owned(),
             )
         } else if let Some(claim) = claims.iter().find(|c| record.is_reservation(c)) {
-            condition(false, "Reserved", format!("reserved for {}", claim.service))
+            Condition::new(false, "Reserved", format!("reserved for {}", claim.service))
         } else {
             let message = format!("released; kept for {} until its cool-down ends", claims[0].service);
-            condition(false, "CoolingDown", message)
+            Condition::new(false, "CoolingDown", message)
         }
     }
 }

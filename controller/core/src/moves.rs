@@ -77,16 +77,8 @@ impl Controller {
     ) -> Option<String> {
         let condition = match &decision.answer {
             Some(answer) => Some(match &answer.outcome {
-                Ok(placed) => Condition {
-                    status: true,
-                    reason: "Moved".to_owned(),
-                    message: format!("given to node {}, as asked", placed.owner),
-                },
-                Err(reason) => Condition {
-                    status: false,
-                    reason: reason.as_str().to_owned(),
-                    message: reason.to_string(),
-                },
+                Ok(placed) => Condition::new(true, "Moved", format!("given to node {}, as asked", placed.owner)),
+                Err(reason) => Condition::told(false, reason),
             }),
             None if object.move_to.is_some() => object.conditions.get(&ConditionType::Moved).cloned(),
             None => None,

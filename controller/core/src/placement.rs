@@ -266,7 +266,7 @@ impl Controller {
     }
 
     /// The Services that hold the address.
-    fn views(&self, record: &Record) -> Vec<&ServiceView> {
+    pub(crate) fn views(&self, record: &Record) -> Vec<&ServiceView> {
         let holders = record.holders.keys();
         holders.filter_map(|id| self.world.service(id)).collect()
     }

@@ -73,8 +73,7 @@ impl Controller {
 
     fn choose_prober(&self, address: IpAddr, coverage: &mut Coverage, now: Duration) -> Option<String> {
         let record = self.allocator.record(address)?;
-        let views = record.holders.keys().filter_map(|id| self.world.service(id));
-        let views = views.collect::<Vec<_>>();
+        let views = self.views(record);
         if views.iter().any(|view| view.ingress.contains(&address))
             || self.advertisements(address, record, &views).is_empty()
         {
@@ -247,11 +246,7 @@ impl Controller {
             node: node.clone(),
             stranger: stranger.clone(),
         };
-        Some(Condition {
-            status: true,
-            reason: reason.as_str().to_owned(),
-            message: reason.to_string(),
-        })
+        Some(Condition::told(true, &reason))
     }
 }
 

@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use ferrolb_model::{Probe, Reason, ReclaimPolicy, ServiceId, VirtualIp};
+use ferrolb_model::{Probe, Reason, ServiceId, VirtualIp};
 
 use crate::allocator::Echo;
 use crate::controller::Controller;
@@ -131,19 +131,11 @@ impl Controller {
                 _,
             ) => {
                 let object = VirtualIp {
-                    address,
                     pool,
                     claims,
                     sharing_key,
-                    reclaim_policy: ReclaimPolicy::Delete,
-                    placement: None,
-                    announcer: None,
-                    move_to: None,
-                    answered_move: None,
                     probe: prober.map(|node| Box::new(Probe::Asked { node })),
-                    conditions: Default::default(),
-                    uid: String::new(),
-                    resource_version: String::new(),
+                    ..VirtualIp::of(address)
                 };
                 (Some(object), Echo::Created)
             }

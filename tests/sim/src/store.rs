@@ -9,8 +9,7 @@ use std::sync::Arc;
 
 use ferrolb_controller_core::{Input, Write, WriteError};
 use ferrolb_model::{
-    Claim, Config, EndpointsView, NodeView, Placement, Probe, ReclaimPolicy, ServiceId, ServiceType, ServiceView,
-    VirtualIp,
+    Claim, Config, EndpointsView, NodeView, Placement, Probe, ServiceId, ServiceType, ServiceView, VirtualIp,
 };
 
 /// One object of the world, or the configuration as a whole.
@@ -191,7 +190,7 @@ impl Store {
                     claims,
                     sharing_key,
                     probe: prober.map(|node| Box::new(Probe::Asked { node })),
-                    ..empty(address)
+                    ..VirtualIp::of(address)
                 });
             }
             Write::UpdateVirtualIp {
@@ -299,25 +298,6 @@ impl Store {
             ..object.clone()
         });
         true
-    }
-}
-
-/// A VirtualIP that says nothing but its address.
-pub(crate) fn empty(address: IpAddr) -> VirtualIp {
-    VirtualIp {
-        address,
-        pool: None,
-        claims: Vec::new(),
-        sharing_key: None,
-        reclaim_policy: ReclaimPolicy::Delete,
-        placement: None,
-        announcer: None,
-        move_to: None,
-        answered_move: None,
-        probe: None,
-        conditions: BTreeMap::new(),
-        uid: String::new(),
-        resource_version: String::new(),
     }
 }
 

@@ -51,7 +51,7 @@ fn service(view: &ServiceView) -> String {
         let ports = list(view.ports.iter().map(|p| p.port));
         text += &format!(" key={key} ports={ports} {:?} {}", view.traffic_policy, view.selector);
     }
-    if view.labels.iter().next().is_some() {
+    if !view.labels.is_empty() {
         text += " front";
     }
     text + &format!(" uid={} rv={}", view.uid, view.resource_version)

@@ -9,7 +9,7 @@ use std::time::Duration;
 use ferrolb_controller_core::{Controller, Effect, Input, Settings, Write};
 use ferrolb_model::{
     Claim, Config, Endpoint, EndpointsView, Family, FamilySet, L2Advertisement, Labels, NodeView, OnShrink, Pool,
-    PoolSelection, Port, Protocol, ReclaimPolicy, ServiceId, ServiceView, VirtualIp,
+    PoolSelection, Port, Protocol, ServiceId, ServiceView, VirtualIp,
 };
 
 /// Nothing here depends on the time, but that released addresses are free at once.
@@ -116,19 +116,12 @@ impl Cluster {
                 sharing_key,
                 ..
             } => self.store(VirtualIp {
-                address,
                 pool,
                 claims,
                 sharing_key,
-                reclaim_policy: ReclaimPolicy::Delete,
-                placement: None,
-                announcer: None,
-                move_to: None,
-                answered_move: None,
-                probe: None,
-                conditions: BTreeMap::new(),
                 uid: format!("uid-{resource_version}"),
                 resource_version,
+                ..VirtualIp::of(address)
             }),
             Write::UpdateVirtualIp {
                 address,
@@ -209,22 +202,14 @@ impl Objects {
             view.ingress = vec![address];
             view.pool_annotation = Some("pool".to_owned());
             let object = VirtualIp {
-                address,
                 pool: Some("pool".to_owned()),
                 claims: vec![Claim {
                     service: view.id.clone(),
                     uid: Some(view.uid.clone()),
                 }],
-                sharing_key: None,
-                reclaim_policy: ReclaimPolicy::Delete,
-                placement: None,
-                announcer: None,
-                move_to: None,
-                answered_move: None,
-                probe: None,
-                conditions: BTreeMap::new(),
                 uid: format!("uid-{address}"),
                 resource_version: "1".to_owned(),
+                ..VirtualIp::of(address)
             };
             objects.services.insert(view.id.clone(), view);
             objects.virtual_ips.insert(address, object);

@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use ferrolb_model::{
     AddressRequest, Claim, Config, Endpoint, EndpointsView, FamilyPolicy, FamilySet, L2Advertisement, Labels, LinkView,
-    NetworkView, NodeView, OnShrink, Pool, PoolSelection, Port, Protocol, ReclaimPolicy, ServiceId, ServiceView,
-    VirtualIp,
+    NetworkView, NodeView, OnShrink, Pool, PoolSelection, Port, Protocol, ServiceId, ServiceView, VirtualIp,
 };
 
 pub(crate) fn ip(text: &str) -> IpAddr {
@@ -116,8 +115,6 @@ pub(crate) fn endpoints(service: &str, nodes: &[&str]) -> EndpointsView {
 /// An object made by hand or by an earlier controller.
 pub(crate) fn virtual_ip(address: &str, claims: &[(&str, Option<&str>)]) -> VirtualIp {
     VirtualIp {
-        address: ip(address),
-        pool: None,
         claims: claims
             .iter()
             .map(|(name, uid)| Claim {
@@ -125,16 +122,7 @@ pub(crate) fn virtual_ip(address: &str, claims: &[(&str, Option<&str>)]) -> Virt
                 uid: uid.map(str::to_owned),
             })
             .collect(),
-        sharing_key: None,
-        reclaim_policy: ReclaimPolicy::Delete,
-        placement: None,
-        announcer: None,
-        move_to: None,
-        answered_move: None,
-        probe: None,
-        conditions: BTreeMap::new(),
-        uid: String::new(),
-        resource_version: String::new(),
+        ..VirtualIp::of(ip(address))
     }
 }
 

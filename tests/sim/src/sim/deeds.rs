@@ -8,7 +8,6 @@ use ferrolb_model::{Claim, ReclaimPolicy, ServiceType, ServiceView, VirtualIp};
 
 use super::{Event, Sim};
 use crate::history::Action;
-use crate::store::empty;
 use crate::words;
 
 impl Sim<'_> {
@@ -40,7 +39,7 @@ impl Sim<'_> {
                     self.store.put_virtual_ip(VirtualIp {
                         claims: service.map(claim).into_iter().collect(),
                         reclaim_policy: policy(retains),
-                        ..empty(address)
+                        ..VirtualIp::of(address)
                     });
                 }
             }
