@@ -1,7 +1,7 @@
 use super::*;
 
 /// A connected Ethernet interface.
-fn ethernet(index: u32, name: &str) -> InterfaceState {
+pub(crate) fn ethernet(index: u32, name: &str) -> InterfaceState {
     InterfaceState {
         index,
         name: name.to_owned(),
@@ -15,7 +15,7 @@ fn ethernet(index: u32, name: &str) -> InterfaceState {
     }
 }
 
-fn link(state: InterfaceState) -> Event {
+pub(crate) fn link(state: InterfaceState) -> Event {
     Event::Link {
         state,
         notify_peers: false,

@@ -1,30 +1,14 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::interfaces::tests::{ethernet, link};
 use crate::interfaces::{Event, InterfaceState, Table, suitable};
 use crate::seam::{Manner, Want};
-
-fn state(index: u32, name: &str) -> InterfaceState {
-    InterfaceState {
-        index,
-        name: name.to_owned(),
-        mac: Some([2, 0, 0, 0, 0, index as u8]),
-        ethernet: true,
-        up: true,
-        carrier: true,
-        broadcast: true,
-        multicast: true,
-        ..InterfaceState::default()
-    }
-}
 
 fn table(names: &[&str]) -> Table {
     let mut table = Table::default();
     for (index, name) in (1u32..).zip(names) {
-        table.apply(Event::Link {
-            state: state(index, name),
-            notify_peers: false,
-        });
+        table.apply(link(ethernet(index, name)));
     }
     table
 }
@@ -114,14 +98,10 @@ type Interface<'a> = (u32, Option<u32>, &'a [&'a str]);
 fn with_subnets(interfaces: &[Interface]) -> Table {
     let mut table = Table::default();
     for (index, vrf, subnets) in interfaces {
-        table.apply(Event::Link {
-            state: InterfaceState {
-                index: *index,
-                vrf: *vrf,
-                ..state(*index, &format!("eth{index}"))
-            },
-            notify_peers: false,
-        });
+        table.apply(link(InterfaceState {
+            vrf: *vrf,
+            ..ethernet(*index, &format!("eth{index}"))
+        }));
         for subnet in *subnets {
             table.apply(Event::Address {
                 index: *index,
@@ -192,12 +172,11 @@ fn of_one_broadcast_domain_one_interface_answers_and_goes_on_while_it_can() {
             on(&now, IP)
         };
         assert_eq!(next(&table), [3], "the lowest index");
-        let carrier = |carrier| Event::Link {
-            state: InterfaceState {
+        let carrier = |carrier| {
+            link(InterfaceState {
                 carrier,
-                ..state(3, "eth3")
-            },
-            notify_peers: false,
+                ..ethernet(3, "eth3")
+            })
         };
         table.apply(carrier(false));
         assert_eq!(next(&table), [4]);
@@ -292,7 +271,7 @@ proptest! {
         // From the highest index down: a newcomer would be preferred if nothing was in use.
         for (index, subnets) in (1u32..).zip(&subnets).collect::<Vec<_>>().into_iter().rev() {
             let before = on(&now, IP);
-            table.apply(Event::Link { state: state(index, "eth"), notify_peers: false });
+            table.apply(link(ethernet(index, "eth")));
             for subnet in subnets {
                 let address = format!("10.0.{subnet}.{index}/24").parse().unwrap();
                 table.apply(Event::Address { index, address });
