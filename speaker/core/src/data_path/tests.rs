@@ -95,7 +95,7 @@ proptest! {
             let at = |s: u64| Some(Duration::from_secs(s >> 2));
             let progress = Progress { queued: at(queued), synced: at(synced), syncs, spent: Duration::from_secs(spent >> 2) };
             let reading = Reading { is_proxy: true, progress: [(None, progress)].into() };
-            proxy.answered(ProxyAnswer::Reading { reading, wall: Duration::from_secs(wall >> 2), took: Duration::ZERO, }, ms(number as u64));
+            proxy.answered(ProxyAnswer::Reading { reading, wall: Duration::from_secs(wall >> 2), took: Duration::ZERO }, ms(number as u64));
             let _ = proxy.caught_up(Family::V4, Duration::from_secs(since >> 2), Duration::ZERO);
         }
     }
@@ -123,19 +123,18 @@ impl Told {
     }
 
     fn read(&mut self, now: u64) {
+        self.read_slowly(now, Duration::ZERO);
+    }
+
+    /// It took so long to answer.
+    fn read_slowly(&mut self, now: u64, took: Duration) {
         let reading = Reading {
             is_proxy: true,
             progress: [(Some(Family::V4), self.progress)].into(),
         };
         let wall = AHEAD + ms(now);
-        self.proxy.answered(
-            ProxyAnswer::Reading {
-                reading,
-                wall,
-                took: Duration::ZERO,
-            },
-            ms(now),
-        );
+        self.proxy
+            .answered(ProxyAnswer::Reading { reading, wall, took }, ms(now));
     }
 
     fn caught_up(&self, since: u64, asked: u64) -> Result<(), Lag> {
@@ -270,13 +269,7 @@ fn one_that_hung_has_to_hear_first() {
 fn one_that_was_slow_has_to_hear_first() {
     let mut told = idle();
     told.read(99_000);
-    let reading = Reading {
-        is_proxy: true,
-        progress: [(Some(Family::V4), told.progress)].into(),
-    };
-    let (wall, took) = (AHEAD + ms(100_000), ms(600));
-    let slow = ProxyAnswer::Reading { reading, wall, took };
-    told.proxy.answered(slow, ms(100_000));
+    told.read_slowly(100_000, ms(600));
     told.read(100_650);
     assert_eq!(
         told.caught_up(100_000, 100_000),
