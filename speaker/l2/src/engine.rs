@@ -53,6 +53,8 @@ use answer::Answers;
 use ask::Asking;
 use port::Port;
 
+pub(crate) use port::listen;
+
 /// Addresses announced before frames are read again.
 const ANNOUNCED_IN_A_ROW: usize = 64;
 

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use crate::counters::Family;
-use crate::filter;
+use crate::engine::listen;
 use crate::interfaces::{InterfaceState, NamePattern, suitable};
 use crate::io::{Batch, PacketSocket, Received};
 use crate::question;
@@ -140,10 +140,7 @@ fn open(addresses: &BTreeMap<IpAddr, InterfaceChoice>, links: &[InterfaceState],
             if asked.is_empty() {
                 continue;
             }
-            let opened = with_filter(family, &asked, |program| {
-                PacketSocket::open(family, link.index, program)
-            });
-            match opened {
+            match listen(link.index, family, &asked) {
                 Ok(socket) => ears.push(Ear {
                     interface: link.name.clone(),
                     family,
@@ -157,29 +154,6 @@ fn open(addresses: &BTreeMap<IpAddr, InterfaceChoice>, links: &[InterfaceState],
         }
     }
     ears
-}
-
-/// A socket that hears what these addresses send; one that hears everything, if they are too many for a filter.
-fn with_filter(
-    family: Family,
-    asked: &BTreeSet<IpAddr>,
-    open: impl Fn(&[filter::Instruction]) -> std::io::Result<PacketSocket>,
-) -> std::io::Result<PacketSocket> {
-    let v4 = || {
-        asked
-            .iter()
-            .filter_map(|a| if let IpAddr::V4(a) = a { Some(*a) } else { None })
-    };
-    let v6 = || {
-        asked
-            .iter()
-            .filter_map(|a| if let IpAddr::V6(a) = a { Some(*a) } else { None })
-    };
-    let program = match family {
-        Family::Arp => filter::arp(&BTreeSet::new(), &v4().collect()),
-        Family::Ndp => filter::ndp(&BTreeSet::new(), &v6().collect()),
-    };
-    open(&program.unwrap_or_else(|_| filter::everything(family)))
 }
 
 async fn readable(ears: &[Ear]) {

@@ -102,6 +102,16 @@ impl Port {
     }
 }
 
+/// A socket that hears what these addresses of the family send.
+pub(crate) fn listen(index: u32, family: Family, senders: &BTreeSet<IpAddr>) -> io::Result<PacketSocket> {
+    let heard = Heard {
+        addresses: BTreeSet::new(),
+        peers: senders.clone(),
+    };
+    let (socket, _) = with_filter(family, &heard, |filter| PacketSocket::open(family, index, filter))?;
+    Ok(socket)
+}
+
 /// Does something with the filter for these addresses; if they are too many for one, or the kernel has no memory for
 /// it, with the filter that lets the whole protocol through. Tells which.
 fn with_filter<T>(
