@@ -133,28 +133,13 @@ pub(super) fn on_node(
     let mut peer = peer.clone();
     peer.opener = said.opener.unwrap_or_default();
     let mut wrong = None;
-    found.address = said.address.and_then(|source| {
-        let before = found.address.take().filter(|(of, _)| of == source);
-        let now = node.address(source).map(|endpoint| (source.clone(), endpoint));
-        now.map_or_else(
-            |error| {
-                wrong = Some(error);
-                before
-            },
-            Some,
-        )
-    });
-    found.asn = said.asn.and_then(|source| {
-        let before = found.asn.take().filter(|(of, _)| of == source);
-        let now = node.asn(source).map(|asn| (source.clone(), asn));
-        now.map_or_else(
-            |error| {
-                wrong.get_or_insert(error);
-                before
-            },
-            Some,
-        )
-    });
+    look(
+        &mut found.address,
+        said.address,
+        |source| node.address(source),
+        &mut wrong,
+    );
+    look(&mut found.asn, said.asn, |source| node.asn(source), &mut wrong);
     let missing = said.address.is_some() && found.address.is_none() || said.asn.is_some() && found.asn.is_none();
     if missing {
         return (None, wrong);
@@ -170,6 +155,25 @@ pub(super) fn on_node(
         return (None, Some(NotOnNode::NoPolicy { node }));
     }
     (Some(peer), wrong)
+}
+
+/// Looks for a value at its source. What was found there before stays while there is none that can be used; the first thing
+/// that is `wrong` is kept.
+fn look<S: Clone + PartialEq, T>(
+    found: &mut Option<(S, T)>,
+    source: Option<&S>,
+    read: impl FnOnce(&S) -> Result<T, NotOnNode>,
+    wrong: &mut Option<NotOnNode>,
+) {
+    let before = found.take();
+    let Some(source) = source else { return };
+    *found = match read(source) {
+        Ok(value) => Some((source.clone(), value)),
+        Err(error) => {
+            wrong.get_or_insert(error);
+            before.filter(|(of, _)| of == source)
+        }
+    };
 }
 
 /// The annotations that policies name.
