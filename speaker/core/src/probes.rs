@@ -112,8 +112,7 @@ impl Probes {
     }
 
     fn ask(&mut self, address: IpAddr, on: Where, now: Duration) {
-        let same = |open: &Question| open.on == on;
-        if !self.questions.get(&address).is_some_and(same) {
+        if !self.is_asked(address, &on) {
             let question = Question {
                 on,
                 since: now,
@@ -121,6 +120,10 @@ impl Probes {
             };
             self.questions.insert(address, question);
         }
+    }
+
+    fn is_asked(&self, address: IpAddr, on: &Where) -> bool {
+        self.questions.get(&address).is_some_and(|question| question.on == *on)
     }
 
     /// Whether there is something to ask.
@@ -140,8 +143,9 @@ impl Probes {
 
     /// A question has come to its end.
     pub fn answered(&mut self, address: IpAddr, on: Where, finding: Finding, now: Duration) -> Option<Effect> {
-        self.questions
-            .retain(|of, question| *of != address || question.on != on);
+        if self.is_asked(address, &on) {
+            self.questions.remove(&address);
+        }
         self.found
             .retain(|of, found| *of == address || now < found.at + LONGEST + FRESH);
         let before = self.found.remove(&address);
@@ -188,11 +192,9 @@ impl Probes {
             .questions
             .get(&address)
             .map_or(now, |question| question.since + BOUND);
-        let lost = now >= until;
-        if lost {
+        if now >= until {
             // Whoever asks has fallen silent, and that is no reason to leave an address without an answer.
-            let finding = Finding::NotAsked;
-            self.answered(address, on.clone(), finding, now);
+            self.answered(address, on.clone(), Finding::NotAsked, now);
             return Segment::Free;
         }
         Segment::Open(until)
