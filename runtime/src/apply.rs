@@ -124,12 +124,8 @@ pub async fn merge_status_of<K>(
 where
     K: Clone + DeserializeOwned + Debug,
 {
-    let params = PatchParams {
-        field_manager: Some(manager.to_owned()),
-        ..PatchParams::default()
-    };
     body["metadata"] = json!({ "uid": uid });
-    within(api.patch_status(name, &params, &Patch::Merge(body))).await
+    within(api.patch_status(name, &by(manager), &Patch::Merge(body))).await
 }
 
 /// Server-side apply through the status subresource, without a precondition. It takes fields from other managers: only
@@ -169,11 +165,14 @@ pub async fn within<T>(request: impl Future<Output = kube::Result<T>>) -> Result
 }
 
 fn conditional(version: &str, manager: &str, body: Value) -> (PatchParams, Patch<Value>) {
-    let params = PatchParams {
+    (by(manager), Patch::Merge(with_version(body, version)))
+}
+
+fn by(manager: &str) -> PatchParams {
+    PatchParams {
         field_manager: Some(manager.to_owned()),
         ..PatchParams::default()
-    };
-    (params, Patch::Merge(with_version(body, version)))
+    }
 }
 
 fn with_version(mut body: Value, version: &str) -> Value {
