@@ -287,7 +287,7 @@ impl Bgp {
     pub fn checks(&self, path: &DataPath) -> BTreeSet<SocketAddr> {
         let waiting = self.waiting.keys();
         waiting
-            .flat_map(|(address, service)| path.checks(*address, [service]).collect::<Vec<_>>())
+            .flat_map(|(address, service)| path.checks(*address, [service]))
             .collect()
     }
 

@@ -221,10 +221,7 @@ impl DataPath {
             terminating,
             asked,
         } = beginning;
-        if !self.asks {
-            return Ok(());
-        }
-        if self.proxy.is_absent(asked) {
+        if !self.asks || self.proxy.is_absent(asked) {
             return Ok(());
         }
         let mut since = None;

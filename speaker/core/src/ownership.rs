@@ -147,11 +147,9 @@ impl Ownership {
     pub fn checks(&self, path: &DataPath) -> BTreeSet<SocketAddr> {
         let waiting = self.waiting.iter().filter(|(_, wait)| !wait.taken);
         let waiting = waiting.filter_map(|(address, _)| self.ips.get(address));
-        let checks = |ip: &Arc<VirtualIp>| {
-            let claims = ip.claims.iter().map(|claim| &claim.service);
-            path.checks(ip.address, claims).collect::<Vec<_>>()
-        };
-        waiting.flat_map(checks).collect()
+        waiting
+            .flat_map(|ip| path.checks(ip.address, ip.claims.iter().map(|claim| &claim.service)))
+            .collect()
     }
 
     /// Whether something waits for kube-proxy.
