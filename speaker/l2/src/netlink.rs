@@ -188,16 +188,16 @@ impl Follower {
         }
     }
 
-    /// Asks for the carrier of every interface that addresses are announced on; says whether one is lost. That it is
-    /// back is no hurry, and is heard as an event.
+    /// Asks for the carrier of every interface with a subnet that addresses could be announced on; says whether one is lost.
+    /// That it is back is no hurry, and is heard as an event.
     async fn look_at_carriers(&mut self) -> io::Result<bool> {
-        let in_use = |link: &&Link| {
+        let useful = |link: &&Link| {
             let state = &link.state;
             state.running() && state.subnets().next().is_some() && could_announce(state)
         };
-        let in_use: Vec<u32> = self.table.links().filter(in_use).map(|link| link.state.index).collect();
+        let useful: Vec<u32> = self.table.links().filter(useful).map(|link| link.state.index).collect();
         let mut lost = false;
-        for index in in_use {
+        for index in useful {
             let mut request = LinkMessage::default();
             request.header.index = index;
             request.attributes = vec![LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])];
