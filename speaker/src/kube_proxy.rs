@@ -1,9 +1,9 @@
 //! Asks this node's kube-proxy how far it is with its rules, while something waits for it and not otherwise.
 //!
 //! What it says is read as it comes (`ferrolb_speaker_core::Scrape`), a line at a time. Then the health check ports of the
-//! Services that wait are asked (`spec.healthCheckNodePort`), where a status is all that counts. A kube-proxy that accepts a connection and
-//! says nothing in time hangs; where a connection is refused, or something else answers, there is nobody to ask. Both are
-//! told to the owner task, which draws the conclusions.
+//! Services that wait are asked (`spec.healthCheckNodePort`), where a status is all that counts. A kube-proxy that accepts a
+//! connection and says nothing in time hangs; where a connection is refused, or something else answers, there is nobody to
+//! ask. Both are told to the owner task, which draws the conclusions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;

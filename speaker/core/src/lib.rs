@@ -2,11 +2,10 @@
 //!
 //! [`Speaker::handle`] takes an [`Input`] and gives back [`Effect`]s; it does no IO and cannot fail. Read `input.rs` and
 //! `effect.rs` first: they are the whole interface. `decide.rs` says whether one address is announced and where,
-//! `interfaces.rs` why no interface
-//! suits it, `announcer.rs` keeps `status.announcer` true, `speaker.rs` holds the state and what changes it. [`Bgp`] hears the same
-//! inputs and decides what routers are told; it shares nothing else with layer 2. [`DataPath`] hears them, too, and knows
-//! whether kube-proxy is ready for what either is about to begin; [`Probes`] hears them as well, and knows whether other
-//! machines use addresses.
+//! `interfaces.rs` why no interface suits it, `announcer.rs` keeps `status.announcer` true, `speaker.rs` holds the state and
+//! what changes it. [`Bgp`] hears the same inputs and decides what routers are told; it shares nothing else with layer 2.
+//! [`DataPath`] hears them, too, and knows whether kube-proxy is ready for what either is about to begin; [`Probes`] hears
+//! them as well, and knows whether other machines use addresses.
 
 mod announcer;
 mod bgp;
