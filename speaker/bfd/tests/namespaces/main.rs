@@ -420,10 +420,3 @@ fn four_busy_loops() {
         assert_eq!((driver.status(path).downs, frr.downs(from)), (0, 0));
     }
 }
-
-/// Not a test: what [`OtherProcess`] runs.
-#[test]
-#[ignore = "run by other tests"]
-fn as_another_process() {
-    process::run();
-}
