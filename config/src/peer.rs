@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ferrolb_api::{BgpPeer, BgpPeerSpec, DynamicAsn};
-use ferrolb_model::{BfdProfile, BgpTimers, Family, Opener, Password, PasswordSource, Peer, PeerEndpoint, RemoteAsn};
+use ferrolb_model::{
+    BfdProfile, BgpTimers, Family, Opener, Password, PasswordSource, Peer, PeerEndpoint, RemoteAsn, is_interface_name,
+};
 
 use crate::duration::parse_duration;
 use crate::error::{ObjectError, Outcome, Report};
@@ -20,9 +22,6 @@ use crate::settle::{Pass, Rules, Settled, settle};
 
 /// The longest key that the kernel takes for TCP MD5.
 const MAX_PASSWORD: usize = 80;
-
-/// Interface names have 15 characters at most.
-const MAX_INTERFACE: usize = 15;
 
 type Profiles = BTreeMap<String, Arc<BfdProfile>>;
 
@@ -195,12 +194,14 @@ fn source_address(spec: &BgpPeerSpec, endpoint: Option<&PeerEndpoint>, report: &
 
 /// `None` for an empty text, and for one that no interface can have as its name, which is reported.
 fn interface_name(field: &str, name: &str, report: &mut Report) -> Option<String> {
-    let bad = |c: char| c == '/' || c.is_whitespace() || c.is_control();
-    if name.len() > MAX_INTERFACE || name.contains(bad) || matches!(name, "." | "..") {
+    if name.is_empty() {
+        return None;
+    }
+    if !is_interface_name(name) {
         report.push(field, name, Problem::InterfaceName(name.to_owned()));
         return None;
     }
-    Some(name).filter(|n| !n.is_empty()).map(str::to_owned)
+    Some(name.to_owned())
 }
 
 fn router_id(spec: &BgpPeerSpec, report: &mut Report) -> Option<Ipv4Addr> {

@@ -38,6 +38,7 @@ pub use ip::{Family, FamilySet, canonical};
 pub use liveness::{LIVENESS_KEY, LivenessKeys};
 pub use peer::{
     AddressSource, BgpTimers, NodeValue, Opener, Password, PasswordSource, Peer, PeerEndpoint, PeerSettings, RemoteAsn,
+    is_interface_name,
 };
 pub use pool::{OnShrink, Pool, ServiceAllocation};
 pub use range::{IpRange, RangeError};

@@ -124,6 +124,12 @@ pub enum PeerEndpoint {
     ByPolicy,
 }
 
+/// Whether an interface can be called so: in up to 15 bytes, without blanks and slashes.
+pub fn is_interface_name(name: &str) -> bool {
+    let bad = |c: char| c == '/' || c.is_whitespace() || c.is_control();
+    (1..=15).contains(&name.len()) && !name.contains(bad) && !matches!(name, "." | "..")
+}
+
 /// Hold and keepalive time, whole seconds. Hold is 0 (none) or at least 3 s, keepalive is not longer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BgpTimers {

@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
-use ferrolb_model::{AddressSource, Config, Family, Labels, NodeValue, Opener, Peer, PeerEndpoint, RemoteAsn};
+use ferrolb_model::{
+    AddressSource, Config, Family, Labels, NodeValue, Opener, Peer, PeerEndpoint, RemoteAsn, is_interface_name,
+};
 use thiserror::Error;
 
 /// What is looked for on the node.
@@ -242,7 +244,7 @@ fn endpoint(text: &str) -> Option<PeerEndpoint> {
     match text.split_once('%') {
         Some((address, interface)) => {
             let address: Ipv6Addr = address.parse().ok().filter(Ipv6Addr::is_unicast_link_local)?;
-            place(address.into(), Some(interface).filter(|name| is_interface(name)))
+            place(address.into(), Some(interface).filter(|name| is_interface_name(name)))
         }
         None => place(text.parse().ok()?, None),
     }
@@ -254,12 +256,6 @@ fn place(address: IpAddr, interface: Option<&str>) -> Option<PeerEndpoint> {
         _ if address.is_unspecified() || address.is_multicast() || address.is_loopback() => None,
         _ => Some(PeerEndpoint::Address(address)),
     }
-}
-
-/// What an interface can be called.
-fn is_interface(name: &str) -> bool {
-    let good = |c: char| c != '/' && !c.is_whitespace() && !c.is_control();
-    (1..=15).contains(&name.len()) && name.chars().all(good)
 }
 
 #[cfg(test)]
@@ -286,6 +282,7 @@ mod tests {
             "fe80::1%",
             "2001:db8::1%eth0",
             "fe80::1%a/b",
+            "fe80::1%..",
             "fe80::1%0123456789abcdef",
         ] {
             assert_eq!(endpoint(text), None, "{text}");
