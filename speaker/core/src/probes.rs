@@ -143,6 +143,14 @@ impl Probes {
 
     /// A question has come to its end.
     pub fn answered(&mut self, address: IpAddr, on: Where, finding: Finding, now: Duration) -> Option<Effect> {
+        // The controller is answered once.
+        let uid = self.duties.get_mut(&address).filter(|_| on.is_none());
+        let uid = uid.map(std::mem::take).filter(|uid| !uid.is_empty());
+        self.keep(address, on, finding.clone(), now);
+        uid.map(|uid| Effect::SetProbe { address, uid, finding })
+    }
+
+    fn keep(&mut self, address: IpAddr, on: Where, finding: Finding, now: Duration) {
         if self.is_asked(address, &on) {
             self.questions.remove(&address);
         }
@@ -154,22 +162,12 @@ impl Probes {
             Finding::Clear | Finding::NotAsked => 0,
         };
         let found = Found {
-            on: on.clone(),
+            on,
             at: now,
-            finding: finding.clone(),
+            finding,
             times,
         };
         self.found.insert(address, found);
-        // The controller is answered once.
-        let uid = self
-            .duties
-            .get_mut(&address)
-            .filter(|uid| on.is_none() && !uid.is_empty())?;
-        Some(Effect::SetProbe {
-            address,
-            uid: std::mem::take(uid),
-            finding,
-        })
     }
 
     /// Whether this node may begin to announce the address on these interfaces; asks if that is not known.
@@ -194,7 +192,7 @@ impl Probes {
             .map_or(now, |question| question.since + BOUND);
         if now >= until {
             // Whoever asks has fallen silent, and that is no reason to leave an address without an answer.
-            self.answered(address, on.clone(), Finding::NotAsked, now);
+            self.keep(address, on.clone(), Finding::NotAsked, now);
             return Segment::Free;
         }
         Segment::Open(until)
@@ -296,12 +294,14 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_does_not_come_is_no_obstacle() {
+    fn an_answer_that_does_not_come_is_no_obstacle_and_still_the_controllers() {
         let mut probes = Probes::new("n1");
+        probes.hear(&asked("n1", "u"), seconds(0));
         probes.judge(A, &None, seconds(0));
         probes.take(9);
         assert_eq!(probes.judge(A, &None, BOUND), Segment::Free);
         assert_eq!(probes.judge(A, &None, BOUND + seconds(1)), Segment::Free);
         assert!(!probes.has_questions());
+        assert!(probes.answered(A, None, Finding::Clear, BOUND + seconds(1)).is_some());
     }
 }
