@@ -77,6 +77,7 @@ impl Cluster {
             vip.status
                 .as_ref()
                 .and_then(|s| Some(s.placement.as_ref()?.owner.clone()))
+                .filter(|owner| !owner.is_empty())
         };
         let announcer = |vip: &api::VirtualIp| {
             vip.status
