@@ -1,13 +1,21 @@
 //! Reads a world from an API server.
 
-use kube::api::{Api, DynamicObject, ListParams};
-use kube::config::{Config, KubeConfigOptions, Kubeconfig};
-use kube::core::{ApiResource, GroupVersionKind};
-use kube::{Client, Error};
-use serde_json::Value;
 use std::time::Duration;
+
+use ferrolb_api as api;
+use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Node, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{Api, ApiResource, DynamicObject, ListParams};
+use kube::config::{Config, KubeConfigOptions, Kubeconfig};
+use kube::{Client, Error, Resource};
+use serde_json::Value;
 use thiserror::Error as ThisError;
 
+use crate::answer::service_id;
 use crate::args::{Action, Cli, Migrate};
 use crate::world::World;
 
@@ -76,52 +84,100 @@ pub async fn connect(cli: &Cli) -> Result<Cluster, ClusterError> {
 
 /// What is listed.
 struct Kind {
-    group: &'static str,
-    version: &'static str,
-    kind: &'static str,
-    plural: &'static str,
+    resource: ApiResource,
     /// Without it there is no answer.
     needed: bool,
 }
 
-macro_rules! kinds {
-    ($($name:ident = $($group:literal, $version:literal, $kind:literal, $plural:literal, $needed:literal);+;)*) => {
-        $(const $name: &[Kind] = &[$(Kind {
-            group: $group, version: $version, kind: $kind, plural: $plural, needed: $needed,
-        }),+];)*
-    };
+fn needed<K: Resource<DynamicType = ()>>() -> Kind {
+    Kind {
+        resource: ApiResource::erase::<K>(&()),
+        needed: true,
+    }
 }
 
-kinds! {
-    COMMON =
-        "", "v1", "Service", "services", true;
-        "", "v1", "Node", "nodes", true;
-        "", "v1", "Namespace", "namespaces", true;
-        "discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", true;
-        "networking.k8s.io", "v1", "ServiceCIDR", "servicecidrs", false;
-    METALLB =
-        "metallb.io", "v1beta1", "IPAddressPool", "ipaddresspools", true;
-        "metallb.io", "v1beta1", "L2Advertisement", "l2advertisements", true;
-        "metallb.io", "v1beta1", "BGPAdvertisement", "bgpadvertisements", true;
-        "metallb.io", "v1beta2", "BGPPeer", "bgppeers", true;
-        "metallb.io", "v1beta1", "BFDProfile", "bfdprofiles", true;
-        "metallb.io", "v1beta1", "Community", "communities", true;
-    STATES =
-        "metallb.io", "v1beta1", "ServiceBGPStatus", "servicebgpstatuses", true;
-        "metallb.io", "v1beta1", "ConfigurationState", "configurationstates", true;
-    FERROLB =
-        "ferrolb.io", "v1alpha1", "AllocationPolicy", "allocationpolicies", true;
-        "ferrolb.io", "v1alpha1", "AnnouncementPolicy", "announcementpolicies", true;
-        "ferrolb.io", "v1alpha1", "VirtualIP", "virtualips", true;
-        "ferrolb.io", "v1alpha1", "SpeakerState", "speakerstates", true;
-    DEFINITIONS =
-        "apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions", false;
-        "admissionregistration.k8s.io", "v1", "ValidatingWebhookConfiguration", "validatingwebhookconfigurations", true;
-    WORKLOADS =
-        "apps", "v1", "Deployment", "deployments", true;
-        "apps", "v1", "DaemonSet", "daemonsets", true;
-        "", "v1", "ConfigMap", "configmaps", true;
-    EVENTS = "", "v1", "Event", "events", false;
+/// What an answer gets along without.
+fn helpful<K: Resource<DynamicType = ()>>() -> Kind {
+    Kind {
+        needed: false,
+        ..needed::<K>()
+    }
+}
+
+/// Kinds that are listed in one place.
+struct Part {
+    kinds: Vec<Kind>,
+    /// `None`: everywhere.
+    namespace: Option<String>,
+    /// Whether there is an answer only where all that is needed of them is served.
+    served: bool,
+}
+
+/// What the question needs.
+fn parts(cli: &Cli, namespace: &str) -> Vec<Part> {
+    let part = |kinds, namespace: Option<&str>, served| Part {
+        kinds,
+        namespace: namespace.map(str::to_owned),
+        served,
+    };
+    let common = vec![
+        needed::<Service>(),
+        needed::<Node>(),
+        needed::<Namespace>(),
+        needed::<EndpointSlice>(),
+        helpful::<ServiceCIDR>(),
+    ];
+    let metallb = vec![
+        needed::<api::IpAddressPool>(),
+        needed::<api::L2Advertisement>(),
+        needed::<api::BgpAdvertisement>(),
+        needed::<api::BgpPeer>(),
+        needed::<api::BfdProfile>(),
+        needed::<api::Community>(),
+    ];
+    let ferrolb = vec![
+        needed::<api::AllocationPolicy>(),
+        needed::<api::AnnouncementPolicy>(),
+        needed::<api::VirtualIp>(),
+        needed::<api::SpeakerState>(),
+    ];
+    let mut parts = vec![part(common, None, true)];
+    if let Action::Migrate {
+        metallb_namespace,
+        step,
+    } = &cli.action
+    {
+        let of = Some(metallb_namespace.as_str());
+        let workloads = vec![needed::<Deployment>(), needed::<DaemonSet>(), needed::<ConfigMap>()];
+        // A MetalLB that has only a ConfigMap has no kinds, one that never met FerroLB none of ours.
+        parts.extend([
+            part(metallb, of, false),
+            part(ferrolb, None, false),
+            part(workloads, of, true),
+        ]);
+        if *step == Migrate::Check {
+            let definitions = vec![
+                helpful::<CustomResourceDefinition>(),
+                needed::<ValidatingWebhookConfiguration>(),
+            ];
+            parts.push(part(definitions, None, true));
+        }
+        return parts;
+    }
+    let states = vec![needed::<api::ServiceBgpStatus>(), needed::<api::ConfigurationState>()];
+    parts.extend([
+        part(metallb, Some(&cli.ferrolb_namespace), true),
+        part(states, None, true),
+        part(ferrolb, None, true),
+    ]);
+    if let Action::Why { service } = &cli.action {
+        let of = match service {
+            Some(service) => Some(service_id(service, namespace).namespace),
+            None => (!cli.all_namespaces).then(|| namespace.to_owned()),
+        };
+        parts.push(part(vec![helpful::<Event>()], of.as_deref(), true));
+    }
+    parts
 }
 
 impl Cluster {
@@ -132,33 +188,13 @@ impl Cluster {
     pub async fn list(&self, cli: &Cli) -> Result<World, ClusterError> {
         let mut world = World::new(&cli.ferrolb_namespace);
         let mut cannot = Vec::new();
-        let all = None;
-        let mut kinds = vec![(COMMON, all, true)];
-        match &cli.action {
-            Action::Migrate {
-                metallb_namespace,
-                step,
-            } => {
-                let of = Some(metallb_namespace.as_str());
-                // A MetalLB that has only a ConfigMap has no kinds, one that never met FerroLB none of ours.
-                kinds.extend([(METALLB, of, false), (FERROLB, all, false), (WORKLOADS, of, true)]);
-                if *step == Migrate::Check {
-                    kinds.push((DEFINITIONS, all, true));
-                }
-            }
-            _ => {
-                let own = Some(cli.ferrolb_namespace.as_str());
-                kinds.extend([(METALLB, own, true), (STATES, all, true), (FERROLB, all, true)]);
-                let events = (!cli.all_namespaces).then_some(self.namespace.as_str());
-                kinds.push((EVENTS, events, true));
-            }
-        }
-        for (kinds, namespace, required) in kinds {
-            for kind in kinds {
+        for part in parts(cli, &self.namespace) {
+            let namespace = part.namespace.as_deref();
+            for kind in &part.kinds {
                 match self.list_kind(kind, namespace, &mut world).await {
                     Ok(()) => {}
                     Err(Error::Api(status)) if status.code == 404 => {
-                        if required && kind.needed {
+                        if part.served && kind.needed {
                             cannot.push(missing(kind));
                         }
                     }
@@ -169,7 +205,7 @@ impl Cluster {
                     }
                     Err(source) => {
                         return Err(ClusterError::Request {
-                            what: format!("list {}", kind.plural),
+                            what: format!("list {}", kind.resource.plural),
                             source: Box::new(source),
                         });
                     }
@@ -184,11 +220,10 @@ impl Cluster {
     }
 
     async fn list_kind(&self, kind: &Kind, namespace: Option<&str>, world: &mut World) -> Result<(), Error> {
-        let gvk = GroupVersionKind::gvk(kind.group, kind.version, kind.kind);
-        let resource = ApiResource::from_gvk_with_plural(&gvk, kind.plural);
+        let resource = &kind.resource;
         let api = match namespace {
-            Some(namespace) => Api::<DynamicObject>::namespaced_with(self.client.clone(), namespace, &resource),
-            None => Api::<DynamicObject>::all_with(self.client.clone(), &resource),
+            Some(namespace) => Api::<DynamicObject>::namespaced_with(self.client.clone(), namespace, resource),
+            None => Api::<DynamicObject>::all_with(self.client.clone(), resource),
         };
         let mut params = ListParams::default().limit(PAGE);
         loop {
@@ -197,7 +232,7 @@ impl Cluster {
                 let mut object = serde_json::to_value(object).map_err(Error::SerdeError)?;
                 // Items of a list do not say what they are.
                 object["apiVersion"] = Value::from(resource.api_version.clone());
-                object["kind"] = Value::from(kind.kind);
+                object["kind"] = Value::from(resource.kind.clone());
                 world.take(object);
             }
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
@@ -211,15 +246,36 @@ impl Cluster {
 fn missing(kind: &Kind) -> String {
     format!(
         "the API server does not serve {}.{}: the CustomResourceDefinition is missing; apply deploy/manifests/ferrolb.yaml",
-        kind.plural, kind.group
+        kind.resource.plural, kind.resource.group
     )
 }
 
 fn forbidden(kind: &Kind, namespace: Option<&str>) -> String {
     let place = namespace.map_or("in all namespaces".to_owned(), |ns| format!("in namespace {ns}"));
-    let group = if kind.group.is_empty() { "\"\"" } else { kind.group };
-    format!(
-        "you may not list {} {place}: a rule with the verb list for {} of apiGroup {group} is missing",
-        kind.plural, kind.plural
-    )
+    let (plural, group) = (&kind.resource.plural, &kind.resource.group);
+    let group = if group.is_empty() { "\"\"" } else { group };
+    format!("you may not list {plural} {place}: a rule with the verb list for {plural} of apiGroup {group} is missing")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[test]
+    fn events_are_listed_where_the_service_is() {
+        let events_of = |words: &str| {
+            let cli = Cli::parse_from(words.split(' '));
+            let parts = parts(&cli, "default").into_iter();
+            let mut of_events = parts.filter(|part| part.kinds.iter().any(|kind| kind.resource.kind == "Event"));
+            of_events.next().map(|part| part.namespace)
+        };
+        let default = Some("default".to_owned());
+        assert_eq!(events_of("kubectl-ferrolb why"), Some(default.clone()));
+        assert_eq!(events_of("kubectl-ferrolb why web"), Some(default));
+        assert_eq!(events_of("kubectl-ferrolb why shop/web"), Some(Some("shop".to_owned())));
+        assert_eq!(events_of("kubectl-ferrolb why -A"), Some(None));
+        assert_eq!(events_of("kubectl-ferrolb status"), None);
+    }
 }
