@@ -1,10 +1,12 @@
 //! What the controller's core makes of a world.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ferrolb_api::names::{annotations, configuration_state};
 use ferrolb_config::{LastGood, NodeFacts, Parsed, Snapshot, Surroundings, parse};
 use ferrolb_controller_core::{Controller, Input, Settings};
+use ferrolb_model::{EndpointsView, ServiceId};
 use kube::ResourceExt;
 
 use crate::world::World;
@@ -19,6 +21,8 @@ pub struct Replay {
     pub parsed: Parsed,
     /// The core.
     pub controller: Controller,
+    /// The endpoints of each Service, slice by slice.
+    pub endpoints: BTreeMap<ServiceId, Vec<EndpointsView>>,
     /// VirtualIPs that cannot be read, each with why.
     pub unreadable: Vec<String>,
 }
@@ -44,8 +48,11 @@ impl Replay {
         inputs.extend(world.nodes.iter().map(|n| Input::Node(ferrolb_config::node_view(n))));
         let networks = world.speakers.iter().map(ferrolb_config::network_view);
         inputs.extend(networks.map(Input::Network));
-        let slices = world.slices.iter().filter_map(ferrolb_config::endpoints_view);
-        inputs.extend(slices.map(Input::Endpoints));
+        let mut endpoints = BTreeMap::<_, Vec<_>>::new();
+        for view in world.slices.iter().filter_map(ferrolb_config::endpoints_view) {
+            endpoints.entry(view.service.clone()).or_default().push(view.clone());
+            inputs.push(Input::Endpoints(view));
+        }
         for vip in &world.virtual_ips {
             match ferrolb_config::virtual_ip(vip) {
                 Ok(view) => inputs.push(Input::VirtualIp(view)),
@@ -61,6 +68,7 @@ impl Replay {
         Replay {
             parsed,
             controller,
+            endpoints,
             unreadable,
         }
     }

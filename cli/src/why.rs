@@ -317,9 +317,8 @@ impl Walk<'_> {
     }
 
     fn endpoints(&self) -> Step {
-        let views = self.world.slices.iter().filter_map(ferrolb_config::endpoints_view);
-        let views = views.filter(|v| v.service == self.view.id).collect::<Vec<_>>();
-        let all = views.iter().flat_map(|v| &v.endpoints).collect::<Vec<_>>();
+        let views = self.replay.endpoints.get(&self.view.id).into_iter().flatten();
+        let all = views.flat_map(|v| &v.endpoints).collect::<Vec<_>>();
         let able = all.iter().filter(|e| e.can_serve()).collect::<Vec<_>>();
         let nodes = able.iter().filter_map(|e| e.node.as_deref()).collect::<BTreeSet<_>>();
         let policy = format!("externalTrafficPolicy {:?}", self.view.traffic_policy);

@@ -1,6 +1,7 @@
 //! The objects that reports are made of.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use ferrolb_api as api;
 use ferrolb_config::{Configures, Kind, ObjectRef, Snapshot};
@@ -35,6 +36,8 @@ pub struct World {
     pub events: Vec<Event>,
     /// VirtualIPs.
     pub virtual_ips: Vec<api::VirtualIp>,
+    /// Where those stand whose address can be read.
+    by_address: BTreeMap<IpAddr, usize>,
     /// SpeakerStates.
     pub speakers: Vec<api::SpeakerState>,
     /// ServiceBGPStatuses.
@@ -124,7 +127,14 @@ impl World {
                 self.webhooks.extend(parsed(object, unreadable));
             }
             ("apiextensions.k8s.io", "CustomResourceDefinition") => self.definitions.extend(parsed(object, unreadable)),
-            ("ferrolb.io", "VirtualIP") => self.virtual_ips.extend(parsed(object, unreadable)),
+            ("ferrolb.io", "VirtualIP") => {
+                if let Some(vip) = parsed::<api::VirtualIp>(object, unreadable) {
+                    if let Some(address) = ferrolb_config::parse_address(&vip.spec.address) {
+                        self.by_address.entry(address).or_insert(self.virtual_ips.len());
+                    }
+                    self.virtual_ips.push(vip);
+                }
+            }
             ("ferrolb.io", "SpeakerState") => self.speakers.extend(parsed(object, unreadable)),
             ("metallb.io", "ServiceBGPStatus") => self.bgp_statuses.extend(parsed(object, unreadable)),
             ("metallb.io", "ConfigurationState") => self.configuration_states.extend(parsed(object, unreadable)),
@@ -168,9 +178,8 @@ impl World {
     }
 
     /// The VirtualIP of an address.
-    pub fn virtual_ip(&self, address: std::net::IpAddr) -> Option<&api::VirtualIp> {
-        let is = |vip: &&api::VirtualIp| ferrolb_config::parse_address(&vip.spec.address) == Some(address);
-        self.virtual_ips.iter().find(is)
+    pub fn virtual_ip(&self, address: IpAddr) -> Option<&api::VirtualIp> {
+        self.virtual_ips.get(*self.by_address.get(&address)?)
     }
 }
 
