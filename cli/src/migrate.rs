@@ -11,6 +11,7 @@ use std::net::IpAddr;
 
 use ferrolb_config::{Kind, service_view};
 use ferrolb_model::{Config, Reason, ServiceType, ServiceView};
+use k8s_openapi::api::core::v1::{PodSpec, PodTemplateSpec};
 use kube::ResourceExt;
 use serde::Serialize;
 use serde_json::Value;
@@ -52,6 +53,10 @@ pub struct Found {
     pub namespace: String,
     /// Its Deployments and DaemonSets, like `DaemonSet speaker (image), 3 ready`.
     pub workloads: Vec<String>,
+    /// Names of the Deployments that run its controller, and of the DaemonSets that run its speaker: its manifest and
+    /// its chart differ in them.
+    #[serde(skip)]
+    pub programs: Programs,
     /// Its objects, how many of each kind.
     pub objects: Vec<String>,
     /// A ConfigMap of a release up to 0.12 is there.
@@ -60,6 +65,15 @@ pub struct Found {
     pub webhooks: Vec<String>,
     /// Definitions that are converted by MetalLB.
     pub conversions: Vec<String>,
+}
+
+/// What runs the programs of MetalLB.
+#[derive(Clone, Debug, Default)]
+pub struct Programs {
+    /// Deployments.
+    pub controllers: Vec<String>,
+    /// DaemonSets.
+    pub speakers: Vec<String>,
 }
 
 /// What becomes of a Service.
@@ -198,7 +212,7 @@ fn old_objects(world: &World, namespace: &str) -> Result<Vec<Value>, LegacyError
 
 fn found(world: &World, namespace: &str, from_config_map: usize) -> Found {
     let here = |object: &dyn Fn() -> Option<String>| object().as_deref() == Some(namespace);
-    let image = |spec: Option<&k8s_openapi::api::core::v1::PodSpec>| {
+    let image = |spec: Option<&PodSpec>| {
         let image = spec.and_then(|s| s.containers.first()?.image.clone());
         image.unwrap_or_default()
     };
@@ -214,8 +228,8 @@ fn found(world: &World, namespace: &str, from_config_map: usize) -> Found {
         let ready = d.status.as_ref().map_or(0, |s| s.number_ready);
         format!("DaemonSet {} ({}), {ready} ready", d.name_any(), image(pod))
     });
+    let snapshot = world.configuration(namespace);
     let count = |kind: Kind| {
-        let snapshot = world.configuration(namespace);
         let n = snapshot.keys().filter(|of| of.kind == kind).count();
         (n > 0).then(|| format!("{n} {}", kind.name()))
     };
@@ -242,10 +256,27 @@ fn found(world: &World, namespace: &str, from_config_map: usize) -> Found {
     Found {
         namespace: namespace.to_owned(),
         workloads: deployments.chain(daemons).collect(),
+        programs: programs(world, namespace),
         objects,
         config_map: from_config_map > 0,
         webhooks: webhooks.map(ResourceExt::name_any).collect(),
         conversions: conversions.map(ResourceExt::name_any).collect(),
+    }
+}
+
+fn programs(world: &World, namespace: &str) -> Programs {
+    let here = |of: Option<String>| of.as_deref() == Some(namespace);
+    let has = |pod: &PodTemplateSpec, name: &str| {
+        let mut containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+        containers.any(|container| container.name == name)
+    };
+    let deployments = world.deployments.iter().filter(|d| here(d.namespace()));
+    let controllers = deployments.filter(|d| d.spec.as_ref().is_some_and(|s| has(&s.template, "controller")));
+    let daemons = world.daemon_sets.iter().filter(|d| here(d.namespace()));
+    let speakers = daemons.filter(|d| d.spec.as_ref().is_some_and(|s| has(&s.template, "speaker")));
+    Programs {
+        controllers: controllers.map(ResourceExt::name_any).collect(),
+        speakers: speakers.map(ResourceExt::name_any).collect(),
     }
 }
 

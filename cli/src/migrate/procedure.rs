@@ -25,6 +25,9 @@ pub(super) fn procedure(found: &Found, config: &Config, own: &str) -> Vec<Stage>
         commands,
         gap: gap.to_owned(),
     };
+    let programs = &found.programs;
+    let controllers = names(&programs.controllers, "controller");
+    let speakers = names(&programs.speakers, "speaker");
     let none = "none";
     let mut stages = vec![stage(
         "Write down what is there: the objects for FerroLB, and who has which address",
@@ -37,7 +40,7 @@ pub(super) fn procedure(found: &Found, config: &Config, own: &str) -> Vec<Stage>
     stages.push(stage(
         "Stop MetalLB's controller; nobody gives or takes addresses, and its speakers go on announcing. A controller that \
          runs without pools would clear the addresses of Services",
-        vec![format!("kubectl -n {of} scale deployment controller --replicas=0")],
+        vec![format!("kubectl -n {of} scale deployment {controllers} --replicas=0")],
         "none for clients; new Services wait",
     ));
     if !found.webhooks.is_empty() {
@@ -79,7 +82,7 @@ pub(super) fn procedure(found: &Found, config: &Config, own: &str) -> Vec<Stage>
         "Stop MetalLB's speakers and start FerroLB, which takes over the addresses in the status of Services before it \
          gives new ones",
         vec![
-            format!("kubectl -n {of} delete daemonset speaker"),
+            format!("kubectl -n {of} delete daemonset {speakers}"),
             "kubectl apply --server-side --force-conflicts -f deploy/manifests/ferrolb.yaml".to_owned(),
             "kubectl apply -f ferrolb-objects.yaml".to_owned(),
         ],
@@ -92,8 +95,16 @@ pub(super) fn procedure(found: &Found, config: &Config, own: &str) -> Vec<Stage>
     ));
     stages.push(stage(
         &format!("Remove what is left of MetalLB. Not its definitions, which FerroLB in {own} uses, and not with a tool that deletes them"),
-        vec![format!("kubectl -n {of} delete deployment controller")],
+        vec![format!("kubectl -n {of} delete deployment {controllers}")],
         none,
     ));
     stages
+}
+
+/// As arguments of a command; those of MetalLB's manifest where none were found.
+fn names(found: &[String], of_manifest: &str) -> String {
+    match found {
+        [] => of_manifest.to_owned(),
+        found => found.join(" "),
+    }
 }
