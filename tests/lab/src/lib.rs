@@ -14,6 +14,7 @@
 pub mod capture;
 pub mod client;
 pub mod forward;
+pub mod frr;
 pub mod harness;
 pub mod interactive;
 pub mod interrupt;

@@ -21,7 +21,7 @@ use ferrolb_lab::{Lab, Setup, privilege};
 use super::figures::{Row, Times, Usage, mebibytes, millis, table};
 use super::{footer, progress, publish, runtime};
 use collector::Collector;
-use frr::Frr;
+use frr::Router;
 
 /// The AS of routers.
 const ASN: u32 = 64512;
@@ -83,7 +83,7 @@ async fn parts(lab: &Lab, args: &Args) -> Result<String> {
     lab.apply(FERROLB, POOL).await?;
     let mut rows = Vec::new();
     if wants(Part::Rib) {
-        let frr = Frr::start(lab, 240, false, &[]).await?;
+        let frr = Router::start(lab, 240, false, &[]).await?;
         let second = Duration::from_secs(1);
         let all = [(10_000, second / 10), (100_000, second)];
         let runs = if quick { 1 } else { 5 };
@@ -111,7 +111,7 @@ async fn parts(lab: &Lab, args: &Args) -> Result<String> {
         }
     }
     if [Part::Restart, Part::NodeLoss, Part::BfdLoad].into_iter().any(wants) {
-        let frr = Frr::start(lab, 242, true, &["bfd 3 50 50"]).await?;
+        let frr = Router::start(lab, 242, true, &["bfd 3 50 50"]).await?;
         let client = Browser::new(&frr.behind(lab)?);
         if wants(Part::Restart) {
             let path = cluster::Path::new(lab, &frr, &client, None).await?;

@@ -1,21 +1,13 @@
 //! A router with FRR on the LAN, and a client behind it.
-//!
-//! Its daemons keep their files in a directory of their own below the lab's; the kernel of the router's namespace
-//! forwards, over all next hops of a route, by a hash of addresses and ports.
-
-use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
 use ferrolb_lab::client::Client;
+use ferrolb_lab::frr::Frr;
 use ferrolb_lab::net::{Host, Namespace};
-use ferrolb_lab::process::Process;
 use ferrolb_lab::wait_until;
-use nix::unistd::{User, chown};
 use serde_json::Value;
 
 use crate::scene::{PATIENCE, Scene};
-
-const LIBRARY: &str = "/usr/lib/frr";
 
 /// The router's AS.
 pub(crate) const ASN: u32 = 64512;
@@ -25,16 +17,8 @@ const FIRST: u8 = 200;
 
 /// A running FRR.
 pub(crate) struct Router {
-    host: Host,
+    frr: Frr,
     behind: Namespace,
-    folder: PathBuf,
-    daemons: Vec<Process>,
-}
-
-impl Drop for Router {
-    fn drop(&mut self) {
-        self.daemons.iter().for_each(Process::kill);
-    }
 }
 
 impl Router {
@@ -42,70 +26,27 @@ impl Router {
     /// address.
     pub(crate) async fn start(s: &Scene, asn: u32, lines: &[&str]) -> Result<Self> {
         let [_, _, number, _] = s.v4(0).octets();
-        let name = format!("rt{number}");
-        let host = s.add_host(&name, FIRST + number)?;
-        let folder = s.run_dir().join(&name);
-        std::fs::create_dir(&folder)?;
-        // The daemons give up root.
-        let frr = User::from_name("frr")?.context("there is no user frr (Debian package frr)")?;
-        chown(&folder, Some(frr.uid), Some(frr.gid))?;
-        let mut router = Router {
-            behind: behind(s, &host, number)?,
-            host,
-            folder,
-            daemons: Vec::new(),
-        };
+        let mut frr = Frr::add(s, &format!("rt{number}"), FIRST + number)?;
+        let behind = frr.behind(s, number)?;
         let neighbours = s
             .node_addresses()
             .into_iter()
             .map(|node| neighbour(&node.to_string(), asn, lines));
-        let id = router.host.address();
+        let id = frr.host().address();
         let bgpd = format!(
             "router bgp {ASN}\n bgp router-id {id}\n no bgp ebgp-requires-policy\n no bgp default ipv4-unicast\n \
              no bgp network import-check\n timers bgp 3 9\n{}",
             neighbours.collect::<String>()
         );
         for (daemon, config) in [("zebra", ""), ("bfdd", ""), ("bgpd", &*bgpd)] {
-            router.daemon(s, daemon, config).await?;
+            frr.start(s, daemon, config, &[], PATIENCE).await?;
         }
-        Ok(router)
-    }
-
-    async fn daemon(&mut self, s: &Scene, daemon: &str, config: &str) -> Result<()> {
-        let file = |end: &str| self.folder.join(format!("{daemon}.{end}")).into_os_string();
-        std::fs::write(file("conf"), config)?;
-        let spec = s
-            .spec(
-                &format!("{}-{daemon}", self.host.name()),
-                format!("{LIBRARY}/{daemon}"),
-                &self.host,
-            )
-            .args(["-A", "127.0.0.1", "-P", "0", "--log", "stdout", "--vty_socket"])
-            .args([&self.folder])
-            .args(["-f".into(), file("conf"), "-i".into(), file("pid"), "-z".into()])
-            .args([self.folder.join("zserv.api")])
-            .args(match daemon {
-                "bfdd" => vec!["--bfdctl".into(), self.folder.join("bfdd.sock")],
-                _ => Vec::new(),
-            });
-        self.daemons.push(s.start_process(spec)?);
-        wait_until(
-            &format!("{daemon} to answer (Debian package frr)"),
-            PATIENCE,
-            async || self.vtysh(daemon, "show version").map(drop),
-        )
-        .await
-    }
-
-    fn vtysh(&self, daemon: &str, command: &str) -> Result<String> {
-        let folder = self.folder.to_str().context("the lab's directory is UTF-8")?;
-        let args = ["--vty_socket", folder, "-d", daemon, "-c", command];
-        self.host.namespace().output("vtysh", &args)
+        Ok(Router { frr, behind })
     }
 
     /// What bgpd says to a command whose answer is JSON.
     pub(crate) fn bgp(&self, command: &str) -> Result<Value> {
-        Ok(serde_json::from_str(&self.vtysh("bgpd", &format!("{command} json"))?)?)
+        self.frr.json("bgpd", &format!("{command} json"))
     }
 
     /// Its paths to a prefix.
@@ -140,7 +81,7 @@ impl Router {
     pub(crate) fn hops(&self, prefix: &str) -> Result<Vec<String>> {
         let family = if prefix.contains(':') { "-6" } else { "-4" };
         let args = [family, "-j", "route", "show", prefix, "proto", "bgp"];
-        let text = self.host.namespace().output("ip", &args)?;
+        let text = self.frr.host().namespace().output("ip", &args)?;
         let routes: Value = serde_json::from_str(if text.trim().is_empty() { "[]" } else { &text })?;
         let mut hops = Vec::new();
         for route in routes.as_array().into_iter().flatten() {
@@ -215,23 +156,14 @@ impl Router {
     }
 
     fn configure_bgp(&self, lines: &[String]) -> Result<()> {
-        let folder = self.folder.to_str().context("the lab's directory is UTF-8")?;
         let router = format!("router bgp {ASN}");
-        let mut args = vec![
-            "--vty_socket",
-            folder,
-            "-d",
-            "bgpd",
-            "-c",
-            "configure terminal",
-            "-c",
-            &router,
-        ];
-        for line in lines {
-            args.extend(["-c", line]);
-        }
-        let said = self.host.namespace().output("vtysh", &args)?;
-        ensure!(said.trim().is_empty(), "{lines:?}: {said}");
+        let lines = lines.iter().map(String::as_str);
+        let commands = ["configure terminal", &router]
+            .into_iter()
+            .chain(lines)
+            .collect::<Vec<_>>();
+        let said = self.frr.vtysh("bgpd", &commands)?;
+        ensure!(said.trim().is_empty(), "{commands:?}: {said}");
         Ok(())
     }
 
@@ -239,7 +171,7 @@ impl Router {
     /// no others; the neighbour at its end, in AS `asn`, is known by the interface.
     pub(crate) fn link(&self, node: &Host, link: &str, asn: u32) -> Result<()> {
         let own = format!("{link}-{}", node.name());
-        let (ours, theirs) = (self.host.namespace(), node.namespace());
+        let (ours, theirs) = (self.frr.host().namespace(), node.namespace());
         ours.ip(&format!(
             "link add {own} type veth peer name {link} netns {}\nlink set {own} up\n",
             theirs.name()
@@ -252,7 +184,7 @@ impl Router {
 
     /// Its address for peers.
     pub(crate) fn address(&self) -> String {
-        self.host.address().to_string()
+        self.frr.host().address().to_string()
     }
 
     /// Somebody on the other side of it.
@@ -274,27 +206,4 @@ fn neighbour(address: &str, asn: u32, lines: &[&str]) -> String {
         );
     }
     text
-}
-
-/// A network behind the router with one client in it, and the nodes' way back to it.
-fn behind(s: &Scene, router: &Host, number: u8) -> Result<Namespace> {
-    router.namespace().sysctl(&[
-        ("net/ipv4/ip_forward", "1"),
-        ("net/ipv4/fib_multipath_hash_policy", "1"),
-        ("net/ipv6/conf/all/forwarding", "1"),
-    ])?;
-    let behind = Namespace::create(&format!("flb{}-behind{number}", s.id()))?;
-    router.namespace().ip(&format!(
-        "link add eth1 type veth peer name eth0 netns {}\naddr add 10.99.{number}.1/24 dev eth1\nlink set eth1 up\n",
-        behind.name()
-    ))?;
-    behind.ip(&format!(
-        "addr add 10.99.{number}.2/24 dev eth0\nlink set eth0 up\nroute add default via 10.99.{number}.1\n"
-    ))?;
-    for node in s.nodes() {
-        let via = router.address();
-        let route = format!("route add 10.99.{number}.0/24 via {via}\n");
-        node.host().namespace().ip(&route)?;
-    }
-    Ok(behind)
 }

@@ -17,7 +17,7 @@ use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
 
 use super::collector::Collector;
-use super::frr::Frr;
+use super::frr::Router;
 use super::{ASN, NODES, PATIENCE, Row, Times, Usage, mebibytes, millis, progress, verdict};
 
 const NAMESPACE: &str = "default";
@@ -175,7 +175,7 @@ pub(super) async fn peers(
 /// An echo on the last node, told to FRR by the others, and a client behind FRR.
 pub(super) struct Path<'a> {
     lab: &'a Lab,
-    frr: &'a Frr,
+    frr: &'a Router,
     client: Browser,
     address: IpAddr,
     objects: String,
@@ -183,7 +183,7 @@ pub(super) struct Path<'a> {
 
 impl<'a> Path<'a> {
     /// Watched by BFD at this interval in milliseconds; or with graceful restart, which BFD would not wait for.
-    pub(super) async fn new(lab: &'a Lab, frr: &'a Frr, client: &Browser, interval: Option<u32>) -> Result<Self> {
+    pub(super) async fn new(lab: &'a Lab, frr: &'a Router, client: &Browser, interval: Option<u32>) -> Result<Self> {
         let profile = interval.map(|interval| {
             format!(
                 "apiVersion: metallb.io/v1beta1\nkind: BFDProfile\nmetadata: {{name: bench, namespace: {FERROLB}}}\n\
@@ -194,7 +194,7 @@ impl<'a> Path<'a> {
             Some(_) => ", bfdProfile: bench",
             None => ", enableGracefulRestart: true",
         };
-        let peer = peer("bench-frr", frr.host.address(), NOT_NODE_4, more);
+        let peer = peer("bench-frr", frr.host().address(), NOT_NODE_4, more);
         let objects = profile.unwrap_or_default() + &peer;
         lab.apply(FERROLB, &objects).await?;
         lab.apply(NAMESPACE, PODS).await?;

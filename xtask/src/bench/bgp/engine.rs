@@ -15,7 +15,7 @@ use ferrolb_lab::Node;
 use tokio::sync::{mpsc, watch};
 
 use super::collector::Collector;
-use super::frr::Frr;
+use super::frr::Router;
 use super::speech::{self, KEEPALIVE, addresses, message};
 use super::{ASN, NODES, Row, Times, millis};
 
@@ -77,9 +77,9 @@ fn v4(node: &Node) -> Result<Ipv4Addr> {
 }
 
 /// From the start to the last prefix in FRR's RIB, so often; ours and the bare driver in turns.
-pub(super) fn rib(frr: &Frr, node: &Node, count: u32, goal: Duration, runs: u32) -> Result<Vec<Row>> {
+pub(super) fn rib(frr: &Router, node: &Node, count: u32, goal: Duration, runs: u32) -> Result<Vec<Row>> {
     let (mut ours, mut bare) = (Times::default(), Times::default());
-    let (router, own) = (frr.host.address(), v4(node)?);
+    let (router, own) = (frr.host().address(), v4(node)?);
     let routes: Routes = addresses(count)
         .into_iter()
         .map(|address| (IpAddr::V4(address).into(), Attributes::default()))
