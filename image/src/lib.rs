@@ -242,8 +242,12 @@ fn json(document: &impl Serialize) -> Result<Vec<u8>, Error> {
 }
 
 fn digest(bytes: &[u8]) -> String {
-    let hex: String = sha2::Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect();
-    format!("sha256:{hex}")
+    format!("sha256:{}", sha256(bytes))
+}
+
+/// The SHA-256 of something, in hexadecimal.
+pub fn sha256(bytes: &[u8]) -> String {
+    sha2::Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// The OCI image layout as a tar archive.

@@ -19,8 +19,7 @@ use cyclonedx_bom::models::hash::{Hash, HashAlgorithm, HashValue, Hashes};
 use cyclonedx_bom::models::license::{LicenseChoice, Licenses};
 use cyclonedx_bom::models::metadata::Metadata as About;
 use cyclonedx_bom::prelude::{Purl, Validate};
-use ferrolb_image::Architecture;
-use sha2::Digest;
+use ferrolb_image::{Architecture, sha256};
 
 use super::build::triple;
 
@@ -92,13 +91,9 @@ fn bom(metadata: &Metadata, linked: &BTreeSet<(String, String)>, name: &str, exe
     let program = packages.values().find(|package| *package.name == name);
     let program = program.with_context(|| format!("cargo metadata has no package {name}"))?;
     let mut about = component(program, Classification::Application)?;
-    let digest: String = sha2::Sha256::digest(executable)
-        .iter()
-        .map(|b| format!("{b:02x}"))
-        .collect();
     about.hashes = Some(Hashes(vec![Hash {
         alg: HashAlgorithm::SHA_256,
-        content: HashValue(digest),
+        content: HashValue(sha256(executable)),
     }]));
     let mut components = packages
         .values()
