@@ -16,10 +16,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
-
+use crate::generate::manifest;
 use crate::repository;
+use anyhow::{Context, Result, bail, ensure};
 
 /// Arguments of `xtask chart`.
 #[derive(clap::Args)]
@@ -29,15 +28,10 @@ pub(crate) struct Args {
     check: bool,
 }
 
-const MANIFEST: &str = "deploy/manifests/ferrolb.yaml";
-
 /// Renders everything.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let root = repository();
-    let manifest = documents(
-        &fs::read_to_string(root.join(MANIFEST)).with_context(|| format!("read {MANIFEST}"))?,
-        MANIFEST,
-    )?;
+    let manifest = manifest(&root)?;
     let mut golden = Golden {
         check: args.check,
         root: &root,
@@ -78,12 +72,6 @@ impl Golden<'_> {
         }
         fs::write(&file, text).with_context(|| format!("write {path}"))
     }
-}
-
-/// The documents of a YAML text.
-fn documents(text: &str, name: &str) -> Result<Vec<Value>> {
-    let documents: Vec<Value> = serde_saphyr::from_multiple(text).with_context(|| format!("read {name}"))?;
-    Ok(documents.into_iter().filter(|document| !document.is_null()).collect())
 }
 
 /// The files of a folder with an extension, by name.

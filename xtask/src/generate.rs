@@ -14,8 +14,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
 use crate::repository;
+
+/// What installs everything.
+pub(crate) const MANIFEST: &str = "deploy/manifests/ferrolb.yaml";
 
 /// Arguments of `xtask gen`.
 #[derive(clap::Args)]
@@ -61,6 +65,18 @@ fn names(paths: &[PathBuf]) -> String {
         .map(|p| p.display().to_string())
         .collect::<Vec<_>>()
         .join(", ")
+}
+
+/// The documents of what installs everything.
+pub(crate) fn manifest(root: &Path) -> Result<Vec<Value>> {
+    let text = fs::read_to_string(root.join(MANIFEST)).with_context(|| format!("read {MANIFEST}"))?;
+    documents(&text, MANIFEST)
+}
+
+/// The documents of a YAML text that is called `name`.
+pub(crate) fn documents(text: &str, name: &str) -> Result<Vec<Value>> {
+    let documents: Vec<Value> = serde_saphyr::from_multiple(text).with_context(|| format!("read {name}"))?;
+    Ok(documents.into_iter().filter(|document| !document.is_null()).collect())
 }
 
 /// The files that differ from what they should be, and the CRD files that nothing generates any more.
@@ -111,7 +127,7 @@ fn generate(root: &Path) -> Result<Vec<Generated>> {
         push_document(&mut manifest, &text);
     }
     files.push(Generated {
-        path: PathBuf::from("deploy/manifests/ferrolb.yaml"),
+        path: PathBuf::from(MANIFEST),
         text: manifest,
     });
     Ok(files)

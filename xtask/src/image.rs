@@ -13,13 +13,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::generate::{MANIFEST, manifest};
+use crate::repository;
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use ferrolb_image::capability::Capability;
 use ferrolb_image::{About, Architecture, Program, Size, archive};
-use serde_json::Value;
-
-use crate::repository;
 
 /// Bytes that an image may have, unpacked.
 const LIMIT: u64 = 12 * 1024 * 1024;
@@ -210,12 +209,9 @@ fn epoch(variable: Option<&str>) -> Result<u64> {
         .with_context(|| format!("SOURCE_DATE_EPOCH is {text:?}; it must be seconds since 1970, as in 1700000000"))
 }
 
-const MANIFEST: &str = "deploy/manifests/ferrolb.yaml";
-
 /// The images that the manifest asks for, by the last part of their repository.
 fn references(root: &Path) -> Result<BTreeMap<String, String>> {
-    let text = fs::read_to_string(root.join(MANIFEST)).with_context(|| format!("read {MANIFEST}"))?;
-    let documents: Vec<Value> = serde_saphyr::from_multiple(&text).with_context(|| format!("read {MANIFEST}"))?;
+    let documents = manifest(root)?;
     let containers = documents
         .iter()
         .filter_map(|document| document["spec"]["template"]["spec"]["containers"].as_array())

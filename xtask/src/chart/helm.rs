@@ -6,7 +6,8 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use super::{Golden, documents, files, output, same, stem};
+use super::{Golden, files, output, same, stem};
+use crate::generate::documents;
 
 const CHART: &str = "deploy/helm/ferrolb";
 const CASES: &str = "xtask/tests/chart/cases";

@@ -9,7 +9,8 @@ use ferrolb_controlplane::{Program, Programs};
 use serde_json::Value;
 
 use super::same::by_name;
-use super::{Golden, documents, output, same};
+use super::{Golden, output, same};
+use crate::generate::documents;
 
 const OVERLAYS: &str = "deploy/overlays";
 

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde_json::{Value, json};
 
-use super::Generated;
+use super::{Generated, documents};
 
 /// Where the definitions of the chart are.
 pub(super) const DEFINITIONS: &str = "deploy/helm/ferrolb/templates/crds";
@@ -47,8 +47,7 @@ pub(super) fn definition(name: &str, crd: &CustomResourceDefinition) -> Result<G
 pub(super) fn rights(root: &Path, file: &str, component: &str) -> Result<Generated> {
     let path = Path::new("deploy/base").join(file);
     let text = fs::read_to_string(root.join(&path)).with_context(|| format!("read {}", path.display()))?;
-    let documents: Vec<Value> =
-        serde_saphyr::from_multiple(&text).with_context(|| format!("read {}", path.display()))?;
+    let documents = documents(&text, &path.display().to_string())?;
     let mut template = header(&path.display().to_string());
     template.push_str("{{- if .Values.rbac.create }}\n");
     template.push_str(&format!(
