@@ -8,11 +8,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use ferrolb_lab::client::{Client, Probe, Prober};
 use ferrolb_lab::{Program, wait_until};
 use serde_json::Value;
 
 use crate::bgp::{NODES, Told};
+use crate::failover::{asking, none_lost, told as tally_of};
 use crate::manifests::{deployment, service};
 use crate::router::Router;
 use crate::scene::{PATIENCE, Scene};
@@ -226,40 +226,12 @@ async fn pod_on(s: &Scene, node: &str) -> Result<String> {
     here.next().with_context(|| format!("no pod on {node}"))
 }
 
-/// A client that asks every millisecond, and is answered.
-async fn asking(client: &Client, address: IpAddr) -> Result<Prober> {
-    let target = SocketAddr::new(address, 53);
-    wait_until("the client to be answered", PATIENCE, async || {
-        let client = client.clone();
-        tokio::task::spawn_blocking(move || client.udp(target, b"0", Duration::from_secs(1))).await?
-    })
-    .await?;
-    let prober = client.probe(target, Probe::Udp, Duration::from_millis(1))?;
-    wait_until("the client to be served", PATIENCE, async || {
-        let tally = prober.so_far();
-        ensure!(tally.answered() >= 500, "{tally:?}");
-        Ok(())
-    })
-    .await?;
-    Ok(prober)
-}
-
-fn none_lost(prober: Prober) -> Result<()> {
-    let tally = prober.stop();
-    eprintln!(
-        "  {} of {} lost, longest silence {:?}",
-        tally.lost, tally.sent, tally.longest_gap
-    );
-    ensure!(tally.lost == 0, "questions were lost: {tally:?}");
-    Ok(())
-}
-
 /// Under traffic policy Local a node loses its last pod, which serves until it ends: the address goes to the node with the other
 /// pod, and a client that asks every millisecond loses nothing.
 pub(crate) async fn last_local_endpoint(s: Scene) -> Result<()> {
     s.apply_config(&s.pool()).await?;
     let address = spread_local(&s).await?;
-    let prober = asking(&s.browser(), address).await?;
+    let prober = asking(&s.browser(), SocketAddr::new(address, 53)).await?;
     let owner = s.owner(address).await?;
     s.kubectl(&["cordon", &owner]).await?;
     let moved = async {
@@ -271,7 +243,7 @@ pub(crate) async fn last_local_endpoint(s: Scene) -> Result<()> {
     s.kubectl(&["uncordon", &owner]).await?;
     let heir = moved?;
     s.answered_by(address, &heir).await?;
-    none_lost(prober)
+    none_lost(&tally_of("last local endpoint", prober))
 }
 
 /// The same by BGP, for a client behind a router: the node takes its route back while its pod still serves.
@@ -283,7 +255,7 @@ pub(crate) async fn last_local_endpoint_by_bgp(s: Scene) -> Result<()> {
     let prefix = format!("{address}/32");
     let (leaving, staying) = nodes_of(&s).await?;
     router.forwards(&s, &prefix, &[&leaving, &staying]).await?;
-    let prober = asking(&router.client(), address).await?;
+    let prober = asking(&router.client(), SocketAddr::new(address, 53)).await?;
     s.kubectl(&["cordon", &leaving]).await?;
     let moved = async {
         let pod = pod_on(&s, &leaving).await?;
@@ -303,7 +275,7 @@ pub(crate) async fn last_local_endpoint_by_bgp(s: Scene) -> Result<()> {
     s.kubectl(&["uncordon", &leaving]).await?;
     moved?;
     s.ready("web", 2).await?;
-    none_lost(prober)?;
+    none_lost(&tally_of("last local endpoint, by BGP", prober))?;
     told.delete(&s, &router).await
 }
 

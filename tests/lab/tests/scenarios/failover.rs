@@ -132,15 +132,7 @@ impl Served {
 
     /// Asks without a pause, from the first answer on.
     pub(crate) async fn probe(&self, client: &Client) -> Result<Prober> {
-        let target = SocketAddr::new(self.address, UDP);
-        wait_until("the client to be answered", PATIENCE, async || {
-            let client = client.clone();
-            tokio::task::spawn_blocking(move || client.udp(target, b"0", Duration::from_secs(1))).await?
-        })
-        .await?;
-        let prober = client.probe(target, Probe::Udp, PERIOD)?;
-        served_again(&prober, 0).await?;
-        Ok(prober)
+        asking(client, SocketAddr::new(self.address, UDP)).await
     }
 
     /// A connection that has been answered.
@@ -202,6 +194,18 @@ impl Served {
         })
         .await
     }
+}
+
+/// A client that asks without a pause, from the first answer on.
+pub(crate) async fn asking(client: &Client, target: SocketAddr) -> Result<Prober> {
+    wait_until("the client to be answered", PATIENCE, async || {
+        let client = client.clone();
+        tokio::task::spawn_blocking(move || client.udp(target, b"0", Duration::from_secs(1))).await?
+    })
+    .await?;
+    let prober = client.probe(target, Probe::Udp, PERIOD)?;
+    served_again(&prober, 0).await?;
+    Ok(prober)
 }
 
 /// Waits until five hundred questions have been answered since `before` were.
