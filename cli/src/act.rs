@@ -13,7 +13,7 @@ use kube::api::{Api, ListParams, Patch, PatchParams};
 use serde_json::json;
 
 use crate::answer::service_id;
-use crate::args::{Action, Cli};
+use crate::args::{Cli, Request};
 use crate::cluster::{Cluster, ClusterError};
 
 /// How often to look.
@@ -23,9 +23,9 @@ const LOOK: Duration = Duration::from_millis(250);
 ///
 /// # Errors
 /// When it cannot be asked.
-pub async fn act(cli: &Cli, cluster: &Cluster) -> Result<(String, u8), ClusterError> {
-    match &cli.action {
-        Action::Move { what, to, timeout } => {
+pub async fn act(cli: &Cli, request: &Request, cluster: &Cluster) -> Result<(String, u8), ClusterError> {
+    match request {
+        Request::Move { what, to, timeout } => {
             let mut text = String::new();
             let mut code = 0;
             for address in cluster.addresses_of(what).await? {
@@ -35,9 +35,8 @@ pub async fn act(cli: &Cli, cluster: &Cluster) -> Result<(String, u8), ClusterEr
             }
             Ok((text, code))
         }
-        Action::Rebalance { count, timeout } => cluster.rebalance(&cli.ferrolb_namespace, *count, *timeout).await,
-        Action::Renumber { pool, timeout } => cluster.renumber(&cli.ferrolb_namespace, pool, *timeout).await,
-        _ => Err(ClusterError::Refused("nothing is asked for".to_owned())),
+        Request::Rebalance { count, timeout } => cluster.rebalance(&cli.ferrolb_namespace, *count, *timeout).await,
+        Request::Renumber { pool, timeout } => cluster.renumber(&cli.ferrolb_namespace, pool, *timeout).await,
     }
 }
 

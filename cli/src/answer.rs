@@ -79,7 +79,7 @@ pub fn answer(cli: &Cli, world: &World, namespace: &str) -> Result<(String, u8),
             }
             Migrate::Objects => Ok((migrate::objects(world, metallb_namespace)?, 0)),
         },
-        _ => Err(AnswerError::Changes),
+        Action::Request(_) | Action::Completion { .. } => Err(AnswerError::Changes),
     }
 }
 

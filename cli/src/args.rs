@@ -72,6 +72,28 @@ pub enum Action {
     },
     /// Everything at a glance, problems first
     Status,
+    /// What changes something, and so needs a cluster.
+    #[command(flatten)]
+    Request(Request),
+    /// Moving in from MetalLB
+    Migrate {
+        /// Namespace of MetalLB
+        #[arg(long, global = true, value_name = "NS", default_value = "metallb-system")]
+        metallb_namespace: String,
+        /// What of it.
+        #[command(subcommand)]
+        step: Migrate,
+    },
+    /// Prints a script that completes commands
+    Completion {
+        /// For this shell
+        shell: Shell,
+    },
+}
+
+/// What is asked for by annotation.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Request {
     /// Lets another node announce an address, at layer 2
     Move {
         /// An address, or a Service (all of its addresses)
@@ -100,20 +122,6 @@ pub enum Action {
         #[arg(long, value_name = "TIME", default_value = "120s", value_parser = duration)]
         timeout: Duration,
     },
-    /// Moving in from MetalLB
-    Migrate {
-        /// Namespace of MetalLB
-        #[arg(long, global = true, value_name = "NS", default_value = "metallb-system")]
-        metallb_namespace: String,
-        /// What of it.
-        #[command(subcommand)]
-        step: Migrate,
-    },
-    /// Prints a script that completes commands
-    Completion {
-        /// For this shell
-        shell: Shell,
-    },
 }
 
 /// What of a move from MetalLB.
@@ -124,16 +132,6 @@ pub enum Migrate {
     Check,
     /// Prints MetalLB's objects, those of an old ConfigMap too, as YAML for FerroLB's namespace
     Objects,
-}
-
-impl Action {
-    /// Whether it changes something, and so needs a cluster.
-    pub fn is_request(&self) -> bool {
-        matches!(
-            self,
-            Action::Move { .. } | Action::Rebalance { .. } | Action::Renumber { .. }
-        )
-    }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

@@ -51,8 +51,8 @@ async fn run(cli: &Cli) -> Result<(String, u8), String> {
         return answer::answer(cli, &world, "default").map_err(|e| e.to_string());
     }
     let cluster = cluster::connect(cli).await.map_err(|e| e.to_string())?;
-    if cli.action.is_request() {
-        return act::act(cli, &cluster).await.map_err(|e| e.to_string());
+    if let Action::Request(request) = &cli.action {
+        return act::act(cli, request, &cluster).await.map_err(|e| e.to_string());
     }
     let world = cluster.list(cli).await.map_err(|e| e.to_string())?;
     answer::answer(cli, &world, &cluster.namespace).map_err(|e| e.to_string())
