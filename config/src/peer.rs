@@ -112,13 +112,8 @@ fn peer(object: &BgpPeer, profiles: &Profiles, report: &mut Report) -> Option<Pe
 /// The warning that a peer in force deserves.
 pub(crate) fn warn(peer: &Peer) -> Vec<ObjectError> {
     let mut report = Report::new(Kind::BgpPeer, &peer.name);
-    let near_and_v4 = matches!(peer.endpoint, PeerEndpoint::Address(IpAddr::V4(_))) && !peer.ebgp_multihop;
-    if let Some(profile) = peer.bfd.as_ref().filter(|p| p.echo_interval.is_some() && !near_and_v4) {
-        report.push(
-            "spec.bfdProfile",
-            &profile.name,
-            Problem::EchoWithout(profile.name.clone()),
-        );
+    if let Some(profile) = peer.bfd.as_ref().filter(|profile| profile.echo_interval.is_some()) {
+        report.push("spec.bfdProfile", &profile.name, Problem::NoEcho(profile.name.clone()));
     }
     report.into_errors(Outcome::InForce).collect()
 }

@@ -225,11 +225,9 @@ pub enum Problem {
         /// The older peer.
         other: String,
     },
-    /// Warning: BFD echo packets work over IPv4 and one hop alone.
-    #[error(
-        "echo mode of BFDProfile {0:?} works with IPv4 peers that are one hop away; the session is watched without it"
-    )]
-    EchoWithout(String),
+    /// Warning: BFD echo packets are not sent.
+    #[error("echo mode of BFDProfile {0:?} has no effect; the session is watched by control packets alone")]
+    NoEcho(String),
     /// The name of a VirtualIP follows from its address.
     #[error("{name:?} is not the name for address {address}; call the object {right:?}")]
     VirtualIpName {

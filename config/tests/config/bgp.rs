@@ -65,8 +65,8 @@ fn a_peer_is_read_as_written() {
     assert_eq!(
         warnings(&parsed),
         [
-            "BGPPeer \"a\": spec.bfdProfile: echo mode of BFDProfile \"fast\" works with IPv4 peers that are one hop away; \
-             the session is watched without it (a warning; the object is in force)"
+            "BGPPeer \"a\": spec.bfdProfile: echo mode of BFDProfile \"fast\" has no effect; the session is watched by \
+             control packets alone (a warning; the object is in force)"
         ]
     );
 }
