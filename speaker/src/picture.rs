@@ -123,7 +123,7 @@ pub(crate) fn state(
 }
 
 fn interface(state: &ferrolb_l2::InterfaceState) -> InterfaceState {
-    let mac = state.mac.map(|mac| mac.map(|byte| format!("{byte:02x}")).join(":"));
+    let mac = state.mac.map(Stranger::text_of);
     InterfaceState {
         name: state.name.clone(),
         mac_address: mac.unwrap_or_default(),

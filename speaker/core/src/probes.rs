@@ -214,19 +214,10 @@ mod tests {
 
     fn asked(node: &str, uid: &str) -> Input {
         Input::VirtualIp(VirtualIp {
-            address: A,
-            pool: None,
-            claims: Vec::new(),
-            sharing_key: None,
-            reclaim_policy: Default::default(),
-            placement: None,
-            announcer: None,
             probe: Some(Box::new(Probe::Asked { node: node.to_owned() })),
-            move_to: None,
-            answered_move: None,
-            conditions: BTreeMap::new(),
             uid: uid.to_owned(),
             resource_version: "1".to_owned(),
+            ..VirtualIp::of(A)
         })
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ferrolb_model::{
     Announcer, Claim, Config, FamilySet, L2Advertisement, LabelSelector, Labels, NodeRefusal, NodeView, OnShrink,
-    Operator, Placement, Pool, PoolSelection, ReclaimPolicy, Requirement, ServiceId, ServiceView, VirtualIp,
+    Operator, Placement, Pool, PoolSelection, Requirement, ServiceId, ServiceView, VirtualIp,
 };
 use ferrolb_speaker_core::{Announcement, Duty, Effect, Input, Liveness, Manner, Settings, Speaker};
 use ipnet::IpNet;
@@ -75,7 +75,6 @@ pub(crate) fn node(labels: Labels) -> Input {
 
 pub(crate) fn virtual_ip(address: IpAddr, owner: Option<(&str, u64)>, claims: &[&str]) -> VirtualIp {
     VirtualIp {
-        address,
         pool: Some("lan".to_owned()),
         claims: claims
             .iter()
@@ -84,20 +83,14 @@ pub(crate) fn virtual_ip(address: IpAddr, owner: Option<(&str, u64)>, claims: &[
                 uid: Some(format!("uid-{name}")),
             })
             .collect(),
-        sharing_key: None,
-        reclaim_policy: ReclaimPolicy::Delete,
         placement: owner.map(|(owner, epoch)| Placement {
             owner: owner.to_owned(),
             standbys: Vec::new(),
             epoch,
         }),
-        announcer: None,
-        move_to: None,
-        answered_move: None,
-        probe: None,
-        conditions: BTreeMap::new(),
         uid: format!("uid-{address}"),
         resource_version: "1".to_owned(),
+        ..VirtualIp::of(address)
     }
 }
 
