@@ -7,6 +7,7 @@
 //! Names are `group::scenario`; the usual filters, `--exact`, `--skip` and `--list` of `cargo test` work on them.
 
 use std::any::Any;
+use std::fmt;
 use std::future::Future;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,6 +26,10 @@ use crate::{Lab, Setup, interrupt, privilege};
 
 /// How long a scenario may take.
 const LIMIT: Duration = Duration::from_secs(300);
+
+/// With this variable set, a scenario that fails is tried once more on a new cluster, and those that pass then are listed
+/// at the end, so that a long run is not lost to one stall of a machine that others use, too.
+const RETRY: &str = "FERROLB_LAB_RETRY";
 
 type Run = Arc<dyn Fn(Story) -> Pin<Box<dyn Future<Output = Result<()>>>> + Send + Sync>;
 
@@ -207,6 +212,9 @@ impl Harness {
         }
         let conclusion = libtest_mimic::run(&arguments, trials);
         stage.clear();
+        for line in stage.flaky().iter() {
+            println!("flaky: {line}");
+        }
         conclusion.exit_code()
     }
 }
@@ -215,6 +223,23 @@ impl Harness {
 struct Stage {
     runtime: Runtime,
     standing: Mutex<Option<Standing>>,
+    /// A scenario that fails is tried once more.
+    retry: bool,
+    /// Those that passed at the second attempt only, with what was wrong at the first.
+    flaky: Mutex<Vec<String>>,
+}
+
+/// Why a scenario has failed, and what the cluster's programs said before.
+struct Failure {
+    report: String,
+    error: String,
+}
+
+/// What was wrong comes last: that is what is left of a long output that somebody has cut.
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}\n{}", self.report, self.error)
+    }
 }
 
 struct Standing {
@@ -232,7 +257,13 @@ impl Stage {
         Ok(Self {
             runtime,
             standing: Mutex::default(),
+            retry: std::env::var_os(RETRY).is_some(),
+            flaky: Mutex::default(),
         })
+    }
+
+    fn flaky(&self) -> MutexGuard<'_, Vec<String>> {
+        self.flaky.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     fn standing(&self) -> MutexGuard<'_, Option<Standing>> {
@@ -244,8 +275,28 @@ impl Stage {
         self.standing().take();
     }
 
+    /// Performs a scenario; one that fails is told so and may get a second chance, on a cluster of its own.
     fn perform(&self, setup: &Arc<Setup>, name: &str, run: &Run) -> Result<(), String> {
-        let story = self.cast(setup, name).map_err(|error| format!("{error:#}"))?;
+        let first = self.attempt(setup, name, run);
+        if !self.retry {
+            return first.map_err(|failure| failure.to_string());
+        }
+        first.or_else(|failure| {
+            eprintln!(
+                "\n{failure}\n  {}::{name} has failed and is tried once more",
+                setup.name
+            );
+            self.attempt(setup, name, run).map_err(|again| again.to_string())?;
+            self.flaky().push(format!("{}::{name}: {}", setup.name, failure.error));
+            Ok(())
+        })
+    }
+
+    fn attempt(&self, setup: &Arc<Setup>, name: &str, run: &Run) -> Result<(), Failure> {
+        let story = self.cast(setup, name).map_err(|error| Failure {
+            report: String::new(),
+            error: format!("{error:#}"),
+        })?;
         let lab = story.lab.clone();
         let start = Instant::now();
         let played = catch_unwind(AssertUnwindSafe(|| self.runtime.block_on(play(story, run))));
@@ -257,14 +308,13 @@ impl Stage {
                 Ok(())
             }
             Err(error) => {
-                let text = format!(
-                    "after {:.1} s: {error:#}\n{}",
-                    start.elapsed().as_secs_f32(),
-                    lab.failure_report()
-                );
+                let failure = Failure {
+                    error: format!("after {:.1} s: {error:#}", start.elapsed().as_secs_f32()),
+                    report: lab.failure_report(),
+                };
                 drop(lab);
                 self.clear();
-                Err(text)
+                Err(failure)
             }
         }
     }
