@@ -63,8 +63,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let minutes = if args.quick { 1 } else { args.minutes };
     eprintln!("soak: {minutes} min, seed {seed}");
     let (text, broken) = runtime()?.block_on(async {
+        // As by default in Kubernetes. The lab's own is so short that the nodes of a slow API server lose their endpoints.
         let setup = Setup {
             nodes: 4,
+            node_monitor_grace: Duration::from_secs(40),
             ..Setup::named("soak")
         };
         let lab = Lab::start(setup).await?;

@@ -33,6 +33,7 @@ mod traffic;
 mod wrong;
 
 use std::future::Future;
+use std::time::Duration;
 
 use anyhow::Result;
 use ferrolb_lab::{Families, Group, Harness, ProxyMode, Setup, Story};
@@ -66,6 +67,11 @@ fn main() -> std::process::ExitCode {
     let failover = Setup {
         nodes: 4,
         ..Setup::named("failover")
+    };
+    // As by default in Kubernetes: with less, a slow start of the API server costs Services their endpoints.
+    let bgp_outages = Setup {
+        node_monitor_grace: Duration::from_secs(40),
+        ..Setup::named("bgp-outages")
     };
     Harness::new()
         .group(
@@ -212,7 +218,7 @@ fn main() -> std::process::ExitCode {
                 .scenario("key_change", without_pool(bgp_changes::key_change)),
         )
         .group(
-            Group::new(Setup::named("bgp-outages"))
+            Group::new(bgp_outages)
                 .scenario(
                     "restart_without_api_server",
                     without_pool(bgp_changes::restart_without_api_server),
