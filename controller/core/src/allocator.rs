@@ -346,6 +346,15 @@ impl Allocator {
         }
     }
 
+    /// The Service is gone: beside others that hold the address its claim is not kept. That of one that was not heard of
+    /// yet is, for a while.
+    pub(crate) fn forget_sharer(&mut self, address: IpAddr, id: &ServiceId) {
+        let record = self.records.get_mut(&address);
+        if let Some(record) = record.filter(|r| r.holders.keys().any(|other| other != id)) {
+            record.cooling.insert(id.clone(), Duration::ZERO);
+        }
+    }
+
     /// Decides where the address is announced, and keeps the count per node.
     pub(crate) fn set_placed(&mut self, address: IpAddr, placed: Option<Placement>) {
         let Some(record) = self.records.get_mut(&address) else {
@@ -434,7 +443,6 @@ impl Allocator {
         let Some(record) = self.records.get(&address) else {
             return Ok(());
         };
-        let shared = record.holders.keys().any(|id| *id != view.id);
         for other in record.users(world).filter(|other| other.id != view.id) {
             record.admits(address, view, other)?;
         }
@@ -447,6 +455,9 @@ impl Allocator {
         if object.claims.iter().any(|c| c.service == view.id) {
             return Ok(());
         }
+        // Whom the object does not name, and never did, lets nobody else in.
+        let named = |id: &ServiceId, h: &Holder| h.confirmed || object.claims.iter().any(|c| c.service == *id);
+        let shared = record.holders.iter().any(|(id, h)| *id != view.id && named(id, h));
         let keepers = object
             .claims
             .iter()

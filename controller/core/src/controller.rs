@@ -16,7 +16,7 @@ use ferrolb_model::{
     AddressUse, Claim, Config, NetworkView, NodeView, Port, ServiceId, ServiceView, TrafficPolicy, VirtualIp,
 };
 
-use crate::allocator::{Allocator, Echo};
+use crate::allocator::{Allocator, Echo, Holder};
 use crate::effect::{Effect, WriteKey};
 use crate::input::Input;
 use crate::line::{Line, Turn};
@@ -244,6 +244,9 @@ impl Controller {
         self.timers.clear(&Timer::Restless(id.clone()));
         self.rest.forget(id);
         self.touch_addresses(id);
+        for address in self.allocator.named(id) {
+            self.allocator.forget_sharer(address, id);
+        }
         for address in self.allocator.held(id) {
             self.give_up(address, id);
         }
@@ -369,8 +372,12 @@ impl Controller {
     /// By the pool that it names its holders may have to leave, or to stay.
     pub(crate) fn set_object(&mut self, address: IpAddr, object: Option<VirtualIp>) {
         let known = self.allocator.record(address).and_then(|r| r.object.as_ref());
-        let stays = |c: &&Claim| object.as_ref().is_some_and(|o| o.claims.contains(c));
-        let lost = known.into_iter().flat_map(|o| &o.claims).filter(|c| !stays(c));
+        let claims = |o: Option<&VirtualIp>, c: &Claim| o.is_some_and(|o| o.claims.contains(c));
+        let gained = object.iter().flat_map(|o| &o.claims).filter(|c| !claims(known, c));
+        // By its claim a status is known to be ours.
+        self.dirty.statuses.extend(gained.map(|c| c.service.clone()));
+        let lost = known.into_iter().flat_map(|o| &o.claims);
+        let lost = lost.filter(|c| !claims(object.as_ref(), c));
         for claim in lost {
             self.dirty.freed.insert(address);
             self.dirty
@@ -406,13 +413,17 @@ impl Controller {
         self.dirty.placements.insert(address);
     }
 
-    /// Somebody else's claim was faster: holders that the object never named yield and choose again.
+    /// Somebody else's claim was faster: holders that the object never named yield and choose again. To a reservation that
+    /// a person made meanwhile yields whoever it does not name now.
     fn evict_strangers(&mut self, address: IpAddr) {
         let Some(record) = self.allocator.record(address) else {
             return;
         };
-        let unconfirmed = record.holders.iter().filter(|(_, h)| !h.confirmed);
-        let strangers = unconfirmed
+        let mut claims = record.object.iter().flat_map(|o| &o.claims);
+        let reserved = claims.any(|c| record.is_reservation(c) && !record.holders.contains_key(&c.service));
+        let unnamed = |id: &ServiceId, h: &Holder| !h.confirmed || reserved && !record.claims(id, &h.uid);
+        let unnamed = record.holders.iter().filter(|(id, h)| unnamed(id, h));
+        let strangers = unnamed
             .filter_map(|(id, _)| self.world.service(id))
             .filter(|view| self.allocator.may_hold(&self.world, address, view).is_err())
             .map(Turn::of)

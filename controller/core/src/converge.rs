@@ -16,6 +16,7 @@ use ferrolb_model::{Claim, Condition, ConditionType, Family, Reason, ServiceId, 
 use crate::allocator::{Echo, Record};
 use crate::controller::Controller;
 use crate::effect::{Effect, Write, WriteKey};
+use crate::line::Turn;
 use crate::placement::Decision;
 use crate::report::Shown;
 use crate::timers::Timer;
@@ -50,8 +51,12 @@ impl Controller {
             return;
         }
         let write = match &record.object {
-            None if record.holders.is_empty() => return,
-            None => return self.create(address, now, effects),
+            None => {
+                if !self.evict_unfounded(address) && self.allocator.holders_of(address).next().is_some() {
+                    self.create(address, now, effects);
+                }
+                return;
+            }
             Some(object) => {
                 let (claims, cooling) = self.wanted_claims(address, record, now);
                 let end = cooling.values().copied().filter(|end| *end > now).min();
@@ -91,6 +96,26 @@ impl Controller {
             }
         };
         self.start(address, write, effects);
+    }
+
+    /// Whoever holds the address without an object, and shows it nowhere, is as good as new: today's rules hold for it. Gives
+    /// whether somebody has to choose again.
+    fn evict_unfounded(&mut self, address: IpAddr) -> bool {
+        let holders = self
+            .allocator
+            .holders_of(address)
+            .filter_map(|id| self.world.service(id));
+        let unfounded = |v: &&ServiceView| {
+            let refused = self.allocator.may_hold(&self.world, address, v).is_err();
+            !self.is_shown(&v.id, address) && (refused || self.why_kept(address, v).is_some())
+        };
+        let turns = holders.filter(unfounded).map(Turn::of).collect::<Vec<_>>();
+        for turn in &turns {
+            self.give_up(address, &turn.id);
+        }
+        let any = !turns.is_empty();
+        self.dirty.services.extend(turns);
+        any
     }
 
     /// Claims an address that has no object yet.
@@ -158,14 +183,20 @@ impl Controller {
         now: Duration,
     ) -> (Vec<Claim>, BTreeMap<ServiceId, Duration>) {
         let (mut claims, mut cooling) = (Vec::new(), BTreeMap::new());
+        let is_shared = record.object.as_ref().is_some_and(|o| o.sharing_key.is_some());
         for claim in record.object.iter().flat_map(|o| &o.claims) {
             let id = &claim.service;
-            // By its claim a status is known to be ours to clean.
+            // By its claim a status is known to be ours to clean; what others wrote there is never cleaned.
             let needed = |v: &ServiceView| {
-                let unclean = v.pool_annotation.is_some() && !self.world.is_ours(v) && self.is_leftover(v);
-                claim.uid.as_ref() == Some(&v.uid) && (v.ingress.contains(&address) || unclean)
+                let shows = v.ingress.contains(&address);
+                claim.uid.as_ref() == Some(&v.uid)
+                    && match self.world.is_ours(v) {
+                        true => shows,
+                        false => (shows || v.pool_annotation.is_some()) && self.is_leftover(v),
+                    }
             };
-            let needed = self.world.service(id).is_some_and(needed);
+            let view = self.world.service(id);
+            let needed = view.is_some_and(needed);
             if let Some(holder) = record.holders.get(id) {
                 claims.push(Claim {
                     service: id.clone(),
@@ -173,7 +204,7 @@ impl Controller {
                 });
             } else if record.is_reservation(claim) {
                 claims.push(claim.clone());
-            } else if record.holders.is_empty() {
+            } else if record.holders.is_empty() || view.is_none() && is_shared {
                 let end = record.cooling.get(id).copied().unwrap_or(now + self.settings.cool_down);
                 cooling.insert(id.clone(), end);
                 if end > now || needed {

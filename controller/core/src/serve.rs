@@ -136,13 +136,17 @@ impl Controller {
     /// not shown yet: whoever wrote the status knew more, and a controller that starts would go by it, too.
     fn stay_with_shown(&mut self, id: &ServiceId) {
         let Some(view) = self.world.service(id) else { return };
-        let held = self.allocator.held(id);
+        let (held, leaving) = (self.staying(id), self.leaving(id));
         let stands = |a: &IpAddr| {
             let record = self.allocator.record(*a);
             record.is_some_and(|r| r.claims(id, &view.uid) && !r.is_losing(id, &view.uid))
                 && self.allocator.may_keep(&self.world, *a, view).is_ok()
         };
-        for shown in view.ingress.iter().filter(|a| !held.contains(a) && stands(a)) {
+        let others = view
+            .ingress
+            .iter()
+            .filter(|a| !held.contains(a) && leaving != Some(**a));
+        for shown in others.filter(|a| stands(a)) {
             let Some(other) = replacement(*shown, &held).filter(|a| !view.ingress.contains(a)) else {
                 continue;
             };
@@ -211,8 +215,8 @@ impl Controller {
             }
         }
         self.adopt_unknown(id);
+        self.stay_with_shown(id);
         if self.leaving(id).is_none() {
-            self.stay_with_shown(id);
             self.resume_overlap(id);
         }
         let Some((mut held, mut decision)) = self.decide(id) else {

@@ -108,7 +108,16 @@ impl Ledger {
             Write::CreateVirtualIp { address, claims, .. } | Write::UpdateVirtualIp { address, claims, .. } => {
                 (address, claims)
             }
-            Write::SetServiceStatus { service, ingress, .. } => return self.asked_status(replica, service, ingress),
+            Write::SetServiceStatus {
+                service,
+                ingress,
+                resource_version,
+                ..
+            } => {
+                self.asked_status(replica, service, ingress)?;
+                replica.shows(service, resource_version, ingress);
+                return Ok(());
+            }
             Write::DeleteVirtualIp { address, .. } => {
                 replica.asked(*address, &[]);
                 return Ok(());
@@ -210,7 +219,7 @@ impl Ledger {
                 ));
             }
         }
-        let stands = views.iter().any(|v| v.ingress.contains(&address));
+        let stands = views.iter().any(|v| v.ingress.contains(&address)) || replica.is_showing(id, address);
         let again = replica.claimed.contains(&(view.uid.clone(), address));
         let reserved = law::is_reserved(told, id);
         let named = carries(told, id);
@@ -355,11 +364,11 @@ fn is_left(replica: &Replica, view: &ServiceView, lost: IpAddr) -> bool {
     })
 }
 
-/// The pool that the address lies in, else the one that its object names.
+/// The pool that the address lies in, else the one that its object names as far as the controller can know.
 fn pool_name<'a>(replica: &'a Replica, config: &'a Config, address: IpAddr) -> Option<&'a String> {
     let told = || replica.told.virtual_ips.get(&address)?.pool.as_ref();
     let lies_in = config.pool_of(address).map(|p| &p.name);
-    lies_in.or_else(told).or_else(|| replica.written_pool(address))
+    lies_in.or_else(|| replica.written_pool(address)).or_else(told)
 }
 
 fn carries(object: Option<&VirtualIp>, id: &ServiceId) -> bool {

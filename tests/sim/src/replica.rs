@@ -102,6 +102,8 @@ pub(crate) struct Replica {
     pub(crate) tick_at: Option<Duration>,
     /// Claims that it wrote and that the watch has not shown yet.
     written: BTreeMap<IpAddr, Write>,
+    /// What it asked to show since the watch told of the Service last, and the version that it knew.
+    showing: BTreeMap<ServiceId, (String, Vec<IpAddr>)>,
     /// Claims that it asked for since the watch told of the object last.
     asked: BTreeMap<IpAddr, Vec<Claim>>,
     /// The Services (by uid) that it claimed an address for: doing so again needs no new reason.
@@ -125,6 +127,7 @@ impl Replica {
             writing: BTreeSet::new(),
             tick_at: None,
             written: BTreeMap::new(),
+            showing: BTreeMap::new(),
             asked: BTreeMap::new(),
             claimed: BTreeSet::new(),
         }
@@ -133,6 +136,23 @@ impl Replica {
     /// Asks for these claims on an address.
     pub(crate) fn asked(&mut self, address: IpAddr, claims: &[Claim]) {
         self.asked.insert(address, claims.to_vec());
+    }
+
+    /// Asks for a status.
+    pub(crate) fn shows(&mut self, id: &ServiceId, version: &str, ingress: &[IpAddr]) {
+        self.showing.insert(id.clone(), (version.to_owned(), ingress.to_vec()));
+    }
+
+    /// Whether the status that it asked for shows the address, as far as it can know.
+    pub(crate) fn is_showing(&self, id: &ServiceId, address: IpAddr) -> bool {
+        self.showing.get(id).is_some_and(|(_, shown)| shown.contains(&address))
+    }
+
+    /// Learns that a write did not go through.
+    pub(crate) fn failed(&mut self, write: &Write) {
+        if let Write::SetServiceStatus { service, .. } = write {
+            self.showing.remove(service);
+        }
     }
 
     /// Learns that a write went through.
@@ -226,6 +246,16 @@ impl Replica {
         }
         let (key, input) = queue.remove(index)?;
         self.told.note(&key, &input, now);
+        if let Key::Service(id) = &key {
+            let same = |v: &ServiceView| {
+                self.showing
+                    .get(id)
+                    .is_some_and(|(base, _)| *base == v.resource_version)
+            };
+            if !matches!(&input, Input::Service(view) if same(view)) {
+                self.showing.remove(id);
+            }
+        }
         if let Key::VirtualIp(address) = key {
             self.asked.remove(&address);
             // The word on which the write was based may be repeated.

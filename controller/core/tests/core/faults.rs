@@ -1,9 +1,10 @@
 //! Writes that fail, answers that are lost, other people's hands in the same objects.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ferrolb_controller_core::{EventKind, Input, Write, WriteError};
-use ferrolb_model::{Claim, ServiceType};
+use ferrolb_model::{Claim, NodeView, ServiceType, ServiceView};
 
 use crate::fixtures::*;
 use crate::lab::*;
@@ -427,5 +428,91 @@ fn an_address_whose_claim_comes_late_stays_in_the_status() {
     lab.relist();
     lab.pass(Duration::from_secs(200));
     assert_eq!(lab.shown("web"), ["192.0.2.1"]);
+    lab.assert_quiet();
+}
+
+#[test]
+fn a_choice_that_was_never_claimed_is_made_again_by_todays_rules() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1-192.0.2.2"])]);
+    lab.faults
+        .push_back(Fault::Error(WriteError::Unavailable("down".to_owned())));
+    lab.apply(service("web", 1));
+    lab.step_watch();
+    lab.set_node(NodeView {
+        addresses: BTreeSet::from([ip("192.0.2.1")]),
+        ..node("n4")
+    });
+    lab.pass(Duration::from_secs(30));
+    assert_eq!(lab.shown("web"), ["192.0.2.2"]);
+    lab.assert_quiet();
+}
+
+#[test]
+fn a_reservation_that_goes_before_its_address_is_shown_is_forgotten() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1/32"])]);
+    lab.put_virtual_ip(virtual_ip("203.0.113.1", &[("web", None)]));
+    lab.apply(service("web", 1));
+    while lab.step_watch() {}
+    // The status is being written when the reservation goes, and is not written because somebody edits the Service.
+    lab.delete_virtual_ip("203.0.113.1");
+    lab.apply(sharing(service("web", 1), "k", 80));
+    lab.pass(Duration::from_secs(30));
+    assert_eq!(lab.shown("web"), ["192.0.2.1"]);
+    assert!(!lab.virtual_ips.contains_key(&ip("203.0.113.1")));
+    lab.assert_quiet();
+}
+
+#[test]
+fn an_address_that_a_hand_gives_to_another_is_left() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1-192.0.2.2"])]);
+    lab.apply(service("web", 1));
+    lab.settle();
+    assert_eq!(lab.shown("web"), ["192.0.2.1"]);
+    lab.delete_virtual_ip("192.0.2.1");
+    lab.put_virtual_ip(virtual_ip("192.0.2.1", &[("other", None)]));
+    while lab.step_watch() {}
+    lab.pass(Duration::from_secs(30));
+    assert_eq!(lab.shown("web"), ["192.0.2.2"]);
+    let claims = &lab.virtual_ips[&ip("192.0.2.1")].claims;
+    assert_eq!(claims.len(), 1, "{claims:?}");
+    lab.assert_quiet();
+}
+
+#[test]
+fn a_claim_that_comes_back_for_a_service_that_is_not_served_any_more_goes() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1/32"])]);
+    lab.apply(service("web", 1));
+    lab.settle();
+    lab.delete_virtual_ip("192.0.2.1");
+    lab.step_watch();
+    assert!(matches!(lab.writes.last(), Some(Write::CreateVirtualIp { .. })));
+    let mut internal = service("web", 1);
+    internal.kind = ServiceType::ClusterIp;
+    lab.apply(internal);
+    lab.step_watch();
+    lab.pass(Duration::from_secs(61));
+    assert_eq!(lab.services[&id("web")].pool_annotation, None);
+    assert!(lab.virtual_ips.is_empty());
+    lab.assert_quiet();
+}
+
+#[test]
+fn an_address_that_a_hand_writes_to_a_service_of_another_class_is_not_kept_for_it() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1/32"])]);
+    lab.apply(service("web", 1));
+    lab.settle();
+    let mut other = service("web", 1);
+    other.class = Some("other".to_owned());
+    lab.apply(other);
+    lab.settle();
+    assert!(lab.shown("web").is_empty());
+    let view = lab.services[&id("web")].clone();
+    lab.put(ServiceView {
+        ingress: vec![ip("192.0.2.1"), ip("198.51.100.7")],
+        ..view
+    });
+    lab.pass(Duration::from_secs(61));
+    assert!(lab.virtual_ips.is_empty());
+    assert_eq!(lab.shown("web"), ["192.0.2.1", "198.51.100.7"]);
     lab.assert_quiet();
 }

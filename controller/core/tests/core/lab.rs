@@ -391,7 +391,8 @@ impl Lab {
             } => {
                 let object = self.at(address, &resource_version)?;
                 assert_eq!(object.uid, uid);
-                for view in self.services.values().filter(|v| v.ingress.contains(&address)) {
+                let shows = |v: &&ServiceView| v.class.is_none() && v.ingress.contains(&address);
+                for view in self.services.values().filter(shows) {
                     assert!(
                         !self.claimed(address, view),
                         "{address} is freed while {} shows it",

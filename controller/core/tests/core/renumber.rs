@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ferrolb_controller_core::{EventKind, Write, WriteError};
 use ferrolb_model::{
-    AllocationPolicy, ConditionType, Config, FamilyPolicy, OnShrink, Pool, ServiceAllocation, ServiceView,
+    AllocationPolicy, ConditionType, Config, FamilyPolicy, OnShrink, Pool, ServiceAllocation, ServiceView, VirtualIp,
 };
 
 use crate::fixtures::*;
@@ -372,6 +372,31 @@ fn a_move_that_is_not_shown_yet_ends_with_its_cause() {
     lab.step_watch();
     lab.pass(OVERLAP + COOL_DOWN);
     assert_eq!(lab.shown("web"), ["192.0.2.1"]);
+    assert_eq!(lab.virtual_ips.len(), 1);
+    lab.assert_quiet();
+}
+
+#[test]
+fn a_renumbering_that_another_controller_began_goes_on_with_its_address() {
+    let mut lab = moving(service("web", 1));
+    // Another one led meanwhile, and has claimed and shown 192.0.2.5; this one hears of the pool first.
+    let view = lab.services[&id("web")].clone();
+    lab.put_virtual_ip(VirtualIp {
+        pool: Some("a".to_owned()),
+        ..virtual_ip("192.0.2.5", &[("web", Some(&view.uid))])
+    });
+    lab.put(ServiceView {
+        ingress: vec![ip("192.0.2.5"), ip("192.0.2.1")],
+        ..view
+    });
+    lab.step_stream(4);
+    let own = |w: &Write| matches!(w, Write::CreateVirtualIp { address, .. } if *address == ip("192.0.2.2"));
+    assert!(lab.writes.iter().any(own));
+    lab.settle();
+    assert_eq!(lab.shown("web"), ["192.0.2.5", "192.0.2.1"]);
+    lab.pass(OVERLAP);
+    assert_eq!(lab.shown("web"), ["192.0.2.5"]);
+    lab.pass(COOL_DOWN);
     assert_eq!(lab.virtual_ips.len(), 1);
     lab.assert_quiet();
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ferrolb_controller_core::{Input, Write};
-use ferrolb_model::FamilyPolicy;
+use ferrolb_model::{FamilyPolicy, ServiceView};
 
 use crate::fixtures::*;
 use crate::lab::*;
@@ -129,4 +129,56 @@ fn a_claim_that_somebody_took_off_is_not_put_back_beside_one_that_does_not_fit()
     lab.step_stream(0);
     let put_back = |write: &&Write| matches!(write, Write::UpdateVirtualIp { claims, .. } if claims.len() > 1);
     assert_eq!(lab.writes[writes..].iter().find(put_back), None);
+}
+
+#[test]
+fn two_that_share_a_choice_yield_both_to_a_claim_that_was_faster() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1/32"])]);
+    lab.apply(sharing(service("one", 1), "k", 80));
+    lab.apply(sharing(service("two", 2), "k", 81));
+    while lab.step_watch() {}
+    // Another controller has given the address away; its Service comes after its claim.
+    let other = service("other", 3);
+    lab.put_virtual_ip(virtual_ip("192.0.2.1", &[("other", Some(&other.uid))]));
+    lab.put(ServiceView {
+        ingress: vec![ip("192.0.2.1")],
+        pool_annotation: Some("a".to_owned()),
+        ..other
+    });
+    let writes = lab.writes.len();
+    lab.step_stream(0);
+    lab.settle();
+    let takes = |write: &&Write| matches!(write, Write::SetServiceStatus { .. });
+    assert_eq!(lab.writes[writes..].iter().find(takes), None);
+    assert_eq!(lab.shown("other"), ["192.0.2.1"]);
+    lab.assert_quiet();
+}
+
+#[test]
+fn a_claim_beside_another_waits_for_its_service_to_be_heard_of() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1/32"])]);
+    lab.apply(sharing(service("one", 1), "k", 80));
+    lab.settle();
+    // Another controller has let `two` in.
+    let two = sharing(service("two", 2), "k", 81);
+    let mut object = lab.virtual_ips[&ip("192.0.2.1")].clone();
+    object
+        .claims
+        .extend(virtual_ip("192.0.2.1", &[("two", Some(&two.uid))]).claims);
+    lab.put_virtual_ip(object);
+    lab.put(ServiceView {
+        ingress: vec![ip("192.0.2.1")],
+        pool_annotation: Some("a".to_owned()),
+        ..two
+    });
+    let writes = lab.writes.len();
+    lab.step_stream(0);
+    lab.settle();
+    let claims = |write: &&Write| matches!(write, Write::UpdateVirtualIp { .. });
+    assert_eq!(lab.writes[writes..].iter().find(claims), None);
+    assert_eq!(lab.shown("two"), ["192.0.2.1"]);
+    // That of a Service that is gone does not stay beside another.
+    lab.delete("two");
+    lab.settle();
+    assert_eq!(lab.virtual_ips[&ip("192.0.2.1")].claims.len(), 1);
 }

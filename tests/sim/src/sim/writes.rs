@@ -129,8 +129,9 @@ impl Sim<'_> {
                 let key = flight.write.key();
                 if let Some(process) = self.process(replica, life) {
                     process.writing.remove(&key);
-                    if flight.result.is_ok() {
-                        process.wrote(&flight.write);
+                    match flight.result {
+                        Ok(()) => process.wrote(&flight.write),
+                        Err(_) => process.failed(&flight.write),
                     }
                 }
                 return self.feed(
