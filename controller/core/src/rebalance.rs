@@ -120,7 +120,11 @@ impl Controller {
         }
         let mut fullest = owned.into_iter().collect::<Vec<_>>();
         fullest.sort_by_key(|(owner, _)| Reverse(self.allocator.seats.owned().get(*owner).copied()));
-        let addresses = fullest.into_iter().map(|(_, addresses)| addresses).collect::<Vec<_>>();
+        // Of others nobody can take anything, so that a look at a spread that is even is short.
+        let least = self.allocator.seats.fewest() + 2;
+        let full = |owner: &str| self.allocator.seats.owned().get(owner) >= Some(&least);
+        let addresses = fullest.into_iter().take_while(|(owner, _)| full(owner));
+        let addresses = addresses.map(|(_, addresses)| addresses).collect::<Vec<_>>();
         let mut coverage = std::mem::take(&mut self.coverage);
         let found = addresses.into_iter().find_map(|addresses| {
             let reliefs = addresses.into_iter().filter_map(|address| {

@@ -95,6 +95,11 @@ impl Seats {
         self.seats.get(number).map_or(0, |seat| seat.owned)
     }
 
+    /// The fewest addresses that any node announces.
+    pub(crate) fn fewest(&self) -> usize {
+        self.by_load.first().map_or(0, |(owned, ..)| *owned)
+    }
+
     /// The number of the node with the fewest addresses among those that `may`; of several the first one on the ring from
     /// `turn` on.
     pub(crate) fn emptiest(&self, turn: u64, may: impl Fn(usize) -> bool) -> Option<usize> {
