@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use fastrand::Rng;
+use ferrolb_controller_core::RebalanceRequest;
 use ferrolb_model::{
     AllocationPolicy, Config, IpRange, L2Advertisement, LabelSelector, Labels, NodeView, OnShrink, Operator, Pool,
     PoolSelection, Requirement, ServiceAllocation,
@@ -301,7 +302,7 @@ fn policy(rng: &mut Rng) -> PolicySpec {
 
 fn hand(rng: &mut Rng) -> Action {
     let address = any_address(rng);
-    match rng.u8(..8) {
+    match rng.u8(..12) {
         0 | 1 => Action::DeleteVirtualIp(address),
         2 | 3 => Action::Reserve {
             address,
@@ -313,6 +314,14 @@ fn hand(rng: &mut Rng) -> Action {
             retain: rng.bool(),
         },
         5 => Action::TakeOver(address),
+        8 | 9 => Action::Move {
+            address,
+            request: format!("{} {}", rng.choice(NODES).unwrap_or("nowhere"), rng.u8(..)),
+        },
+        10 | 11 => Action::Rebalance(RebalanceRequest {
+            text: rng.u8(..).to_string(),
+            budget: (rng.u8(..8) != 0).then(|| rng.usize(1..5)),
+        }),
         _ => Action::WriteStatus {
             service: crate::users::any_service(rng),
             ingress: (0..rng.usize(..3)).map(|_| any_address(rng)).collect(),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
+use ferrolb_controller_core::RebalanceRequest;
 use ferrolb_model::{Config, EndpointsView, NodeView, ServiceId, ServiceView};
 
 use crate::cluster::Cluster;
@@ -98,6 +99,10 @@ pub(crate) enum Action {
     Endpoints(EndpointsView),
     /// A standby takes an address over.
     TakeOver(IpAddr),
+    /// Somebody asks to move an address, by an annotation of its VirtualIP.
+    Move { address: IpAddr, request: String },
+    /// Somebody asks to rebalance.
+    Rebalance(RebalanceRequest),
 }
 
 /// A seed's scenario and everything that happens in it, by time since the start.

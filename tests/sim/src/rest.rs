@@ -21,6 +21,9 @@ pub(crate) fn check(store: &Store, core: &Controller) -> Result<(), String> {
     }
     counted(store, &core.pool_usage())?;
     explained(store, core)?;
+    if let Some(request) = &store.rebalance {
+        return Err(format!("{request:?} has no answer"));
+    }
     for object in store.virtual_ips.values() {
         placed(store, object).map_err(|why| format!("{} {why}", object.address))?;
     }
@@ -200,6 +203,9 @@ fn placed(store: &Store, object: &VirtualIp) -> Result<(), String> {
     };
     if holders.is_empty() {
         return Err(format!("is placed at {} for nobody", placed.owner));
+    }
+    if object.move_to != object.answered_move {
+        return Err(format!("is to move to {:?}, and has no answer", object.move_to));
     }
     let all = [&placed.owner].into_iter().chain(&placed.standbys).collect::<Vec<_>>();
     if all.iter().collect::<BTreeSet<_>>().len() != all.len() {

@@ -370,8 +370,13 @@ impl<'a> Sim<'a> {
         }
         for effect in effects {
             self.log(|| format!("controller{replica} -> {}", words::effect(&effect)));
-            if let Effect::Write(write) = effect {
-                self.send(replica, write)?;
+            match effect {
+                Effect::Write(write) => self.send(replica, write)?,
+                Effect::Rebalanced { request, .. } => {
+                    self.store.answer_rebalance(&request);
+                    self.spread();
+                }
+                Effect::Event(_) => {}
             }
         }
         self.schedule_tick(replica);

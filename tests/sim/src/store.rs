@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ferrolb_controller_core::{Input, Write, WriteError};
+use ferrolb_controller_core::{Input, RebalanceRequest, Write, WriteError};
 use ferrolb_model::{
     Claim, Config, EndpointsView, NodeView, Placement, Probe, ServiceId, ServiceType, ServiceView, VirtualIp,
 };
@@ -20,10 +20,11 @@ pub(crate) enum Key {
     Slice((String, String)),
     Service(ServiceId),
     VirtualIp(IpAddr),
+    Rebalance,
 }
 
 /// How many kinds of [`Key`] there are; each has a watch stream of its own.
-pub(crate) const KINDS: usize = 5;
+pub(crate) const KINDS: usize = 6;
 
 impl Key {
     /// The number of its stream.
@@ -34,6 +35,7 @@ impl Key {
             Key::Slice(_) => 2,
             Key::Service(_) => 3,
             Key::VirtualIp(_) => 4,
+            Key::Rebalance => 5,
         }
     }
 }
@@ -46,6 +48,8 @@ pub(crate) struct Store {
     pub(crate) slices: BTreeMap<(String, String), EndpointsView>,
     pub(crate) services: BTreeMap<ServiceId, ServiceView>,
     pub(crate) virtual_ips: BTreeMap<IpAddr, VirtualIp>,
+    /// The request to rebalance that nobody has answered yet.
+    pub(crate) rebalance: Option<RebalanceRequest>,
     /// Changes that no watch has been given yet.
     pub(crate) changed: Vec<(Key, Input)>,
     version: u64,
@@ -82,6 +86,7 @@ impl Store {
                 Some(object) => Input::VirtualIp(object.clone()),
                 None => Input::VirtualIpGone(*address),
             },
+            Key::Rebalance => Input::Rebalance(self.rebalance.clone()),
         }
     }
 
@@ -92,7 +97,8 @@ impl Store {
             1 => self.nodes.keys().cloned().map(Key::Node).collect(),
             2 => self.slices.keys().cloned().map(Key::Slice).collect(),
             3 => self.services.keys().cloned().map(Key::Service).collect(),
-            _ => self.virtual_ips.keys().copied().map(Key::VirtualIp).collect(),
+            4 => self.virtual_ips.keys().copied().map(Key::VirtualIp).collect(),
+            _ => vec![Key::Rebalance],
         }
     }
 
@@ -169,6 +175,19 @@ impl Store {
     pub(crate) fn remove_virtual_ip(&mut self, address: IpAddr) {
         if self.virtual_ips.remove(&address).is_some() {
             self.change(Key::VirtualIp(address));
+        }
+    }
+
+    /// Somebody asks to rebalance, in place of whoever asked before.
+    pub(crate) fn ask_to_rebalance(&mut self, request: RebalanceRequest) {
+        self.rebalance = Some(request);
+        self.change(Key::Rebalance);
+    }
+
+    /// The answer to a request stands where the request does.
+    pub(crate) fn answer_rebalance(&mut self, request: &str) {
+        if self.rebalance.take_if(|open| open.text == request).is_some() {
+            self.change(Key::Rebalance);
         }
     }
 

@@ -145,6 +145,8 @@ pub(crate) fn action(action: &Action) -> String {
             )
         }
         Action::TakeOver(address) => format!("standby takes {address} over"),
+        Action::Move { address, request } => format!("hand asks to move {address} to {request}"),
+        Action::Rebalance(request) => format!("hand asks to rebalance: {request:?}"),
     }
 }
 

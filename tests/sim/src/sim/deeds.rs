@@ -78,6 +78,15 @@ impl Sim<'_> {
             Action::NodeGone(name) => self.store.remove_node(&name),
             Action::Endpoints(view) => self.store.set_slice(view),
             Action::TakeOver(address) => self.take_over(address),
+            Action::Move { address, request } => {
+                if let Some(object) = self.store.virtual_ips.get(&address).cloned() {
+                    self.store.put_virtual_ip(VirtualIp {
+                        move_to: Some(request),
+                        ..object
+                    });
+                }
+            }
+            Action::Rebalance(request) => self.store.ask_to_rebalance(request),
         }
         self.spread();
     }
