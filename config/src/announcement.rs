@@ -80,7 +80,7 @@ fn layer2(object: &api::Layer2Policy, report: &mut Report) -> Layer2Settings {
         conflict_detection: object.conflict_detection.map(|detection| match detection {
             api::ConflictDetection::Probe => ConflictDetection::Probe,
             api::ConflictDetection::Passive => ConflictDetection::Passive,
-            api::ConflictDetection::Off => ConflictDetection::Off,
+            api::ConflictDetection::Disabled => ConflictDetection::Disabled,
         }),
         refresh: seconds(report, "spec.layer2.refreshSeconds", object.refresh_seconds, 86_400),
         subnet_check: object.subnet_check,

@@ -157,7 +157,7 @@ pub enum ConflictDetection {
     /// Claims by others are noticed, told and answered.
     Passive,
     /// Nothing is done.
-    Off,
+    Disabled,
 }
 
 /// When a node gives up what it announces.

@@ -147,7 +147,7 @@ impl From<ConflictDetection> for Conflicts {
         match mode {
             ConflictDetection::Probe => Conflicts::Probe,
             ConflictDetection::Passive => Conflicts::Passive,
-            ConflictDetection::Off => Conflicts::Off,
+            ConflictDetection::Disabled => Conflicts::Off,
         }
     }
 }
@@ -157,7 +157,7 @@ impl From<Conflicts> for ConflictDetection {
         match mode {
             Conflicts::Probe => ConflictDetection::Probe,
             Conflicts::Passive => ConflictDetection::Passive,
-            Conflicts::Off => ConflictDetection::Off,
+            Conflicts::Off => ConflictDetection::Disabled,
         }
     }
 }
@@ -370,7 +370,7 @@ mod tests {
         let conflicts = prop::sample::select(&[
             ConflictDetection::Probe,
             ConflictDetection::Passive,
-            ConflictDetection::Off,
+            ConflictDetection::Disabled,
         ]);
         let manner = (time(), proptest::option::of(conflicts), any::<Option<bool>>());
         let manner = manner.prop_map(|(refresh, conflicts, subnet_check)| Manner {

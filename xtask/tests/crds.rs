@@ -247,6 +247,30 @@ fn names_scope_and_columns() {
     }
 }
 
+fn values(schema: &serde_json::Value) -> Vec<&str> {
+    let own = schema.get("enum").and_then(|all| all.as_array());
+    let own = own.into_iter().flatten().filter_map(|value| value.as_str());
+    let below = schema.as_object().map(|map| map.values().collect::<Vec<_>>());
+    let below = below.into_iter().flatten().flat_map(values);
+    own.chain(below).collect()
+}
+
+/// What people write into a manifest is text without quotes, too: YAML 1.1 takes these words for something else.
+#[test]
+fn no_value_of_our_own_needs_quotes() {
+    let words = ["y", "yes", "n", "no", "on", "off", "true", "false", "null", "~"];
+    for expected in EXPECTED.iter().filter(|e| e.file.starts_with("ferrolb.io")) {
+        let crd = read(expected.file);
+        let spec = schema(&crd).properties.as_ref().unwrap().get("spec");
+        let spec = serde_json::to_value(spec).unwrap();
+        let bad: Vec<_> = values(&spec)
+            .into_iter()
+            .filter(|value| words.contains(&value.to_lowercase().as_str()))
+            .collect();
+        assert!(bad.is_empty(), "{}: {bad:?}", expected.kind);
+    }
+}
+
 /// Nothing converts between them, so a field that one of them lacked would be lost.
 #[test]
 fn versions_of_a_kind_are_alike() {

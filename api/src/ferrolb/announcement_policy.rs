@@ -236,7 +236,7 @@ pub enum ConflictDetection {
     /// Frames of others that claim an announced address are noticed, told and answered.
     Passive,
     /// Nothing is done.
-    Off,
+    Disabled,
 }
 
 /// When a node gives up what it announces.

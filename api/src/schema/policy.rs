@@ -7,7 +7,7 @@ use super::rule;
 
 /// `layer2.conflictDetection`.
 pub(crate) fn conflict_detection(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "string", "enum": ["Probe", "Passive", "Off"] })
+    json_schema!({ "type": "string", "enum": ["Probe", "Passive", "Disabled"] })
 }
 
 /// `layer2.placement.antiAffinity.among`.

@@ -52,7 +52,7 @@ fn conflicts(mode: Option<ConflictDetection>) -> liveness::Conflicts {
     match mode {
         None | Some(ConflictDetection::Probe) => liveness::Conflicts::Probe,
         Some(ConflictDetection::Passive) => liveness::Conflicts::Passive,
-        Some(ConflictDetection::Off) => liveness::Conflicts::Ignore,
+        Some(ConflictDetection::Disabled) => liveness::Conflicts::Ignore,
     }
 }
 

@@ -194,7 +194,7 @@ fn nobody_is_asked_where_nobody_can_be_or_nobody_wants_it() {
     alone.settle();
     assert_eq!(alone.shown("web"), ["192.0.2.1"], "no speaker is on the segment");
 
-    for detection in [ConflictDetection::Passive, ConflictDetection::Off] {
+    for detection in [ConflictDetection::Passive, ConflictDetection::Disabled] {
         let mut lab = lab(&["192.0.2.1-192.0.2.9"]);
         lab.set_config(detecting(detection));
         lab.settle();

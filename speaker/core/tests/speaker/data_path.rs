@@ -533,7 +533,7 @@ fn what_another_node_has_announced_or_a_policy_leaves_alone_is_not_asked_about()
         mac: [2, 0, 0x5e, 0, 0, 7],
         interface: "eth1".to_owned(),
     };
-    for detection in [ConflictDetection::Passive, ConflictDetection::Off] {
+    for detection in [ConflictDetection::Passive, ConflictDetection::Disabled] {
         let mut node = Node::new(DataPath::off());
         node.finding = Finding::Occupied(stranger.clone());
         let mut policy = policy("p", EndpointSettings::default());

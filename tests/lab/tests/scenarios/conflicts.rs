@@ -46,7 +46,7 @@ fn lets_go(machine: &Host, address: IpAddr) -> Result<()> {
 fn detection(s: &Scene, mode: &str) -> String {
     format!(
         "apiVersion: ferrolb.io/v1alpha1\nkind: AnnouncementPolicy\nmetadata: {{name: {0}}}\n\
-         spec: {{ipAddressPools: [{0}], layer2: {{conflictDetection: \"{mode}\"}}}}\n",
+         spec: {{ipAddressPools: [{0}], layer2: {{conflictDetection: {mode}}}}}\n",
         s.namespace()
     )
 }
@@ -144,7 +144,7 @@ pub(crate) async fn while_announced(s: Scene) -> Result<()> {
 
 /// Where a policy says so, other machines are nobody's business.
 pub(crate) async fn switched_off(s: Scene) -> Result<()> {
-    s.apply_config(&detection(&s, "Off")).await?;
+    s.apply_config(&detection(&s, "Disabled")).await?;
     let machine = machine(&s, "ignored", 215).await?;
     // The fence takes the first address, and leaves it to cool down.
     let address = IpAddr::from(s.v4(101));
