@@ -282,7 +282,11 @@ impl Ledger {
                 self.leaving.retain(|entry| !gone(entry));
                 self.unheard.retain(|entry| !gone(entry));
                 for address in ingress {
-                    given.entry(*address).or_insert(None);
+                    let object = store.virtual_ips.get(address);
+                    let others = object.iter().flat_map(|o| &o.claims).filter(|c| c.service != *service);
+                    let edited = others.filter_map(|c| self.edited.get(&c.service)).max();
+                    let why = edited.map(|at| (*at, "a Service that shares was edited"));
+                    given.entry(*address).or_insert(why);
                 }
                 Ok(())
             }
