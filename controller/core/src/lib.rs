@@ -9,6 +9,7 @@ mod choose;
 mod controller;
 mod converge;
 mod effect;
+mod groups;
 mod input;
 mod inspect;
 mod limits;

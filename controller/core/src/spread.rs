@@ -18,7 +18,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ferrolb_model::{AnnouncementPolicy, AntiAffinity, DrainTrigger, Labels};
+use ferrolb_model::{AnnouncementPolicy, AntiAffinity, DrainTrigger, Labels, ServiceId};
 
 use crate::allocator::{Allocator, Record};
 use crate::controller::Controller;
@@ -224,15 +224,14 @@ impl Controller {
         record: &Record,
         anti_affinity: Option<&AntiAffinity>,
     ) -> BTreeMap<&str, usize> {
-        let held = |id| self.allocator.held(id);
+        let held = |id: &ServiceId| self.allocator.held(id);
         let addresses = match anti_affinity {
             Some(AntiAffinity::None) => BTreeSet::new(),
             Some(AntiAffinity::Label(key)) => {
                 let holders = record.holders.keys().filter_map(|id| self.world.service(id));
                 let values = holders.filter_map(|v| v.labels.get(key)).collect::<BTreeSet<_>>();
-                let alike = |labels: &Labels| labels.get(key).is_some_and(|value| values.contains(value));
-                let group = self.world.services().filter(|v| alike(&v.labels));
-                group.flat_map(|v| held(&v.id)).collect()
+                let group = values.into_iter().flat_map(|value| self.world.group(key, value));
+                group.flat_map(held).collect()
             }
             Some(AntiAffinity::Service) | None => record.holders.keys().flat_map(held).collect(),
         };

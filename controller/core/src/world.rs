@@ -13,6 +13,7 @@ use ferrolb_model::{
 };
 use litemap::LiteMap;
 
+use crate::groups::Groups;
 use crate::since::Since;
 use crate::subnets::Subnets;
 use crate::taken::next;
@@ -30,6 +31,7 @@ pub(crate) struct World {
     policies_for_all: Vec<String>,
     policies: BTreeMap<String, Vec<String>>,
     services: BTreeMap<ServiceId, ServiceView>,
+    groups: Groups,
     nodes: BTreeMap<String, NodeView>,
     networks: BTreeMap<String, NetworkView>,
     subnets: Subnets,
@@ -80,6 +82,7 @@ impl World {
                 }
             }
         }
+        self.groups.set_config(&config, self.services.values());
         self.config = config;
     }
 
@@ -117,11 +120,22 @@ impl World {
     }
 
     pub(crate) fn set_service(&mut self, view: ServiceView) -> Option<ServiceView> {
+        if let Some(old) = self.services.get(&view.id) {
+            self.groups.remove(old);
+        }
+        self.groups.insert(&view);
         self.services.insert(view.id.clone(), view)
     }
 
     pub(crate) fn remove_service(&mut self, id: &ServiceId) -> Option<ServiceView> {
-        self.services.remove(id)
+        let old = self.services.remove(id)?;
+        self.groups.remove(&old);
+        Some(old)
+    }
+
+    /// The Services whose label `key`, which a policy names, has this value.
+    pub(crate) fn group(&self, key: &str, value: &str) -> impl Iterator<Item = &ServiceId> {
+        self.groups.of(key, value)
     }
 
     pub(crate) fn nodes(&self) -> &BTreeMap<String, NodeView> {

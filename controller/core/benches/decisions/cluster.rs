@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use ferrolb_controller_core::{Controller, Effect, Input, Settings, Write};
 use ferrolb_model::{
-    Claim, Config, Endpoint, EndpointsView, Family, FamilySet, L2Advertisement, Labels, NodeView, OnShrink, Pool,
-    PoolSelection, Port, Protocol, ServiceId, ServiceView, VirtualIp,
+    AnnouncementPolicy, Announcer, AntiAffinity, Claim, Config, Endpoint, EndpointsView, Family, FamilySet,
+    L2Advertisement, Labels, Layer2Settings, NodeView, OnShrink, Pool, PoolSelection, Port, Protocol, ServiceId,
+    ServiceView, VirtualIp,
 };
 
 /// Nothing here depends on the time, but that released addresses are free at once.
@@ -90,6 +91,24 @@ impl Cluster {
             let news = self.perform(write);
             effects.extend(self.handle(Input::Written { key, result: Ok(()) }));
             effects.extend(self.handle(news));
+        }
+    }
+
+    /// Every owner says that it announces.
+    pub(crate) fn confirm(&mut self) {
+        for object in self.virtual_ips.values().cloned().collect::<Vec<_>>() {
+            let announcer = object.placement.as_ref().map(|placed| Announcer {
+                node: placed.owner.clone(),
+                interfaces: BTreeSet::new(),
+            });
+            let resource_version = self.next_version();
+            let news = self.store(VirtualIp {
+                announcer,
+                resource_version,
+                ..object
+            });
+            let effects = self.handle(news);
+            self.settle(effects);
         }
     }
 
@@ -217,6 +236,14 @@ impl Objects {
         objects
     }
 
+    /// The same with the label `app`, of which so many have the same.
+    pub(crate) fn labelled(mut self, alike: usize) -> Self {
+        for (n, view) in self.services.values_mut().enumerate() {
+            view.labels = Labels::from([("app".to_owned(), format!("app-{}", n / alike))]);
+        }
+        self
+    }
+
     /// The lists as the watches tell them. Every Service can be served on every node.
     pub(crate) fn inputs(&self) -> impl Iterator<Item = Input> {
         let services = self.services.values().cloned().map(Input::Service);
@@ -298,6 +325,24 @@ pub(crate) fn config(ranges: &[&str]) -> Arc<Config> {
         l2_advertisements: BTreeMap::from([(advertisement.name.clone(), advertisement)]),
         ..Config::default()
     })
+}
+
+/// Addresses of Services with the same label `app` are kept apart.
+pub(crate) fn apart() -> AnnouncementPolicy {
+    AnnouncementPolicy {
+        name: "apart".to_owned(),
+        pools: PoolSelection::All,
+        service_selectors: Vec::new(),
+        node_selectors: Vec::new(),
+        on_request: None,
+        layer2: Layer2Settings {
+            anti_affinity: Some(AntiAffinity::Label("app".to_owned())),
+            ..Layer2Settings::default()
+        },
+        drain: Default::default(),
+        endpoints: Default::default(),
+        bgp: Default::default(),
+    }
 }
 
 /// The address so many places behind `first`.

@@ -13,10 +13,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use ferrolb_controller_core::{Effect, Input, Write};
+use ferrolb_controller_core::{Effect, Input, RebalanceRequest, Write};
 use ferrolb_model::{Config, Family};
 
-use cluster::{Cluster, Objects, address, config, node, service};
+use cluster::{Cluster, Objects, address, apart, config, node, service};
 
 /// As many as the largest bench has.
 const MANY: usize = 100_000;
@@ -192,13 +192,15 @@ fn place(c: &mut Criterion) {
     let mut group = c.benchmark_group("placement of 10000 on 1000 nodes");
     group.sample_size(10);
     let announced = config(&[ROOM]);
-    let mut silent = Config::clone(&announced);
-    silent.l2_advertisements.clear();
-    let silent = Arc::new(silent);
+    let silent = |config: &Config| {
+        let mut config = config.clone();
+        config.l2_advertisements.clear();
+        Arc::new(config)
+    };
     let nodes = || (0..NODES).map(|n| node(&format!("rack-{}-node-{n:04}", n % 20)));
     let objects = LazyCell::new(|| Objects::holding((0..ADDRESSES).map(|n| address(first(), n))));
-    let fresh = || {
-        let mut cluster = Cluster::listed(&silent, &objects);
+    let fresh = |config: &Config, objects: &Objects| {
+        let mut cluster = Cluster::listed(&silent(config), objects);
         for view in nodes() {
             cluster.handle(Input::Node(view));
         }
@@ -210,15 +212,39 @@ fn place(c: &mut Criterion) {
         let placed = |e: &&Effect| matches!(e, Effect::Write(Write::SetVirtualIpStatus { placement: Some(_), .. }));
         effects.iter().filter(placed).count()
     };
+    let from_nothing = |config: &Arc<Config>, objects: &Objects| {
+        let mut cluster = fresh(config, objects);
+        let begin = Instant::now();
+        let effects = black_box(cluster.handle(Input::Config(Arc::clone(config))));
+        let time = begin.elapsed();
+        assert_eq!(placed(&effects), ADDRESSES);
+        time
+    };
     group.bench_function("from nothing", |b| {
+        b.iter_custom(|times| (0..times).map(|_| from_nothing(&announced, &objects)).sum());
+    });
+    group.bench_function("from nothing, ten of each app apart", |b| {
+        let mut config = Config::clone(&announced);
+        let policy = apart();
+        config.announcement_policies.insert(policy.name.clone(), policy);
+        let config = Arc::new(config);
+        let objects = Objects::holding((0..ADDRESSES).map(|n| address(first(), n))).labelled(10);
+        b.iter_custom(|times| (0..times).map(|_| from_nothing(&config, &objects)).sum());
+    });
+    group.bench_function("a rebalance", |b| {
         b.iter_custom(|times| {
-            let run = |_| {
-                let mut cluster = fresh();
+            let run = |n| {
+                let mut cluster = fresh(&announced, &objects);
+                let effects = cluster.handle(Input::Config(Arc::clone(&announced)));
+                cluster.settle(effects);
+                cluster.confirm();
+                cluster.handle(Input::Node(node("an-empty-one")));
+                let request = |text: String| RebalanceRequest { text, budget: Some(5) };
                 let begin = Instant::now();
-                let effects = black_box(cluster.handle(Input::Config(Arc::clone(&announced))));
-                let time = begin.elapsed();
-                assert_eq!(placed(&effects), ADDRESSES);
-                time
+                black_box(cluster.handle(Input::Rebalance(Some(request(format!("first {n}"))))));
+                cluster.handle(Input::NodeGone("an-empty-one".to_owned()));
+                black_box(cluster.handle(Input::Rebalance(Some(request(format!("second {n}"))))));
+                begin.elapsed()
             };
             (0..times).map(run).sum()
         });
@@ -226,7 +252,7 @@ fn place(c: &mut Criterion) {
     group.bench_function("one node is lost", |b| {
         b.iter_custom(|times| {
             let run = |_| {
-                let mut cluster = fresh();
+                let mut cluster = fresh(&announced, &objects);
                 let effects = cluster.handle(Input::Config(Arc::clone(&announced)));
                 cluster.settle(effects);
                 let mut down = nodes().next().expect("a node");
