@@ -63,6 +63,8 @@ pub(crate) struct Record {
     pub(crate) cooling: BTreeMap<ServiceId, Duration>,
     /// Where it is announced, as decided last.
     pub(crate) placed: Option<Placement>,
+    /// Until when a takeover counts although its owner would not be chosen.
+    pub(crate) believed_until: Duration,
     /// The highest epoch seen: a new owner gets a higher one, also after a time without any.
     pub(crate) epoch: u64,
     /// Why nobody announces it, as reported last.

@@ -350,7 +350,7 @@ impl Controller {
         let heard = (self.synced && asked).then(|| object.clone());
         self.replace_object(address, Some(object));
         if let Some(seen) = seen {
-            self.adopt_placement(address, seen);
+            self.adopt_placement(address, seen, now);
         }
         if self.synced {
             self.evict_strangers(address);
@@ -462,6 +462,9 @@ impl Controller {
                 Timer::Restless(id) => self.take_up(&id),
                 Timer::Probe(address) => self.probe_missed(address, now),
                 Timer::Occupied(address) => self.occupation_ends(address),
+                Timer::Belief(address) => {
+                    self.dirty.placements.insert(address);
+                }
                 Timer::Sweep => self.dirty.services.extend(self.line.turns().cloned()),
                 Timer::Nodes => self.look_at_placements(),
                 // Looked at after every piece of news.

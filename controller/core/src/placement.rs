@@ -19,6 +19,7 @@ use crate::effect::{Effect, EventKind};
 use crate::moves::Answer;
 use crate::spread::{Candidate, Crowd, Rules, STANDBYS, standbys};
 use crate::standing::{Coverage, Grade, Standing, Standings};
+use crate::timers::Timer;
 
 /// What was decided about an address.
 #[derive(Debug, Default)]
@@ -56,7 +57,13 @@ pub(crate) struct Round<'a> {
     pub(crate) rules: &'a Rules<'a>,
     pub(crate) standings: &'a Standings,
     pub(crate) demand: &'a Demand<'a>,
+    /// The owner has taken the address over not long ago.
+    believed: bool,
 }
+
+/// So long a standby that took an address over has it, although it would not be chosen: until then Kubernetes has noticed that
+/// a node is gone, which takes it 50 s, and its silence was waited out.
+const BELIEF: Duration = Duration::from_secs(90);
 
 impl Round<'_> {
     /// The grade of a node that may announce.
@@ -95,7 +102,18 @@ impl Round<'_> {
         let best = self.best();
         let old = self.record.placed.iter().flat_map(|p| &p.standbys);
         let stay = old.filter(|node| *node != owner && best.is_some() && self.grade(node) == best);
-        standbys(self.address, stay.map(String::as_str), owner, eligible)
+        let found = standbys(self.address, stay.map(String::as_str), owner, eligible);
+        if !found.is_empty() {
+            return found;
+        }
+        let spare = Crowd::new(self.spare().cloned());
+        standbys(self.address, std::iter::empty(), owner, &spare)
+    }
+
+    /// Those that are better than nobody.
+    fn spare(&self) -> impl Iterator<Item = &Candidate> {
+        let spare = self.standings.spare().iter();
+        spare.filter(|candidate| self.demand.may_serve(&candidate.name))
     }
 
     /// The placement there is, where nothing of it changes. Most looks end here, without one at every node.
@@ -186,7 +204,7 @@ impl Demand<'_> {
 impl Controller {
     /// Takes over a placement that counts more than the own decision: of a standby that took the address over, or of the
     /// controller before. Who stood by goes on to, and the owner of before comes last; whether they may is decided later.
-    pub(crate) fn adopt_placement(&mut self, address: IpAddr, seen: Placement) {
+    pub(crate) fn adopt_placement(&mut self, address: IpAddr, seen: Placement, now: Duration) {
         let Some(record) = self.allocator.record(address) else {
             return;
         };
@@ -203,7 +221,13 @@ impl Controller {
             }
         }
         let placed = Placement { standbys, ..seen };
+        // Before the first pass no time is kept.
+        let taken = self.synced && own.is_some_and(|own| own.owner != placed.owner);
         self.allocator.set_placed(address, Some(placed));
+        if let Some(record) = self.allocator.record_mut(address).filter(|_| taken) {
+            record.believed_until = now + BELIEF;
+            self.timers.set(Timer::Belief(address), now + BELIEF);
+        }
     }
 
     fn is_told_to_routers(&self, pool: &Pool, view: &ServiceView) -> bool {
@@ -261,6 +285,7 @@ impl Controller {
             rules: &rules,
             standings: &standings,
             demand: &demand,
+            believed: now < record.believed_until,
         };
         Some((record, Some(judge(&round))))
     }
@@ -309,6 +334,12 @@ impl Controller {
             }
             if eligible.candidates.is_empty() && round.is_last(&placed.owner) {
                 return Some(placed.clone());
+            }
+            if round.believed && round.spare().any(|c| *c.name == *placed.owner) {
+                return Some(Placement {
+                    standbys: round.standbys(&placed.owner, &eligible),
+                    ..placed.clone()
+                });
             }
         }
         choice().map(|owner| Placement {

@@ -1,7 +1,8 @@
 //! How nodes stand to an address, endpoints aside: which may announce it, and why the others may not.
 //!
 //! Nodes come in grades. Who is drained by a cordon or a taint, or has no speaker, is left out as long as there is anybody
-//! else, and does what nobody else can do. Everything else that speaks against a node rules it out.
+//! else, and does what nobody else can do. Everything else that speaks against a node rules it out. Where one node alone may
+//! announce, others stand by that are drained or not Ready and have a speaker: better than nobody.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -41,6 +42,8 @@ pub(crate) struct Standing {
     pub(crate) awaited: bool,
     /// Why it is wanted less than others, and how much less.
     doubt: Option<NodeRefusal>,
+    /// Its speaker tells of the network.
+    heard: bool,
 }
 
 impl Standing {
@@ -64,6 +67,8 @@ pub(crate) struct Standings {
     pub(crate) nodes: BTreeMap<String, Standing>,
     /// Those that may announce, by grade.
     grades: [Crowd; 3],
+    /// Those that stand by where nobody else does.
+    spare: Crowd,
 }
 
 impl Standings {
@@ -74,7 +79,16 @@ impl Standings {
                 .filter(|(_, s)| s.ready && s.fault.is_none() && s.grade() == grade);
             Crowd::new(able.filter_map(|(name, s)| Candidate::new(name, s.score, s.awaited, allocator)))
         });
-        Standings { nodes, grades }
+        let spare = nodes.iter().filter(|(_, s)| {
+            let reluctant = !s.ready || s.grade() == Grade::Draining;
+            reluctant && s.heard && s.fault.is_none()
+        });
+        let spare = spare.filter_map(|(name, s)| Candidate::new(name, s.score, false, allocator));
+        Standings {
+            grades,
+            spare: Crowd::new(spare),
+            nodes,
+        }
     }
 
     /// The best grade that any node has.
@@ -87,6 +101,11 @@ impl Standings {
     /// The highest score of a node of this grade that is not awaited.
     pub(crate) fn score(&self, grade: Grade) -> u32 {
         self.of(grade).sure().first().map_or(0, |c| c.score)
+    }
+
+    /// Those that stand by where nobody else does.
+    pub(crate) fn spare(&self) -> &[Candidate] {
+        &self.spare.candidates
     }
 
     /// The nodes of this grade.
@@ -237,6 +256,7 @@ impl Judge<'_> {
             ready: node.ready || awaited,
             awaited,
             doubt: doubt.or(draining),
+            heard: network.is_some(),
         }
     }
 

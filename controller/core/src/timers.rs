@@ -31,6 +31,8 @@ pub(crate) enum Timer {
     Probe(IpAddr),
     /// This address, which another machine uses, may be tried again.
     Occupied(IpAddr),
+    /// The takeover of this address counts no more than any other placement.
+    Belief(IpAddr),
 }
 
 impl Timer {

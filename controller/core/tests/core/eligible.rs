@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ferrolb_model::{
     AnnouncementPolicy, Announcer, Condition, ConditionType, Config, DrainSettings, DrainTrigger, Layer2Settings,
-    NodeView, PoolSelection, TrafficPolicy,
+    NodeView, Placement, PoolSelection, TrafficPolicy,
 };
 
 use crate::fixtures::*;
@@ -290,5 +290,52 @@ fn a_node_without_a_speaker_is_left_out_once_others_have_had_time() {
     lab.set_network(network(&old, &[("eth0", true, INSIDE)]));
     lab.settle();
     assert!(placed(&lab).contains(&old), "it has come");
+    lab.assert_quiet();
+}
+
+/// Of two nodes the one that is not Ready has taken over, because the other has lost its power; gives that one first.
+fn taken_over_by_a_spare() -> (Lab, String, &'static str) {
+    let mut lab = one(DrainSettings::default(), Layer2Settings::default());
+    lab.delete_node("n3");
+    for name in ["n1", "n2"] {
+        lab.set_network(network(name, &[("eth0", true, INSIDE)]));
+    }
+    lab.settle();
+    let old = owner(&lab);
+    let other = if old == "n1" { "n2" } else { "n1" };
+    change(&mut lab, other, |n| n.ready = false);
+    assert_eq!((owner(&lab), placed(&lab).len()), (old.clone(), 2), "it stands by");
+    let mut object = lab.virtual_ips[&ip(ADDRESS)].clone();
+    object.placement = Some(Placement {
+        owner: other.to_owned(),
+        standbys: Vec::new(),
+        epoch: object.placement.expect("a placement").epoch + 1,
+    });
+    lab.put_virtual_ip(object);
+    lab.settle();
+    (lab, old, other)
+}
+
+#[test]
+fn where_one_node_alone_may_announce_another_that_is_not_ready_stands_by() {
+    let (mut lab, old, other) = taken_over_by_a_spare();
+    lab.pass(60 * SECOND);
+    assert_eq!(owner(&lab), other, "Kubernetes has not noticed yet");
+    change(&mut lab, &old, |n| n.ready = false);
+    lab.pass(60 * SECOND);
+    assert_eq!(owner(&lab), other);
+    lab.assert_quiet();
+    lab.set_node(node(&old));
+    lab.settle();
+    assert_eq!(owner(&lab), old, "nothing speaks against it");
+}
+
+#[test]
+fn a_takeover_by_a_node_that_is_not_ready_counts_for_a_while() {
+    let (mut lab, old, other) = taken_over_by_a_spare();
+    lab.pass(89 * SECOND);
+    assert_eq!(owner(&lab), other);
+    lab.pass(2 * SECOND);
+    assert_eq!(owner(&lab), old, "Kubernetes has heard of it all the time");
     lab.assert_quiet();
 }
