@@ -9,7 +9,8 @@
 //! for everybody. So the addresses of a node that dies come to many others. There is no ring for them, because the next node on
 //! a ring would inherit everything.
 //!
-//! But for anti-affinity, neither choice looks at every node: ten thousand addresses are placed on a thousand nodes in one go.
+//! Unless nodes are too few for anti-affinity, neither choice looks at every node: ten thousand addresses are placed on a
+//! thousand nodes in one go.
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
@@ -172,6 +173,20 @@ impl Controller {
         let after = |node: &Candidate| node.seed.wrapping_sub(turn);
         let owned = |node: &Candidate| self.allocator.seats.load(node.seat);
         if anti_affinity.is_some() {
+            let mut begin = 0;
+            while begin < crowd.sure().len() {
+                let end = begin + front(&crowd.sure()[begin..]).len();
+                let alone = |seat| {
+                    let place = crowd.place(seat).filter(|place| (begin..end).contains(place))?;
+                    crowd.candidates.get(place).filter(|c| beside(c) == 0)
+                };
+                let emptiest = self.allocator.seats.emptiest(turn, |seat| alone(seat).is_some());
+                if let Some(best) = emptiest.and_then(alone) {
+                    return Some(best);
+                }
+                begin = end;
+            }
+            // There is no node for itself.
             let rank = |node: &&Candidate| {
                 let (awaited, score) = node.preference();
                 (awaited, beside(node), score, owned(node), after(node))
@@ -313,6 +328,7 @@ fn mix(bits: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use ferrolb_model::ServiceView;
     use proptest::prelude::*;
 
     use super::*;
@@ -359,7 +375,42 @@ mod tests {
                 (c.preference(), owned, c.seed.wrapping_sub(salt(address)))
             };
             let best = crowd.candidates.iter().min_by_key(rank).map(|c| &c.name);
-            let found = controller.best_owner(address, &Record::default(), None, &crowd);
+            for anti_affinity in [None, Some(&AntiAffinity::None)] {
+                let found = controller.best_owner(address, &Record::default(), anti_affinity, &crowd);
+                prop_assert_eq!(found.map(|c| &c.name), best);
+            }
+        }
+
+        /// The same with other addresses of the Service on some of them.
+        #[test]
+        fn the_best_owner_is_apart_from_others(
+            nodes in prop::collection::vec((0..4_usize, 0..9_u32), 1..80),
+            host in any::<u8>(),
+            every in 1..6_usize,
+        ) {
+            let address = IpAddr::from([192, 0, 2, host]);
+            let loads = nodes.iter().map(|(load, _)| *load).collect::<Vec<_>>();
+            let mut controller = loaded(&loads);
+            let view = ServiceView::load_balancer(ServiceId::new("a", "b"));
+            let mut beside = BTreeMap::<String, usize>::new();
+            let placed = controller.allocator.records().filter_map(|(a, r)| Some((a, r.placed.as_ref()?.owner.clone())));
+            for (other, owner) in placed.step_by(every).collect::<Vec<_>>() {
+                controller.allocator.hold(other, &view);
+                *beside.entry(owner).or_default() += 1;
+            }
+            controller.allocator.hold(address, &view);
+            let candidates = nodes.iter().enumerate().filter_map(|(n, (_, score))| {
+                Candidate::new(&format!("n{n}"), score / 4, *score == 8, &controller.allocator)
+            });
+            let crowd = Crowd::new(candidates);
+            let rank = |c: &&Candidate| {
+                let owned = controller.allocator.seats.load(c.seat);
+                let beside = beside.get(&*c.name).copied().unwrap_or(0);
+                (c.awaited, beside, Reverse(c.score), owned, c.seed.wrapping_sub(salt(address)))
+            };
+            let best = crowd.candidates.iter().min_by_key(rank).map(|c| &c.name);
+            let record = controller.allocator.record(address).expect("a record");
+            let found = controller.best_owner(address, record, Some(&AntiAffinity::Service), &crowd);
             prop_assert_eq!(found.map(|c| &c.name), best);
         }
 
