@@ -26,16 +26,18 @@ impl Controller {
                     .flat_map(move |o| o.claims.iter().map(move |c| (address, c.clone())))
             })
             .collect::<Vec<_>>();
-        // Of those that may not share any more, who shows the address has it, before who has left it already.
+        // Of those that may not share any more, who shows the address has it, before who has left it already; of several
+        // the first claim.
         for shown in [true, false] {
             for (address, claim) in &claims {
                 let Some(view) = self.world.service(&claim.service) else {
                     continue;
                 };
-                if view.ingress.contains(address) == shown
-                    && self.is_first_claim(view, *address, claim)
-                    && self.allocator.may_keep(&self.world, *address, view).is_ok()
-                {
+                let fits = || match shown {
+                    true => self.why_lost(view, *address).is_none(),
+                    false => self.allocator.may_keep(&self.world, *address, view).is_ok(),
+                };
+                if view.ingress.contains(address) == shown && self.is_first_claim(view, *address, claim) && fits() {
                     self.allocator.hold(*address, view);
                 }
             }

@@ -182,3 +182,25 @@ fn a_claim_beside_another_waits_for_its_service_to_be_heard_of() {
     lab.settle();
     assert_eq!(lab.virtual_ips[&ip("192.0.2.1")].claims.len(), 1);
 }
+
+#[test]
+fn of_two_that_may_not_share_any_more_the_first_keeps_the_address_over_a_restart() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1/32"])]);
+    lab.apply(sharing(service("one", 1), "k", 80));
+    lab.apply(sharing(service("two", 2), "k", 81));
+    lab.settle();
+    assert_eq!(lab.shown("two"), ["192.0.2.1"]);
+    lab.apply(sharing(service("two", 2), "k", 80));
+    let writes = lab.writes.len();
+    lab.restart();
+    lab.pass(Duration::from_secs(30));
+    assert_eq!(lab.shown("one"), ["192.0.2.1"]);
+    assert!(lab.shown("two").is_empty());
+    let one = |write: &&Write| matches!(write, Write::SetServiceStatus { service, .. } if *service == id("one"));
+    assert_eq!(
+        lab.writes[writes..].iter().find(one),
+        None,
+        "it lost the address for a while"
+    );
+    lab.assert_quiet();
+}
