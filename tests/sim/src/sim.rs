@@ -65,9 +65,11 @@ pub(crate) struct Sim<'a> {
     pub(crate) writes: usize,
     /// Those of them that say something about an address anew, and change nothing.
     pub(crate) remarks: usize,
-    /// In a calm history: two addresses came free at nearly the same time, so that either may have been first.
+    /// In a calm history: an address came free at nearly the same time as another one, or as something happened, so that
+    /// either may have been first.
     pub(crate) tied: bool,
     freed: Option<Duration>,
+    happened: Option<Duration>,
     pub(crate) inputs: usize,
     pub(crate) last_write: Duration,
     /// The newest writes, for who asks why it is not quiet.
@@ -100,6 +102,7 @@ impl<'a> Sim<'a> {
             remarks: 0,
             tied: false,
             freed: None,
+            happened: None,
             inputs: 0,
             last_write: Duration::ZERO,
             recent: Vec::new(),
@@ -147,6 +150,11 @@ impl<'a> Sim<'a> {
         Duration::from_micros(self.rng.u64(..most))
     }
 
+    /// Whether that was a moment ago.
+    fn is_close(&self, at: Option<Duration>) -> bool {
+        at.is_some_and(|at| self.now < at + Duration::from_secs(1))
+    }
+
     /// When the last action has happened.
     pub(crate) fn is_over(&self) -> bool {
         self.acted == self.history.actions.len()
@@ -169,6 +177,8 @@ impl<'a> Sim<'a> {
             Event::Act(n) => {
                 let history = self.history;
                 self.acted += 1;
+                self.tied |= self.is_close(self.freed);
+                self.happened = Some(self.now);
                 self.act(&history.actions[n].1);
             }
             Event::Watch { replica, life, kind } => return self.watch(replica, life, kind),

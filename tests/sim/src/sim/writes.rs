@@ -1,7 +1,6 @@
 //! The way of a write: sent by a core, done or not, answered or not.
 
 use std::fmt::Write as _;
-use std::time::Duration;
 
 use ferrolb_controller_core::{Input, Write, WriteError, WriteKey};
 
@@ -26,8 +25,7 @@ impl Sim<'_> {
                 self.remarks += usize::from(object.is_some_and(|o| o.placement == *placement));
             }
             Write::DeleteVirtualIp { .. } => {
-                let close = |at: Duration| self.now < at + Duration::from_secs(1);
-                self.tied |= self.freed.is_some_and(close);
+                self.tied |= self.is_close(self.freed) || self.is_close(self.happened);
                 self.freed = Some(self.now);
             }
             _ => {}
