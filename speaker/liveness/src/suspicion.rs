@@ -39,9 +39,10 @@ const AGAIN: Duration = Duration::from_millis(240);
 /// Between two rounds while answering in the owner's name.
 const WATCH: Duration = Duration::from_millis(100);
 /// The other standbys are asked this often in a round.
-const WITNESS_TRIES: u32 = 3;
-/// Between two of these. After two of them whoever hears the owner has heard it later than this node.
-const WITNESS_GAP: Duration = Duration::from_millis(12);
+const WITNESS_TRIES: u32 = 5;
+/// Between two of these. By the last one whoever hears the owner has heard it later than this node, mostly long before. They
+/// are many because a question or an answer that a heartbeat overtakes counts as old.
+const WITNESS_GAP: Duration = Duration::from_millis(5);
 /// Before the first word of a witness is checked: the owner may have died right after.
 const DOUBT: Duration = Duration::from_millis(50);
 /// So long both answer when the owner is back: its layer 2 has to be ready.
