@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::answer::service_id;
 use crate::args::{Cli, Request};
-use crate::cluster::{Cluster, ClusterError};
+use crate::cluster::{Asked, Cluster, ClusterError};
 
 /// How often to look.
 const LOOK: Duration = Duration::from_millis(250);
@@ -40,14 +40,6 @@ pub async fn act(cli: &Cli, request: &Request, cluster: &Cluster) -> Result<(Str
     }
 }
 
-fn failed(what: impl Into<String>) -> impl FnOnce(kube::Error) -> ClusterError {
-    let what = what.into();
-    |source| ClusterError::Request {
-        what,
-        source: Box::new(source),
-    }
-}
-
 impl Cluster {
     /// The address itself, or those of the Service of that name.
     async fn addresses_of(&self, what: &str) -> Result<Vec<IpAddr>, ClusterError> {
@@ -56,7 +48,8 @@ impl Cluster {
         }
         let id = service_id(what, &self.namespace);
         let services = Api::<Service>::namespaced(self.client.clone(), &id.namespace);
-        let service = services.get(&id.name).await.map_err(failed(format!("Service {id}")))?;
+        let asked = Asked::of::<Service>("get", Some(&id.namespace), Some(&id.name));
+        let service = services.get(&id.name).await.map_err(|e| asked.failed(e))?;
         let addresses = ferrolb_config::service_view(&service).ingress;
         if addresses.is_empty() {
             return Err(ClusterError::Refused(format!(
@@ -70,8 +63,9 @@ impl Cluster {
     async fn move_to(&self, address: IpAddr, to: &str, timeout: Duration) -> Result<(String, bool), ClusterError> {
         let vips = Api::<api::VirtualIp>::all(self.client.clone());
         let name = VirtualIpName::of(address).to_string();
-        let what = || format!("VirtualIP {name}");
-        let vip = vips.get(&name).await.map_err(failed(what()))?;
+        let get = Asked::of::<api::VirtualIp>("get", None, Some(&name));
+        let annotate = Asked::of::<api::VirtualIp>("patch", None, Some(&name));
+        let vip = vips.get(&name).await.map_err(|e| get.failed(e))?;
         let owner = |vip: &api::VirtualIp| {
             vip.status
                 .as_ref()
@@ -88,10 +82,10 @@ impl Cluster {
         let request = format!("{to} {}", Timestamp::now());
         let patch = json!({ "metadata": { "annotations": { (annotations::MOVE_TO): request } } });
         let patched = vips.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await;
-        patched.map_err(failed(format!("annotate {}", what())))?;
+        patched.map_err(|e| annotate.failed(e))?;
         let end = Instant::now() + timeout;
         loop {
-            let vip = vips.get(&name).await.map_err(failed(what()))?;
+            let vip = vips.get(&name).await.map_err(|e| get.failed(e))?;
             let status = vip.status.clone().unwrap_or_default();
             if status.answered_move.as_deref() == Some(&request) {
                 let moved = status.conditions.iter().find(|c| c.type_ == "Moved");
@@ -126,22 +120,22 @@ impl Cluster {
     async fn rebalance(&self, namespace: &str, count: u32, timeout: Duration) -> Result<(String, u8), ClusterError> {
         let states = Api::<api::ConfigurationState>::namespaced(self.client.clone(), namespace);
         let name = configuration_state::CONTROLLER;
-        let what = || format!("ConfigurationState {namespace}/{name}");
+        let asked = |verb| Asked::of::<api::ConfigurationState>(verb, Some(namespace), Some(name));
         let request = format!("{count} {}", Timestamp::now());
         let patch = json!({ "metadata": { "annotations": { (annotations::REBALANCE): request } } });
         let patched = states.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await;
-        patched.map_err(failed(format!("annotate {}", what())))?;
+        patched.map_err(|e| asked("patch").failed(e))?;
         let end = Instant::now() + timeout;
         loop {
-            let state = states.get(name).await.map_err(failed(what()))?;
+            let state = states.get(name).await.map_err(|e| asked("get").failed(e))?;
             let told = state.annotations().get(annotations::REBALANCED);
             if let Some(answer) = told.and_then(|t| t.strip_prefix(&request)?.strip_prefix(": ")) {
                 return Ok((format!("{answer}\n"), 0));
             }
             if Instant::now() >= end {
                 let text = format!(
-                    "no answer after {timeout:?}; addresses may still move, {} tells\n",
-                    what()
+                    "no answer after {timeout:?}: look whether the controller runs and leads. Addresses may still move; \
+                     ConfigurationState {namespace}/{name} tells\n"
                 );
                 return Ok((text, 1));
             }
@@ -154,14 +148,13 @@ impl Cluster {
         let (key, value) = (annotations::ON_SHRINK, annotations::ON_SHRINK_REASSIGN);
         let patch = json!({ "metadata": { "annotations": { key: value } } });
         let patched = pools.patch(pool, &PatchParams::default(), &Patch::Merge(patch)).await;
-        patched.map_err(failed(format!("annotate IPAddressPool {namespace}/{pool}")))?;
+        let asked = Asked::of::<api::IpAddressPool>("patch", Some(namespace), Some(pool));
+        patched.map_err(|e| asked.failed(e))?;
         let vips = Api::<api::VirtualIp>::all(self.client.clone());
+        let list = Asked::of::<api::VirtualIp>("list", None, None);
         let end = Instant::now() + timeout;
         loop {
-            let all = vips
-                .list(&ListParams::default())
-                .await
-                .map_err(failed("list virtualips"))?;
+            let all = vips.list(&ListParams::default()).await.map_err(|e| list.failed(e))?;
             let stays = all.items.iter().filter(|vip| vip.spec.pool.as_deref() == Some(pool));
             let stays = stays.filter_map(|vip| {
                 let conditions = vip.status.iter().flat_map(|s| &s.conditions);

@@ -18,9 +18,9 @@ pub enum AnswerError {
     /// There is no such Service.
     #[error("there is no Service {0}; name another, or its namespace with -n")]
     NoService(ServiceId),
-    /// What is asked changes something.
-    #[error("this changes a cluster and cannot be asked of a file")]
-    Changes,
+    /// What is asked changes something, or takes time.
+    #[error("this needs a cluster and cannot be asked of a file")]
+    NeedsCluster,
     /// An old ConfigMap cannot be read.
     #[error(transparent)]
     Legacy(#[from] migrate::LegacyError),
@@ -77,9 +77,10 @@ pub fn answer(cli: &Cli, world: &World, namespace: &str) -> Result<(String, u8),
                 let text = form(cli.output, &report, || report.text(cli.output == Output::Wide))?;
                 Ok((text, u8::from(report.differs)))
             }
+            Migrate::Shadow { .. } => Err(AnswerError::NeedsCluster),
             Migrate::Objects => Ok((migrate::objects(world, metallb_namespace)?, 0)),
         },
-        Action::Request(_) | Action::Completion { .. } => Err(AnswerError::Changes),
+        Action::Request(_) | Action::Completion { .. } => Err(AnswerError::NeedsCluster),
     }
 }
 

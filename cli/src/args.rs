@@ -39,7 +39,7 @@ pub struct Cli {
     #[arg(long, global = true, value_name = "CLASS")]
     pub load_balancer_class: Option<String>,
 
-    /// Read the objects from YAML instead of a cluster; - is standard input. Not for what changes something
+    /// Read the objects from YAML instead of a cluster; - is standard input. Not for what changes or watches something
     #[arg(short, long, global = true, value_name = "FILE")]
     pub filename: Vec<PathBuf>,
 
@@ -130,10 +130,28 @@ pub enum Migrate {
     /// What stays the same, what differs and why, and what to do in which order. Changes nothing.
     /// Exit code 0: nothing differs, 1: something does, 2: the cluster cannot be read
     Check,
+    /// Looks again and again while MetalLB goes on, and tells what of the check is news. Changes nothing.
+    /// Exit code as that of the check at the last look
+    Shadow {
+        /// Time between two looks, 1s or more
+        #[arg(long, value_name = "TIME", default_value = "10s", value_parser = pause)]
+        every: Duration,
+        /// How long; without it until Ctrl-C
+        #[arg(long = "for", value_name = "TIME", value_parser = duration)]
+        span: Option<Duration>,
+    },
     /// Prints MetalLB's objects, those of an old ConfigMap too, as YAML for FerroLB's namespace
     Objects,
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
     ferrolb_config::parse_duration(text).ok_or_else(|| "a time looks like 30s or 2m".to_owned())
+}
+
+fn pause(text: &str) -> Result<Duration, String> {
+    let pause = duration(text)?;
+    match pause >= Duration::from_secs(1) {
+        true => Ok(pause),
+        false => Err("that is too often; 1s is the least".to_owned()),
+    }
 }

@@ -25,6 +25,9 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// So many objects at once.
 const PAGE: u32 = 500;
 
+/// What a 404 says when the kind is served and the object is not there.
+const NO_OBJECT: &str = "NotFound";
+
 /// Why a cluster cannot be read.
 #[derive(Debug, ThisError)]
 pub enum ClusterError {
@@ -82,6 +85,64 @@ pub async fn connect(cli: &Cli) -> Result<Cluster, ClusterError> {
     Ok(Cluster { client, namespace })
 }
 
+/// One request, for an error that names what was asked.
+pub(crate) struct Asked {
+    verb: &'static str,
+    resource: ApiResource,
+    namespace: Option<String>,
+    name: Option<String>,
+}
+
+impl Asked {
+    /// About the object of this name; about all where there is none.
+    pub(crate) fn of<K: Resource<DynamicType = ()>>(
+        verb: &'static str,
+        namespace: Option<&str>,
+        name: Option<&str>,
+    ) -> Self {
+        Asked {
+            verb,
+            resource: ApiResource::erase::<K>(&()),
+            namespace: namespace.map(str::to_owned),
+            name: name.map(str::to_owned),
+        }
+    }
+
+    /// The object, or all, with its kind.
+    fn what(&self) -> String {
+        let place = [&self.namespace, &self.name].into_iter().flatten();
+        let place = place.map(String::as_str).collect::<Vec<_>>().join("/");
+        match &self.name {
+            Some(_) => format!("{} {place}", self.resource.kind),
+            None => self.resource.plural.clone(),
+        }
+    }
+
+    /// Why it was not answered, and what would be right.
+    pub(crate) fn failed(&self, error: Error) -> ClusterError {
+        match error {
+            Error::Api(status) if status.code == 404 && status.reason != NO_OBJECT => {
+                ClusterError::Cannot(vec![missing(&[&self.resource])])
+            }
+            Error::Api(status) if status.code == 404 => {
+                let hint = match self.resource.group == ferrolb_api::names::METALLB_GROUP {
+                    true => "; --ferrolb-namespace says where FerroLB is",
+                    false => "",
+                };
+                ClusterError::Refused(format!("there is no {}{hint}", self.what()))
+            }
+            Error::Api(status) if status.code == 403 => {
+                let namespace = self.namespace.as_deref();
+                ClusterError::Cannot(vec![forbidden(self.verb, &self.resource, namespace)])
+            }
+            source => ClusterError::Request {
+                what: format!("{} {}", self.verb, self.what()),
+                source: Box::new(source),
+            },
+        }
+    }
+}
+
 /// What is listed.
 struct Kind {
     resource: ApiResource,
@@ -124,7 +185,6 @@ fn parts(cli: &Cli, namespace: &str) -> Vec<Part> {
         needed::<Service>(),
         needed::<Node>(),
         needed::<Namespace>(),
-        needed::<EndpointSlice>(),
         helpful::<ServiceCIDR>(),
     ];
     let metallb = vec![
@@ -166,6 +226,8 @@ fn parts(cli: &Cli, namespace: &str) -> Vec<Part> {
     }
     let states = vec![needed::<api::ServiceBgpStatus>(), needed::<api::ConfigurationState>()];
     parts.extend([
+        // They decide who announces an address, not who has it.
+        part(vec![needed::<EndpointSlice>()], None, true),
         part(metallb, Some(&cli.ferrolb_namespace), true),
         part(states, None, true),
         part(ferrolb, None, true),
@@ -187,20 +249,21 @@ impl Cluster {
     /// Names every kind that is not served or may not be listed, and what would be right.
     pub async fn list(&self, cli: &Cli) -> Result<World, ClusterError> {
         let mut world = World::new(&cli.ferrolb_namespace);
-        let mut cannot = Vec::new();
-        for part in parts(cli, &self.namespace) {
+        let (mut cannot, mut unserved) = (Vec::new(), Vec::new());
+        let parts = parts(cli, &self.namespace);
+        for part in &parts {
             let namespace = part.namespace.as_deref();
             for kind in &part.kinds {
                 match self.list_kind(kind, namespace, &mut world).await {
                     Ok(()) => {}
                     Err(Error::Api(status)) if status.code == 404 => {
                         if part.served && kind.needed {
-                            cannot.push(missing(kind));
+                            unserved.push(&kind.resource);
                         }
                     }
                     Err(Error::Api(status)) if status.code == 403 => {
                         if kind.needed {
-                            cannot.push(forbidden(kind, namespace));
+                            cannot.push(forbidden("list", &kind.resource, namespace));
                         }
                     }
                     Err(source) => {
@@ -212,10 +275,12 @@ impl Cluster {
                 }
             }
         }
-        if cannot.is_empty() {
-            Ok(world)
-        } else {
-            Err(ClusterError::Cannot(cannot))
+        if !unserved.is_empty() {
+            cannot.insert(0, missing(&unserved));
+        }
+        match cannot.is_empty() {
+            true => Ok(world),
+            false => Err(ClusterError::Cannot(cannot)),
         }
     }
 
@@ -243,18 +308,32 @@ impl Cluster {
     }
 }
 
-fn missing(kind: &Kind) -> String {
+/// What is not served, each kind by its name, and what would be right.
+fn missing(resources: &[&ApiResource]) -> String {
+    let names = resources.iter().map(|r| match r.group.as_str() {
+        "" => r.plural.clone(),
+        group => format!("{}.{group}", r.plural),
+    });
+    let names = names.collect::<Vec<_>>();
+    let what = match names.len() {
+        1 => "CustomResourceDefinition is",
+        _ => "CustomResourceDefinitions are",
+    };
     format!(
-        "the API server does not serve {}.{}: the CustomResourceDefinition is missing; apply deploy/manifests/ferrolb.yaml",
-        kind.resource.plural, kind.resource.group
+        "the API server does not serve {}: the {what} missing. Is this the right cluster, and is FerroLB installed? \
+         kubectl apply --server-side -f deploy/manifests/ferrolb.yaml installs it; kubectl apply --server-side -k deploy/crds \
+         the definitions alone",
+        names.join(", ")
     )
 }
 
-fn forbidden(kind: &Kind, namespace: Option<&str>) -> String {
+fn forbidden(verb: &str, resource: &ApiResource, namespace: Option<&str>) -> String {
     let place = namespace.map_or("in all namespaces".to_owned(), |ns| format!("in namespace {ns}"));
-    let (plural, group) = (&kind.resource.plural, &kind.resource.group);
+    let (plural, group) = (&resource.plural, &resource.group);
     let group = if group.is_empty() { "\"\"" } else { group };
-    format!("you may not list {plural} {place}: a rule with the verb list for {plural} of apiGroup {group} is missing")
+    format!(
+        "you may not {verb} {plural} {place}: a rule with the verb {verb} for {plural} of apiGroup {group} is missing"
+    )
 }
 
 #[cfg(test)]
@@ -277,5 +356,43 @@ mod tests {
         assert_eq!(events_of("kubectl-ferrolb why shop/web"), Some(Some("shop".to_owned())));
         assert_eq!(events_of("kubectl-ferrolb why -A"), Some(None));
         assert_eq!(events_of("kubectl-ferrolb status"), None);
+    }
+
+    #[test]
+    fn what_is_not_answered_is_named() {
+        let refused = |code: u16, reason: &str| {
+            let status = kube::core::Status::failure("404 page not found", reason).with_code(code);
+            Error::Api(Box::new(status))
+        };
+        let pool = Asked::of::<api::IpAddressPool>("patch", Some("ferrolb-system"), Some("lan"));
+        let told = |code, reason| pool.failed(refused(code, reason)).to_string();
+        assert!(
+            told(404, "Failed to parse error data").starts_with(
+                "the API server does not serve ipaddresspools.metallb.io: the CustomResourceDefinition is missing. Is "
+            ),
+            "{}",
+            told(404, "")
+        );
+        assert_eq!(
+            told(404, NO_OBJECT),
+            "there is no IPAddressPool ferrolb-system/lan; --ferrolb-namespace says where FerroLB is"
+        );
+        assert_eq!(
+            told(403, "Forbidden"),
+            "you may not patch ipaddresspools in namespace ferrolb-system: a rule with the verb patch for ipaddresspools of \
+             apiGroup metallb.io is missing"
+        );
+        assert!(told(500, "InternalError").starts_with("patch IPAddressPool ferrolb-system/lan: "));
+        let service = Asked::of::<Service>("get", Some("shop"), Some("web"));
+        assert_eq!(
+            service.failed(refused(404, NO_OBJECT)).to_string(),
+            "there is no Service shop/web"
+        );
+        let vips = Asked::of::<api::VirtualIp>("list", None, None);
+        assert!(
+            vips.failed(refused(500, ""))
+                .to_string()
+                .starts_with("list virtualips: ")
+        );
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! What is told is a pure function of objects: [`world::World`] holds them, from the API server or from a file;
 //! [`replay`] lets the controller's own core decide about them, so that no rule stands here a second time; [`why`],
-//! [`status`] and [`migrate`] make reports; [`answer`] writes them. `cluster` and [`act`] alone talk to an API server.
+//! [`status`] and [`migrate`] make reports; [`answer`] writes them. `cluster`, [`act`] and [`shadow`] alone
+//! talk to an API server.
 
 pub mod act;
 pub mod answer;
@@ -10,6 +11,7 @@ pub mod args;
 pub mod cluster;
 pub mod migrate;
 pub mod replay;
+pub mod shadow;
 pub mod status;
 mod table;
 pub mod why;

@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
-use ferrolb_cli::args::{Action, Cli};
+use ferrolb_cli::args::{Action, Cli, Migrate};
+use ferrolb_cli::shadow::{Pace, shadow};
 use ferrolb_cli::world::World;
 use ferrolb_cli::{act, answer, cluster};
 
@@ -53,6 +54,15 @@ async fn run(cli: &Cli) -> Result<(String, u8), String> {
     let cluster = cluster::connect(cli).await.map_err(|e| e.to_string())?;
     if let Action::Request(request) = &cli.action {
         return act::act(cli, request, &cluster).await.map_err(|e| e.to_string());
+    }
+    if let Action::Migrate {
+        metallb_namespace,
+        step: Migrate::Shadow { every, span },
+    } = cli.action.clone()
+    {
+        let pace = Pace { every, span };
+        let code = shadow(cli, &cluster, &metallb_namespace, pace, |line| print!("{line}")).await?;
+        return Ok((String::new(), code));
     }
     let world = cluster.list(cli).await.map_err(|e| e.to_string())?;
     answer::answer(cli, &world, &cluster.namespace).map_err(|e| e.to_string())

@@ -5,12 +5,14 @@
 
 mod legacy;
 mod procedure;
+mod shadow;
+mod started;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ferrolb_config::{Kind, service_view};
-use ferrolb_model::{Config, Reason, ServiceType, ServiceView};
+use ferrolb_model::{BgpAdvertisement, Config, Peer, Reason, RemoteAsn, ServiceType, ServiceView};
 use k8s_openapi::api::core::v1::{PodSpec, PodTemplateSpec};
 use kube::ResourceExt;
 use serde::Serialize;
@@ -18,6 +20,8 @@ use serde_json::Value;
 
 pub use legacy::{LegacyError, convert};
 pub use procedure::Stage;
+pub use shadow::{Change, Shadow};
+use started::{BgpMode, bgp_mode};
 
 use crate::replay::Replay;
 use crate::table::{join, or_dash, table};
@@ -77,7 +81,7 @@ pub struct Programs {
 }
 
 /// What becomes of a Service.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Outcome {
     /// Namespace and name.
@@ -134,7 +138,7 @@ pub fn check(world: &World, namespace: &str, class: Option<&str>) -> Result<Repo
     let parsed = &replay.parsed;
     let said = parsed.errors.iter().chain(&parsed.warnings).map(ToString::to_string);
     let configuration = said.chain(replay.unreadable.iter().cloned()).collect::<Vec<_>>();
-    let differences = differences(&parsed.config, &views, class, world);
+    let differences = differences(&parsed.config, &views, class, world, namespace);
     let changed = services.iter().filter(|s| s.outcome == Fate::Changes).count();
     let kept = services
         .iter()
@@ -160,7 +164,7 @@ pub fn check(world: &World, namespace: &str, class: Option<&str>) -> Result<Repo
         services,
         configuration,
         differences,
-        unknown: unknown(&parsed.config, world),
+        unknown: unknown(&parsed.config, world, namespace),
         found,
     })
 }
@@ -314,7 +318,13 @@ fn outcome(replay: &Replay, view: &ServiceView) -> Outcome {
     }
 }
 
-fn differences(config: &Config, views: &[ServiceView], class: Option<&str>, world: &World) -> Vec<String> {
+fn differences(
+    config: &Config,
+    views: &[ServiceView],
+    class: Option<&str>,
+    world: &World,
+    namespace: &str,
+) -> Vec<String> {
     let mut found = Vec::new();
     let old = views.iter().filter(|v| !v.deprecated_annotations.is_empty());
     let old = old
@@ -332,10 +342,19 @@ fn differences(config: &Config, views: &[ServiceView], class: Option<&str>, worl
             profile.name
         ));
     }
-    for ad in config.bgp_advertisements.values().filter(|ad| ad.local_pref.is_none()) {
+    if bgp_mode(world, namespace) == BgpMode::Native {
+        found.extend(unset_preferences(config).map(|ad| {
+            format!(
+                "BGPAdvertisement {:?}: localPref is not set; to peers of the own AS it is 100, and was 0 in MetalLB's native mode",
+                ad.name
+            )
+        }));
+    }
+    if let Some(served) = started::class(world, namespace).filter(|served| served.as_deref() != class) {
+        let (theirs, ours) = (served.as_deref().unwrap_or_default(), class.unwrap_or_default());
         found.push(format!(
-            "BGPAdvertisement {:?}: localPref is not set; it is 100 to peers of the own AS, and was 0 in MetalLB's native mode",
-            ad.name
+            "MetalLB serves loadBalancerClass {theirs:?} (--lb-class), this report is about {ours:?}; ask again with \
+             --load-balancer-class, and start FerroLB with that class"
         ));
     }
     let foreign = world.services.values().map(service_view);
@@ -351,7 +370,21 @@ fn differences(config: &Config, views: &[ServiceView], class: Option<&str>, worl
     found
 }
 
-fn unknown(config: &Config, world: &World) -> Vec<String> {
+/// The advertisements without a local preference that speak to a peer of the own AS: only there it is on the wire.
+fn unset_preferences(config: &Config) -> impl Iterator<Item = &BgpAdvertisement> {
+    let internal = |peer: &Peer| match peer.remote_asn {
+        RemoteAsn::Number(asn) => asn == peer.shown_asn(),
+        RemoteAsn::Internal => true,
+        RemoteAsn::External => false,
+    };
+    let advertisements = config.bgp_advertisements.values();
+    advertisements.filter(move |ad| {
+        let named = |peer: &Peer| ad.peers.as_ref().is_none_or(|names| names.contains(&peer.name));
+        ad.local_pref.is_none() && config.peers.values().any(|peer| internal(peer) && named(peer))
+    })
+}
+
+fn unknown(config: &Config, world: &World, namespace: &str) -> Vec<String> {
     let mut unknown = Vec::new();
     if !config.l2_advertisements.is_empty() && world.speakers.is_empty() {
         unknown.push(
@@ -370,7 +403,19 @@ fn unknown(config: &Config, world: &World) -> Vec<String> {
                 .to_owned(),
         );
     }
-    unknown.push("flags and environment of MetalLB's programs, such as --lb-class or METALLB_BGP_TYPE".to_owned());
+    if bgp_mode(world, namespace) == BgpMode::Unknown {
+        unknown.extend(unset_preferences(config).map(|ad| {
+            format!(
+                "whether MetalLB speaks BGP in its native mode (METALLB_BGP_TYPE): if so, the localPref of BGPAdvertisement \
+                 {:?}, which is not set, was 0 to peers of the own AS, and is 100",
+                ad.name
+            )
+        }));
+    }
+    unknown.push(match started::class(world, namespace) {
+        Some(_) => "what MetalLB's programs were started with, but for --lb-class and METALLB_BGP_TYPE".to_owned(),
+        None => "what MetalLB's programs were started with, such as --lb-class".to_owned(),
+    });
     unknown
 }
 

@@ -42,7 +42,7 @@ pub use peer::{
 };
 pub use pool::{OnShrink, Pool, ServiceAllocation};
 pub use range::{IpRange, RangeError};
-pub use reason::{NodeRefusal, Reason};
+pub use reason::{Explanation, NodeRefusal, Reason};
 pub use selector::{LabelSelector, Labels, Operator, Requirement};
 pub use service::{
     AddressRequest, FamilyPolicy, Port, Protocol, RequestError, ServiceId, ServiceType, ServiceView, TrafficPolicy,

@@ -1,7 +1,9 @@
 //! Every "no", in one place: why an address was not given, or a node does not announce.
 //!
 //! A [`Reason`] has a stable name (`as_str`) for conditions, metric labels, logs and scripts, and a message (`Display`)
-//! that names object, value and what would be right.
+//! that names object, value and what would be right. What each name means stands in `explained`.
+
+mod explained;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -12,6 +14,8 @@ use crate::cluster::AddressUse;
 use crate::ip::Family;
 use crate::service::{RequestError, ServiceId};
 use crate::virtual_ip::{Stranger, VirtualIpName};
+
+pub use explained::Explanation;
 
 /// Why a Service has no address, or not the one it asks for, or an address has no announcer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -224,69 +228,6 @@ pub enum NodeRefusal {
     DataPathNotReady,
     /// Another machine on its segment uses the address.
     AddressOccupied,
-}
-
-impl NodeRefusal {
-    /// The stable name.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            NodeRefusal::NotSelected => "NotSelected",
-            NodeRefusal::NotReady => "NotReady",
-            NodeRefusal::Excluded => "Excluded",
-            NodeRefusal::Cordoned => "Cordoned",
-            NodeRefusal::Tainted => "Tainted",
-            NodeRefusal::NetworkUnavailable => "NetworkUnavailable",
-            NodeRefusal::NoLocalEndpoint => "NoLocalEndpoint",
-            NodeRefusal::NoEndpoint => "NoEndpoint",
-            NodeRefusal::NotOwner => "NotOwner",
-            NodeRefusal::NoClaim => "NoClaim",
-            NodeRefusal::NoInterface => "NoInterface",
-            NodeRefusal::NoSubnet => "NoSubnet",
-            NodeRefusal::NoSpeaker => "NoSpeaker",
-            NodeRefusal::Outweighed => "Outweighed",
-            NodeRefusal::NoLayer2 => "NoLayer2",
-            NodeRefusal::NoPeer => "NoPeer",
-            NodeRefusal::DataPathNotReady => "DataPathNotReady",
-            NodeRefusal::AddressOccupied => "AddressOccupied",
-        }
-    }
-}
-
-impl Reason {
-    /// The stable name.
-    pub fn as_str(&self) -> &'static str {
-        match self {
-            Reason::NoPools => "NoPools",
-            Reason::PoolNotFound { .. } => "PoolNotFound",
-            Reason::NoPoolForService { .. } => "NoPoolForService",
-            Reason::PoolExcludesService { .. } => "PoolExcludesService",
-            Reason::PoolExhausted { .. } => "PoolExhausted",
-            Reason::NoAddressOfFamily { .. } => "NoAddressOfFamily",
-            Reason::AddressOutsidePools { .. } => "AddressOutsidePools",
-            Reason::AddressOutsidePool { .. } => "AddressOutsidePool",
-            Reason::AddressInUse { .. } => "AddressInUse",
-            Reason::CannotShare { .. } => "CannotShare",
-            Reason::AddressBlocked { .. } => "AddressBlocked",
-            Reason::AddressAvoided { .. } => "AddressAvoided",
-            Reason::AddressOfNode { .. } => "AddressOfNode",
-            Reason::AddressOfNetwork { .. } => "AddressOfNetwork",
-            Reason::AddressOccupied { .. } => "AddressOccupied",
-            Reason::PolicyRefuses { .. } => "PolicyRefuses",
-            Reason::RequestFamilies { .. } => "RequestFamilies",
-            Reason::BadRequest(_) => "BadRequest",
-            Reason::NotDualStack => "NotDualStack",
-            Reason::NoClusterIp => "NoClusterIP",
-            Reason::NoAdvertisement { .. } => "NoAdvertisement",
-            Reason::NoEligibleNode { .. } => "NoEligibleNode",
-            Reason::NoEndpoint { .. } => "NoEndpoint",
-            Reason::CannotMove { .. } => "CannotMove",
-            Reason::PoolChanged { .. } => "PoolChanged",
-            Reason::PolicyNotGranted { .. } => "PolicyNotGranted",
-            Reason::Unsettled { .. } => "Unsettled",
-            Reason::ForeignWriter { .. } => "ForeignWriter",
-            Reason::ApiRefused { .. } => "ApiRefused",
-        }
-    }
 }
 
 /// A message names this many nodes; a condition's message is bounded, a cluster is not.

@@ -78,3 +78,42 @@ fn repository() -> PathBuf {
     path.pop();
     path
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What stands in a line after the way this program is called, without the remark.
+    fn arguments(line: &str) -> Option<Vec<&str>> {
+        let line = line.split('#').next().unwrap_or_default();
+        let (_, words) = match line.split_once("cargo xtask ") {
+            Some(call) => call,
+            None => line.split_once("-p xtask ")?,
+        };
+        // Inside of a sentence it ends with the code.
+        let words = words.split('`').next().unwrap_or_default().split_whitespace();
+        Some(words.skip_while(|word| ["--", "--release"].contains(word)).collect())
+    }
+
+    #[test]
+    fn documents_call_it_as_it_can_be_called() {
+        let root = repository();
+        let pages = std::fs::read_dir(root.join("docs/src")).unwrap();
+        let mut documents = pages.map(|page| page.unwrap().path()).collect::<Vec<_>>();
+        documents.extend(["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md"].map(|name| root.join(name)));
+        let mut seen = 0;
+        for document in documents {
+            let text = std::fs::read_to_string(&document).unwrap();
+            for words in text.lines().filter_map(arguments).filter(|words| !words.is_empty()) {
+                seen += 1;
+                if let Err(error) = Cli::try_parse_from(std::iter::once("xtask").chain(words.iter().copied())) {
+                    panic!("{}: {words:?}: {error}", document.display());
+                }
+            }
+        }
+        assert!(
+            seen > 20,
+            "only {seen} commands found: is this test still looking right?"
+        );
+    }
+}

@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
@@ -90,43 +92,69 @@ fn paths_in_backticks_exist() {
     assert!(missing.is_empty(), "paths that do not exist:\n{}", missing.join("\n"));
 }
 
-/// The names that `as_str` of `impl TYPE` gives, read from the arms of its match.
-fn names_in_code<'a>(source: &'a str, of: &str) -> BTreeSet<&'a str> {
-    let start = format!("impl {of} {{");
-    let body = source.split(&start).nth(1).unwrap_or_default();
-    let body = body.split("\n}\n").next().unwrap_or_default();
-    between(body, "=> \"", "\",").collect()
-}
-
-/// The names in the first column of the table under a heading.
-fn names_in_table<'a>(page: &'a str, heading: &str) -> BTreeSet<&'a str> {
-    let start = format!("\n## {heading}\n");
-    let section = page.split(&start).nth(1).unwrap_or_default();
-    let section = section.split("\n## ").next().unwrap_or_default();
-    let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
-    rows.filter_map(|row| row.split_once('`'))
-        .map(|(name, _)| name)
-        .collect()
-}
-
-#[test]
-fn every_refusal_is_explained() {
-    let source = fs::read_to_string(root().join("model/src/reason.rs")).expect("the reasons");
-    let page = fs::read_to_string(root().join("docs/src/when-it-does-not-work.md")).expect("the page");
-    for (of, heading) in [("Reason", "Reasons"), ("NodeRefusal", "Node refusals")] {
-        let (code, table) = (names_in_code(&source, of), names_in_table(&page, heading));
-        assert!(
-            code.len() > 5,
-            "{of}: found {code:?} alone: is this test still looking at the right things?"
-        );
-        let missing: Vec<_> = code.difference(&table).collect();
-        let unknown: Vec<_> = table.difference(&code).collect();
-        assert!(missing.is_empty(), "the table {heading:?} lacks {missing:?}");
-        assert!(
-            unknown.is_empty(),
-            "the table {heading:?} names what is not there: {unknown:?}"
-        );
+/// Fields of `value` that the schema does not have.
+fn unknown_fields(schema: &Value, value: &Value, path: &str, unknown: &mut Vec<String>) {
+    match value {
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                let known = [&schema["properties"][name], &schema["additionalProperties"]];
+                let path = format!("{path}.{name}");
+                match known.into_iter().find(|known| known.is_object()) {
+                    Some(known) => unknown_fields(known, field, &path, unknown),
+                    None if schema["x-kubernetes-preserve-unknown-fields"] == true => {}
+                    None => unknown.push(path),
+                }
+            }
+        }
+        Value::Array(items) => {
+            let of = |item| unknown_fields(&schema["items"], item, path, unknown);
+            items.iter().for_each(of);
+        }
+        _ => {}
     }
+}
+
+/// Objects of ours in examples have the fields of their definitions, and a namespace where they live in one.
+#[test]
+fn examples_can_be_applied() {
+    let definitions = ferrolb_api::crds().into_iter();
+    let definitions = definitions.map(|crd| serde_json::to_value(crd).expect("a definition"));
+    let definitions = definitions.collect::<Vec<_>>();
+    let mut seen = 0;
+    for document in documents() {
+        let text = fs::read_to_string(&document).expect("a readable document");
+        for block in between(&text, "```yaml\n", "```") {
+            let place = || format!("{}:\n{block}", document.display());
+            let objects = serde_saphyr::from_multiple::<Value>(block);
+            let objects = objects.unwrap_or_else(|error| panic!("{}{error}", place()));
+            for object in objects {
+                let of_kind = |d: &&Value| d["spec"]["names"]["kind"] == object["kind"];
+                let Some(definition) = definitions.iter().find(of_kind) else {
+                    continue;
+                };
+                seen += 1;
+                let spec = &definition["spec"];
+                let versions = spec["versions"].as_array().expect("versions");
+                let group = spec["group"].as_str().expect("a group");
+                let called = |v: &&Value| object["apiVersion"] == format!("{group}/{}", v["name"].as_str().unwrap());
+                let version = versions.iter().find(called);
+                let version = version.unwrap_or_else(|| panic!("{}there is no such version", place()));
+                let schema = &version["schema"]["openAPIV3Schema"]["properties"]["spec"];
+                let mut unknown = Vec::new();
+                unknown_fields(schema, &object["spec"], "spec", &mut unknown);
+                assert!(unknown.is_empty(), "{}there is no {unknown:?}", place());
+                let wanted = match spec["scope"] == "Namespaced" {
+                    true => Value::from(ferrolb_api::names::DEFAULT_NAMESPACE),
+                    false => Value::Null,
+                };
+                assert_eq!(object["metadata"]["namespace"], wanted, "{}", place());
+            }
+        }
+    }
+    assert!(
+        seen > 15,
+        "only {seen} objects found: is this test still looking right?"
+    );
 }
 
 #[test]

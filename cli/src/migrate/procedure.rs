@@ -30,13 +30,23 @@ pub(super) fn procedure(found: &Found, config: &Config, own: &str) -> Vec<Stage>
     let speakers = names(&programs.speakers, "speaker");
     let none = "none";
     let mut stages = vec![stage(
+        "Look on while MetalLB works, for a day say: what FerroLB would do, whenever something changes. It only reads",
+        vec![format!("kubectl ferrolb migrate --metallb-namespace {of} shadow")],
+        none,
+    )];
+    stages.push(stage(
         "Write down what is there: the objects for FerroLB, and who has which address",
         vec![
             format!("kubectl ferrolb migrate --metallb-namespace {of} objects > ferrolb-objects.yaml"),
             "kubectl get services -A -o yaml > services-before.yaml".to_owned(),
         ],
         none,
-    )];
+    ));
+    stages.push(stage(
+        "Have FerroLB's images on the nodes, so that no step waits for them",
+        Vec::new(),
+        none,
+    ));
     stages.push(stage(
         "Stop MetalLB's controller; nobody gives or takes addresses, and its speakers go on announcing. A controller that \
          runs without pools would clear the addresses of Services",
@@ -73,11 +83,6 @@ pub(super) fn procedure(found: &Found, config: &Config, own: &str) -> Vec<Stage>
         (true, false) => "until FerroLB's sessions stand; routers drop MetalLB's routes when its sessions end",
         _ => "until FerroLB's speakers run, and by BGP until their sessions stand",
     };
-    stages.push(stage(
-        "Have FerroLB's images on the nodes, so that the next step need not wait for them",
-        Vec::new(),
-        none,
-    ));
     stages.push(stage(
         "Stop MetalLB's speakers and start FerroLB, which takes over the addresses in the status of Services before it \
          gives new ones",

@@ -234,6 +234,7 @@ fn main() -> std::process::ExitCode {
             Group::new(Setup::named("outages"))
                 .scenario("clean_end", with_pool(contract::clean_end))
                 .scenario("adoption", with_pool(outages::adoption))
+                .scenario("migrate_shadow", without_pool(cli::migrate_shadow))
                 .scenario("status_written_by_hand", with_pool(outages::status_written_by_hand))
                 .scenario("controller_killed", without_pool(outages::controller_killed))
                 .scenario(
@@ -267,6 +268,8 @@ fn main() -> std::process::ExitCode {
             Group::new(Setup::named("cli"))
                 .scenario("why", without_pool(cli::why))
                 .scenario("moves", with_pool(cli::moves))
+                .scenario("rebalances", with_pool(cli::rebalances))
+                .scenario("renumbers", without_pool(cli::renumbers))
                 .scenario("migrate_check", without_pool(cli::migrate_check)),
         )
         .group(Group::new(ipv6).scenario("ipv6_only", with_pool(families::ipv6_only)))

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use ferrolb_lab::{Program, wait_until};
 
+use crate::cli;
 use crate::manifests::{deployment, endpoint_slice, pool, service, without_selector};
 use crate::scene::{PATIENCE, Scene};
 
@@ -287,18 +288,20 @@ pub(crate) async fn missing_write_rule(s: Scene) -> Result<()> {
     Ok(())
 }
 
-/// A missing CRD: the log and `/readyz` say which, and it heals when the CRD is there.
+/// A missing CRD: the log, `/readyz` and the plugin say which, and it heals when the CRD is there.
 pub(crate) async fn missing_crd(s: Scene) -> Result<()> {
     let name = "l2advertisements.metallb.io";
     let crd = s.json(&format!("crd/{name}")).await?;
     s.kubectl(&["delete", "crd", name]).await?;
     s.controller().restart()?;
     let said = s.controller_not_ready(&["l2advertisements", "list"]).await;
+    let plugin = cli::told(&s, &["status"], 2, &format!("does not serve {name}")).await;
     let restored = serde_json::json!({
         "apiVersion": crd["apiVersion"], "kind": crd["kind"], "metadata": { "name": name }, "spec": crd["spec"],
     });
     s.apply(&restored.to_string()).await?;
     said?;
+    plugin?;
     s.controller_ready().await?;
     s.fence().await
 }
