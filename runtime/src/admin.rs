@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use axum::Router;
@@ -65,6 +66,13 @@ pub async fn bind(addr: SocketAddr) -> Result<TcpListener, AdminError> {
         other => other,
     };
     bound.map_err(|source| AdminError::Bind { addr, source })
+}
+
+/// Listens on by the socket of another process.
+pub fn resume(listener: OwnedFd) -> io::Result<TcpListener> {
+    let listener = std::net::TcpListener::from(listener);
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener)
 }
 
 /// Serves until `stop` is cancelled.

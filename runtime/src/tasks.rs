@@ -8,7 +8,7 @@ use std::io;
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
@@ -23,6 +23,31 @@ pub struct Tasks {
     names: Vec<(Id, &'static str)>,
     stop: CancellationToken,
     grace: Duration,
+}
+
+/// The signals that ask the program to stop.
+#[derive(Debug)]
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Those from now on.
+    pub fn new() -> io::Result<Self> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Waits for SIGTERM or SIGINT.
+    pub async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => info!("SIGTERM: stopping"),
+            _ = self.interrupt.recv() => info!("SIGINT: stopping"),
+        }
+    }
 }
 
 /// A task ended although nobody asked it to.
@@ -90,12 +115,17 @@ impl Tasks {
     }
 
     /// Runs until SIGTERM or SIGINT, or until a task dies. Then cancels the token and waits for the rest.
-    pub async fn run(mut self) -> Result<(), TaskDied> {
-        let mut terminate = signal(SignalKind::terminate()).map_err(TaskDied::Signals)?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(TaskDied::Signals)?;
+    pub async fn run(self) -> Result<(), TaskDied> {
+        let mut signals = Signals::new().map_err(TaskDied::Signals)?;
+        self.run_until(&mut signals).await
+    }
+
+    /// The same with signals that are waited for already. One that comes while the tasks end is left to the caller.
+    pub async fn run_until(mut self, signals: &mut Signals) -> Result<(), TaskDied> {
         let result = tokio::select! {
-            _ = terminate.recv() => { info!("SIGTERM: stopping"); Ok(()) }
-            _ = interrupt.recv() => { info!("SIGINT: stopping"); Ok(()) }
+            // A task may end because it has cancelled the token itself.
+            biased;
+            () = signals.stop() => Ok(()),
             () = self.stop.cancelled() => Ok(()),
             Some(ended) = self.running.join_next_with_id() => Err(self.death(ended)),
         };

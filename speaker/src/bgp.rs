@@ -39,7 +39,7 @@ use ferrolb_runtime::tasks::Tasks;
 use ferrolb_speaker_core::{Bgp, BgpPlan, DataPath, Input, Late, Settings};
 use jiff::Timestamp;
 use prometheus_client::registry::Registry;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::info;
 
@@ -49,8 +49,8 @@ use crate::store::Store;
 
 use keeper::{Ends, Keeper};
 
-pub(crate) use engine::BfdBoard;
-pub(crate) use keeper::Fixed;
+pub(crate) use engine::{BfdBoard, Lent};
+pub(crate) use keeper::{Fixed, Order};
 pub(crate) use marker::Marker;
 pub(crate) use picture::{BgpPicture, Services};
 
@@ -84,6 +84,15 @@ pub(crate) struct View {
     pub(crate) bfd: BfdBoard,
 }
 
+/// What a predecessor has handed over.
+#[derive(Debug, Default)]
+pub(crate) struct Before {
+    /// Its plan.
+    pub(crate) plan: Option<BgpPlan>,
+    /// What its engines had.
+    pub(crate) lent: Lent,
+}
+
 /// Starts the keeper and shows what it sees in `registry`. The [`Decider`] is for the owner task, the picture for whoever
 /// writes it down.
 pub(crate) fn spawn(
@@ -92,8 +101,9 @@ pub(crate) fn spawn(
     fixed: Fixed,
     settings: Settings,
     (store, events): (Store<BgpPlan>, Recorder),
+    (before, orders): (Before, mpsc::Receiver<Order>),
 ) -> (Decider, watch::Receiver<BgpPicture>) {
-    let restored = store.restore().map(Arc::new);
+    let restored = before.plan.or_else(|| store.restore()).map(Arc::new);
     let (planned_in, planned) = watch::channel(None);
     let (view, shown) = watch::channel(Arc::default());
     let (picture_in, picture) = watch::channel(BgpPicture::default());
@@ -108,9 +118,10 @@ pub(crate) fn spawn(
         view,
         picture: picture_in,
         events,
+        orders,
     };
     tasks.spawn("bgp snapshot", store.keep(to_keep, tasks.stop()));
-    tasks.spawn("bgp", Keeper::new(fixed, ends).run(tasks.stop()));
+    tasks.spawn("bgp", Keeper::new(fixed, before.lent, ends).run(tasks.stop()));
     (decider, picture)
 }
 

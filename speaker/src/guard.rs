@@ -21,7 +21,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ferrolb_l2::{InterfaceState, NamePattern};
-use ferrolb_liveness::{Duties, Ground, Keyring, Outcome, PeerState};
+use ferrolb_liveness::{Duties, Ground, Keyring, Outcome, PeerState, Placement};
 use ferrolb_model::LivenessKeys;
 use ferrolb_speaker_core::{Duty, Input};
 use tokio::sync::watch;
@@ -29,7 +29,7 @@ use tracing::{info, warn};
 
 use crate::snapshot::Memory;
 
-pub(crate) use keeper::Keeper;
+pub(crate) use keeper::{Keeper, Order};
 pub(crate) use keys::KeyFile;
 
 /// The owner task's side: gathers what the guard has to know.
@@ -161,6 +161,20 @@ impl Briefing {
             changed
         });
     }
+}
+
+/// What is remembered, and what the guard knows better: it hears of a claim before the core does.
+pub(crate) fn remembered(memory: &Memory, beliefs: &BTreeMap<IpAddr, Placement>) -> Memory {
+    let mut memory = memory.clone();
+    for (address, belief) in beliefs {
+        let belief = convert::placement_back(belief);
+        if let Some(duty) = memory.duties.get_mut(address)
+            && (belief.epoch, &belief.owner) > (duty.placement.epoch, &duty.placement.owner)
+        {
+            Arc::make_mut(duty).placement = belief;
+        }
+    }
+    memory
 }
 
 /// What the core has to know of it.

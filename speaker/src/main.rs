@@ -12,6 +12,7 @@ mod bgp;
 mod configuration;
 mod engine;
 mod guard;
+mod hand_over;
 mod kube_proxy;
 mod metrics;
 mod mirror;
@@ -24,6 +25,7 @@ mod snapshot;
 mod store;
 mod takeovers;
 
+use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,14 +36,14 @@ use ferrolb_api::{IpAddressPool, L2Advertisement, ServiceBgpStatus, ServiceL2Sta
 use ferrolb_l2::{Counters, Settings};
 use ferrolb_runtime::admin::{self, Admin, Version};
 use ferrolb_runtime::readiness::{Heartbeat, Readiness};
-use ferrolb_runtime::tasks::Tasks;
+use ferrolb_runtime::tasks::{Signals, Tasks};
 use ferrolb_runtime::watch::{self, Source, watch};
 use ferrolb_runtime::write_health::WriteHealth;
 use ferrolb_runtime::{args as common, client, events, footprint, logs};
 use ferrolb_speaker_core::{DataPath, Input, Ownership, Speaker};
 use k8s_openapi::api::core::v1::{Node, Secret, Service};
 use prometheus_client::registry::Registry;
-use tokio::sync::{mpsc, watch as latest};
+use tokio::sync::{mpsc, oneshot, watch as latest};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
@@ -49,6 +51,7 @@ use crate::api::Api;
 use crate::args::Args;
 use crate::engine::Engine;
 use crate::guard::{Briefing, KeyFile};
+use crate::hand_over::{Beginning, Work};
 use crate::kube_proxy::Asker;
 use crate::metrics::Board;
 use crate::news::News;
@@ -108,15 +111,28 @@ async fn speak(args: Args) -> anyhow::Result<()> {
     };
     let node = args.node_name.as_str();
     info!(node, version = env!("CARGO_PKG_VERSION"), "starting");
+    let mut signals = Signals::new()?;
+    let socket = hand_over::socket(&args.state_dir, node);
+    let (mut before, _predecessor) = match hand_over::take(&socket, node, &mut signals).await {
+        Beginning::With(work, predecessor) => (*work, Some(predecessor)),
+        Beginning::Alone => (Work::default(), None),
+        Beginning::Stopped => return Ok(()),
+    };
+    let listener = match before.admin(args.common.admin_addr.port()) {
+        Some(listener) => Some(admin::resume(listener)?),
+        None => hand_over::bind(args.common.admin_addr, &mut signals).await?,
+    };
+    let Some(listener) = listener else { return Ok(()) };
     let mut tasks = Tasks::new();
     let readiness = Readiness::default();
     let counters = Arc::new(Counters::default());
     let store = Store::of_layer2(&args.state_dir, node);
+    let identity = store.identity().clone();
     let settings = ferrolb_speaker_core::Settings {
         load_balancer_class: args.load_balancer_class.clone(),
     };
     let mut ownership = Ownership::new(node, Speaker::new(node, settings.clone()));
-    let memory = store.restore().unwrap_or_default();
+    let memory = before.memory(&identity).or_else(|| store.restore()).unwrap_or_default();
     // The core has nothing to say before it knows anything else: the guard goes by the same memory.
     ownership.handle(Input::Restored(memory.duties.clone()));
 
@@ -125,6 +141,9 @@ async fn speak(args: Args) -> anyhow::Result<()> {
     let key_file = KeyFile::beside(store.file());
     let (keys, keys_out) = latest::channel(key_file.read());
     let (memory, memory_out) = latest::channel(Arc::new(memory));
+    let to_hand_over = memory_out.clone();
+    let (guard_orders, guard_orders_out) = mpsc::channel(1);
+    let (bgp_orders, bgp_orders_out) = mpsc::channel(1);
     let briefing = Briefing::new((node, key_file.boot()), keys, memory);
     let (wanted, wanted_out) = latest::channel(Arc::default());
     let (questions, questions_out) = mpsc::channel(QUESTIONS);
@@ -146,6 +165,8 @@ async fn speak(args: Args) -> anyhow::Result<()> {
         outcomes: outcomes_in,
         counters: Arc::clone(&guard_counters),
         check: readiness.check("liveness", "starting"),
+        lent: before.heartbeats(args.liveness_port),
+        orders: guard_orders_out,
     };
     let engine = readiness.check("layer 2", "starting");
     let layer2 = Engine {
@@ -189,7 +210,14 @@ async fn speak(args: Args) -> anyhow::Result<()> {
         port: args.bgp_port,
         seed: seed(node),
     };
-    let (mut decider, bgp_picture) = bgp::spawn(&mut tasks, &mut registry, fixed, settings, (kept, recorder.clone()));
+    let (mut decider, bgp_picture) = bgp::spawn(
+        &mut tasks,
+        &mut registry,
+        fixed,
+        settings,
+        (kept, recorder.clone()),
+        (before.bgp(&identity), bgp_orders_out),
+    );
     if resumes {
         decider.resume();
     }
@@ -209,7 +237,19 @@ async fn speak(args: Args) -> anyhow::Result<()> {
     };
     let heartbeat = Heartbeat::new(STUCK);
     let writes = WriteHealth::new(&readiness, "patch virtualips/status");
-    let listener = admin::bind(args.common.admin_addr).await?;
+    // Whoever waits for the address waits for the end of the process.
+    let bound = listener.as_fd().try_clone_to_owned()?;
+    let (heir, inherited) = oneshot::channel();
+    let hand_over = hand_over::Ends {
+        socket,
+        identity,
+        bgp: bgp_orders,
+        guard: guard_orders,
+        memory: to_hand_over,
+        admin: bound.try_clone()?,
+        heir,
+    };
+    tasks.spawn("hand-over", hand_over::serve(hand_over, tasks.stop()));
     let admin = Admin {
         version: Version {
             name: "ferrolb-speaker",
@@ -254,8 +294,12 @@ async fn speak(args: Args) -> anyhow::Result<()> {
     let owner = Owner::new(ownership, api, args.exclude_interfaces.clone(), takeovers, ends);
     tasks.spawn("owner", owner.run(tasks.stop()));
     spawn_watches(&mut tasks, &client, &args, &readiness, &watches, (news_in, seen_in));
-    tasks.run().await?;
-    Ok(())
+    tasks.run_until(&mut signals).await?;
+    drop(bound);
+    match inherited.await {
+        Ok(heir) => Ok(hand_over::lie_still(heir, signals).await?),
+        Err(_) => Ok(()),
+    }
 }
 
 /// Which node announces what is read as it is now; the rest may come from the API server's cache, which is cheaper when

@@ -162,6 +162,11 @@ impl<T: Send + Sync + 'static> Store<T> {
         }
     }
 
+    /// Whose it is.
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
     /// Where it is.
     pub(crate) fn file(&self) -> &Path {
         &self.file

@@ -36,13 +36,14 @@ const IMPURE: [&str; 22] = [
 ];
 
 /// Every crate of the product with the crates of the workspace that it may name. `tests/*` and `xtask` may name all.
-const MAY_NAME: [(&str, &[&str]); 14] = [
+const MAY_NAME: [(&str, &[&str]); 15] = [
     ("ferrolb-image", &[]),
     ("ferrolb-model", &[]),
     ("ferrolb-api", &[]),
     ("ferrolb-runtime", &[]),
     ("ferrolb-controller-core", &["ferrolb-model"]),
     ("ferrolb-speaker-core", &["ferrolb-model"]),
+    ("ferrolb-handover", &[]),
     ("ferrolb-l2", &["ferrolb-model"]),
     ("ferrolb-liveness", &[]),
     ("ferrolb-bfd", &["ferrolb-model"]),
@@ -74,6 +75,7 @@ const MAY_NAME: [(&str, &[&str]); 14] = [
             "ferrolb-bfd",
             "ferrolb-bgp",
             "ferrolb-config",
+            "ferrolb-handover",
             "ferrolb-l2",
             "ferrolb-liveness",
             "ferrolb-model",

@@ -32,6 +32,7 @@ use tracing::{debug, info, warn};
 
 use crate::counters::Drops;
 use crate::demux::{self, Demux};
+use crate::hand_over::{Lent, LentPath};
 use crate::packet::{Packet, Repr, State};
 use crate::seam::{Fault, Path, Report, Wanted};
 use crate::session::Change;
@@ -57,7 +58,8 @@ pub enum DriverError {
     Wait(#[source] io::Error),
 }
 
-/// To tell the thread what is wanted. The thread ends, without a word on the wire, when this is dropped.
+/// To tell the thread what is wanted. The thread ends, without a word on the wire, when this is dropped, and returns what it
+/// had.
 pub struct Handle {
     wanted: Inlet<Arc<Wanted>>,
     wake: Socket,
@@ -79,14 +81,15 @@ impl Handle {
     }
 }
 
-/// Starts the thread, named `ferrolb-bfd`, in the network namespace of the caller.
+/// Starts the thread, named `ferrolb-bfd`, in the network namespace of the caller. It goes on with what is `lent` to it.
 ///
 /// `reports` is called on the thread and must not wait, nor take a lock that somebody may hold for long. It returns
 /// whether it has taken the report; if not, the session's latest status is offered again, so a bounded channel that is
 /// full loses nothing but what is out of date. If nobody is left to read, say that it was taken.
 pub fn spawn_thread(
+    lent: Lent,
     reports: impl FnMut(Report) -> bool + Send + 'static,
-) -> io::Result<(Handle, JoinHandle<Result<(), DriverError>>)> {
+) -> io::Result<(Handle, JoinHandle<Result<Lent, DriverError>>)> {
     let (wake, woken) = Socket::pair(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
     let (wanted, news) = channel();
     let drops = Arc::new(Drops::default());
@@ -101,7 +104,7 @@ pub fn spawn_thread(
             if let Err(error) = urgency::raise() {
                 warn!(%error, "the BFD thread runs like any other");
             }
-            Driver::new(news, woken, drops, reports).run()
+            Driver::new(lent, (news, woken), drops, reports).run()
         })?;
     Ok((handle, thread))
 }
@@ -131,6 +134,8 @@ struct Driver<R> {
     wanted: Arc<Wanted>,
     receivers: BTreeMap<Door, Receiver>,
     sessions: BTreeMap<Arc<Path>, Live>,
+    /// Sessions of another process that are not wanted yet.
+    lent: BTreeMap<Arc<Path>, LentPath>,
     demux: Demux,
     /// Sessions whose status may have changed since it was last taken.
     unreported: BTreeSet<Arc<Path>>,
@@ -141,17 +146,20 @@ struct Driver<R> {
 }
 
 impl<R: FnMut(Report) -> bool> Driver<R> {
-    fn new(news: Queue<Arc<Wanted>>, woken: Socket, drops: Arc<Drops>, reports: R) -> Driver<R> {
+    fn new(lent: Lent, (news, woken): (Queue<Arc<Wanted>>, Socket), drops: Arc<Drops>, reports: R) -> Driver<R> {
+        let now = Instant::now();
+        let receiver = |(door, socket): (Door, _)| (door.clone(), Receiver::resume(door, socket));
         Driver {
-            start: Instant::now(),
+            start: now.checked_sub(lent.clock).unwrap_or(now),
             dice: Dice::default(),
             news,
             woken,
             drops,
             reports,
             wanted: Arc::default(),
-            receivers: BTreeMap::new(),
+            receivers: lent.doors.into_iter().map(receiver).collect(),
             sessions: BTreeMap::new(),
+            lent: lent.paths,
             demux: Demux::default(),
             unreported: BTreeSet::new(),
             retry: None,
@@ -159,12 +167,12 @@ impl<R: FnMut(Report) -> bool> Driver<R> {
         }
     }
 
-    fn run(mut self) -> Result<(), DriverError> {
+    fn run(mut self) -> Result<Lent, DriverError> {
         loop {
             let deadline = self.next_deadline();
             self.wait(deadline).map_err(DriverError::Wait)?;
             if drain(&self.woken).map_err(DriverError::Wait)? == Drained::Closed {
-                return Ok(());
+                return Ok(self.lend());
             }
             let now = self.start.elapsed();
             if let Some(wanted) = self.news.try_iter().last() {
@@ -183,6 +191,17 @@ impl<R: FnMut(Report) -> bool> Driver<R> {
             }
             self.send(now);
             self.report();
+        }
+    }
+
+    /// Gives away what there is.
+    fn lend(self) -> Lent {
+        let lent = |(path, live): (Arc<Path>, Live)| Some((path, live.lend()?));
+        let doors = self.receivers.into_iter();
+        Lent {
+            clock: self.start.elapsed(),
+            doors: doors.map(|(door, receiver)| (door, receiver.into_fd())).collect(),
+            paths: self.sessions.into_iter().filter_map(lent).chain(self.lent).collect(),
         }
     }
 
@@ -340,6 +359,13 @@ impl<R: FnMut(Report) -> bool> Driver<R> {
         for (path, session) in given.into_iter().chain(drawn) {
             if let Some(live) = self.sessions.get_mut(path) {
                 live.set(session, path);
+                continue;
+            }
+            if let Some(lent) = self.lent.remove(path)
+                && used.insert(lent.session.discriminator())
+            {
+                info!(%path, discriminator = lent.session.discriminator(), "watching on");
+                self.sessions.insert(Arc::clone(path), Live::adopt(lent, session, path));
                 continue;
             }
             let mut fault = path.check().err();

@@ -9,6 +9,7 @@
 //!
 //! | module | given | yields |
 //! | --- | --- | --- |
+//! | [`hand_over`] | a session | what another process needs to go on with it |
 //! | [`packet`] | bytes | a control packet, and back |
 //! | [`session`] | packets, settings, the time | packets that are due, changes of state |
 //! | [`demux`] | where a packet came from | the session it belongs to, or why none |
@@ -21,6 +22,7 @@
 pub mod counters;
 pub mod demux;
 pub mod driver;
+pub mod hand_over;
 pub mod packet;
 pub mod seam;
 pub mod session;
@@ -29,6 +31,8 @@ mod urgency;
 
 pub use counters::{Drops, PathCounters, Reason};
 pub use driver::{DriverError, Handle, spawn_thread};
+pub use hand_over::{Lent, LentPath, LentSession};
 pub use packet::{Diagnostic, State};
 pub use seam::{Fault, Path, Report, Status, Wanted, WantedSession};
 pub use session::{Cause, Change, Settings};
+pub use sockets::Door;

@@ -7,6 +7,8 @@
 use std::fmt;
 use std::num::NonZeroU32;
 
+use serde::{Deserialize, Serialize};
+
 /// Length of a packet without authentication, in octets.
 pub const LENGTH: usize = 24;
 
@@ -43,7 +45,7 @@ pub enum Malformed {
 }
 
 /// The states of a session.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum State {
     /// Taken down by hand.
     AdminDown,
@@ -75,7 +77,7 @@ impl fmt::Display for State {
 }
 
 /// Why a session last left Up: the five bits of a packet, whatever they are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Diagnostic(u8);
 
 impl Diagnostic {

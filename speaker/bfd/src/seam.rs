@@ -7,12 +7,14 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use crate::counters::PathCounters;
 use crate::packet::{Diagnostic, State};
 use crate::session::{Change, Settings};
 
 /// What is watched, and the name of its session: routers that are reached over the same path share it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Path {
     /// The router's address.
     pub peer: IpAddr,

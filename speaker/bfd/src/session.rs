@@ -20,18 +20,22 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use ferrolb_model::BfdProfile;
+use serde::{Deserialize, Serialize};
 
+use crate::hand_over::micros;
 use crate::packet::{Diagnostic, Repr, State};
 
 /// The least interval of packets while the session is not Up (RFC 5880 section 6.8.3).
 const SLOW: Duration = Duration::from_secs(1);
 
 /// How a session behaves. Every change applies to a running session without a flap.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
     /// The shortest time between packets that this side takes in.
+    #[serde(with = "micros")]
     pub receive: Duration,
     /// The shortest time between packets that this side wants to send.
+    #[serde(with = "micros")]
     pub transmit: Duration,
     /// Packets of this side that the router may miss in a row; 0 counts as 1.
     pub multiplier: u8,
@@ -97,7 +101,7 @@ impl Change {
 }
 
 /// What the router said last (RFC 5880 section 6.8.1, the variables that begin with "Remote").
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Remote {
     /// Its name for the session; `None` while it is not heard.
     pub discriminator: Option<NonZeroU32>,
@@ -108,8 +112,10 @@ pub struct Remote {
     /// Its packets that this side may miss in a row.
     pub multiplier: u8,
     /// The interval it wants to send in.
+    #[serde(with = "micros")]
     pub desired_transmit: Duration,
     /// The interval it can take in; zero asks for silence.
+    #[serde(with = "micros")]
     pub required_receive: Duration,
     demand: bool,
 }
@@ -127,7 +133,7 @@ impl Remote {
 }
 
 /// How far a poll sequence is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Poll {
     None,
     /// No packet with P has told the values yet, so nothing that arrives is an answer: an F belongs to a former sequence.
@@ -139,7 +145,7 @@ enum Poll {
 }
 
 /// See the module.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Session {
     discriminator: NonZeroU32,
     settings: Settings,
@@ -148,10 +154,14 @@ pub struct Session {
     remote: Remote,
     poll: Poll,
     /// The desired interval in force for sending; behind the one in packets while a poll sequence runs.
+    #[serde(with = "micros")]
     transmit_in_force: Duration,
     /// The required interval in force for detection; the same.
+    #[serde(with = "micros")]
     receive_in_force: Duration,
+    #[serde(with = "micros")]
     last_received: Duration,
+    #[serde(with = "micros::option")]
     last_sent: Option<Duration>,
     /// Drawn for each packet: how early the next one is.
     jitter: u32,

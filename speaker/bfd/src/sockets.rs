@@ -9,7 +9,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
@@ -18,6 +18,7 @@ use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt, sockopt,
 };
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, Socket, Type};
 
 use crate::demux::{Arrival, SINGLE_HOP_TTL};
@@ -38,8 +39,8 @@ pub(crate) const QUEUE_PACKETS: usize = 1024;
 const ROOM: usize = 64;
 
 /// What a receiver is for.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Door {
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Door {
     pub(crate) v6: bool,
     pub(crate) multi_hop: bool,
     pub(crate) vrf: Option<String>,
@@ -109,8 +110,19 @@ impl Receiver {
         }
         socket.set_recv_buffer_size(QUEUE)?;
         socket.bind(&SocketAddr::new(unspecified(door.v6), door.port()).into())?;
+        Ok(Receiver::resume(door, socket.into()))
+    }
+
+    /// Receives by a socket that another process had opened.
+    pub(crate) fn resume(door: Door, socket: OwnedFd) -> Receiver {
         let control = nix::cmsg_space!(in6_pktinfo, i32);
-        Ok(Receiver { socket, door, control })
+        let socket = socket.into();
+        Receiver { socket, door, control }
+    }
+
+    /// The socket.
+    pub(crate) fn into_fd(self) -> OwnedFd {
+        self.socket.into()
     }
 
     pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
@@ -204,6 +216,12 @@ impl Sender {
                 Ok(()) => break,
             }
         }
+        Sender::resume(path, interface, socket.into())
+    }
+
+    /// Sends from a socket that another process had opened for the same path and interface.
+    pub(crate) fn resume(path: &Path, interface: Option<u32>, socket: OwnedFd) -> io::Result<Sender> {
+        let socket = socket.into();
         let to = with_scope(path.peer, port(path.multi_hop), interface);
         let from = match (to, path.local, path.interface.as_deref()) {
             (SocketAddr::V6(to), None, Some(name)) if to.ip().is_unicast_link_local() => Some(in6_pktinfo {
@@ -215,6 +233,11 @@ impl Sender {
             _ => None,
         };
         Ok(Sender { socket, to, from })
+    }
+
+    /// The socket.
+    pub(crate) fn into_fd(self) -> OwnedFd {
+        self.socket.into()
     }
 
     pub(crate) fn send(&self, packet: &[u8; LENGTH]) -> io::Result<()> {

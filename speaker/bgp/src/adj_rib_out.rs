@@ -17,7 +17,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use ferrolb_model::{Family, FamilySet};
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
+use crate::hand_over::{Prefix, Told};
 use crate::proto::update::{self, Encoding, Prepared};
 use crate::route::{Attributes, NextHop, Routes};
 
@@ -35,7 +37,7 @@ pub struct Context {
 }
 
 /// This node as a next hop.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OwnHops {
     /// Of IPv4 routes; an IPv6 address where RFC 8950 has to serve.
     pub v4: Option<IpAddr>,
@@ -104,6 +106,35 @@ impl AdjRibOut {
         self.close();
         self.end_of_rib = context.families.iter().collect();
         self.context = Some(context);
+    }
+
+    /// Goes on where another process stopped: this was told, the end of the routes of these families was not.
+    pub fn adopt(&mut self, context: Context, told: &[Told], end_of_rib: FamilySet) {
+        self.close();
+        self.context = Some(context);
+        self.end_of_rib = end_of_rib.iter().collect();
+        for Told { said, prefixes } in told {
+            let said = said.clone().map(Arc::new);
+            self.told.extend(prefixes.iter().map(|prefix| (prefix.0, said.clone())));
+        }
+    }
+
+    /// What the peer was told, and of which families the end was not.
+    pub fn hand_over(&self) -> (Vec<Told>, FamilySet) {
+        let mut by_said: BTreeMap<Option<&Arc<Attributes>>, Vec<Prefix>> = BTreeMap::new();
+        for (prefix, said) in &self.told {
+            by_said.entry(said.as_ref()).or_default().push(Prefix(*prefix));
+        }
+        let told = by_said.into_iter().map(|(said, prefixes)| Told {
+            said: said.map(|said| said.as_ref().clone()),
+            prefixes,
+        });
+        (told.collect(), self.end_of_rib.iter().copied().collect())
+    }
+
+    /// This node's next hops as they were told.
+    pub fn own(&self) -> OwnHops {
+        self.context.map(|context| context.own).unwrap_or_default()
     }
 
     /// The session is over; what the peer holds of it is its own affair.

@@ -25,18 +25,22 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
+use crate::hand_over::{Lent, Sessions};
 use crate::proto::Cease;
 use crate::route::Routes;
 use crate::session::Leave;
 use crate::settings::{Field, PORT, Peer};
 use crate::status::{Fault, Status};
 use crate::transport;
-use crate::transport::task::{self, Orders, Post};
+use crate::transport::task::{self, Beginning, Given, Orders, Post};
 
 use listeners::Listeners;
 
 /// The status of every session by the name of its peer.
 pub type Board = BTreeMap<String, Arc<Status>>;
+
+/// So long a session of another process waits for its peer to be wanted.
+const LENT: Duration = Duration::from_secs(10);
 
 /// Accepted connections that wait for their session.
 const ACCEPTED: usize = 2;
@@ -88,6 +92,8 @@ pub enum Phase {
     Stay,
     /// It leaves, in this way, and ends.
     Leave(Leave),
+    /// It ends without a word and gives its sessions away.
+    Lend,
 }
 
 /// What ends the engine.
@@ -101,18 +107,25 @@ pub enum EngineError {
     Runtime(#[source] io::Error),
 }
 
-/// Runs until it has left ([`Phase::Leave`]). `bfd` tells the names of peers whose path BFD saw fail. Give it a thread
-/// of its own: [`spawn_thread`]. Works in the network namespace of the thread that polls it first.
+/// Runs until it has left ([`Phase::Leave`]), or has given its sessions away ([`Phase::Lend`]), which it returns then. It
+/// goes on with the sessions that are `lent` to it as their peers are wanted. `bfd` tells the names of peers whose path
+/// BFD saw fail. Give it a thread of its own: [`spawn_thread`]. Works in the network namespace of the thread that polls it
+/// first.
 pub async fn run(
     config: Config,
+    lent: Sessions,
     wanted: watch::Receiver<Arc<Wanted>>,
     phase: watch::Receiver<Phase>,
     bfd: mpsc::Receiver<String>,
     board: watch::Sender<Board>,
-) -> Result<(), EngineError> {
+) -> Result<Sessions, EngineError> {
+    let now = Instant::now();
     let engine = Engine {
         config,
-        start: Instant::now(),
+        start: now.checked_sub(lent.clock).unwrap_or(now),
+        restarted_until: lent.clock + config.restarted_for,
+        lent: lent.by_name,
+        lent_until: now + LENT,
         wanted: Arc::default(),
         leave: None,
         board,
@@ -140,7 +153,8 @@ pub fn spawn_thread(
                 .enable_all()
                 .build()
                 .map_err(EngineError::Runtime)?;
-            runtime.block_on(run(config, wanted, phase, bfd, board))
+            let lent = Sessions::default();
+            runtime.block_on(run(config, lent, wanted, phase, bfd, board)).map(drop)
         })
 }
 
@@ -153,11 +167,17 @@ struct Handle {
 struct Engine {
     config: Config,
     start: Instant,
+    /// On the clock that began with `start`.
+    restarted_until: Duration,
     wanted: Arc<Wanted>,
     leave: Option<Leave>,
     board: watch::Sender<Board>,
     sessions: BTreeMap<String, Handle>,
-    tasks: JoinSet<()>,
+    tasks: JoinSet<Option<Given>>,
+    /// Sessions of another process whose peer is not wanted yet.
+    lent: BTreeMap<String, Lent>,
+    /// Then they are let go.
+    lent_until: Instant,
     listeners: Listeners,
     /// How many sessions were started: each has another jitter.
     started: u64,
@@ -169,12 +189,15 @@ impl Engine {
         mut wanted: watch::Receiver<Arc<Wanted>>,
         mut phase: watch::Receiver<Phase>,
         mut bfd: mpsc::Receiver<String>,
-    ) -> Result<(), EngineError> {
+    ) -> Result<Sessions, EngineError> {
         self.wanted = wanted.borrow_and_update().clone();
         self.obey(phase.borrow_and_update().clone());
         self.reconcile();
         let (mut wanting, mut phasing) = (true, true);
         while self.leave.is_none() || !self.tasks.is_empty() {
+            if self.leave.is_none() && *phase.borrow() == Phase::Lend {
+                return self.lend().await;
+            }
             let retry = self.listeners.retry_at();
             tokio::select! {
                 changed = wanted.changed(), if wanting => match changed {
@@ -197,11 +220,34 @@ impl Engine {
                     }
                 }
                 (stream, from) = self.listeners.accept() => self.accepted(stream, from),
-                Some(ended) = self.tasks.join_next() => ended.map_err(EngineError::Task)?,
+                Some(ended) = self.tasks.join_next() => drop(ended.map_err(EngineError::Task)?),
+                () = sleep_until(self.lent_until), if !self.lent.is_empty() => self.lent.clear(),
                 () = sleep_until(retry.unwrap_or(self.start)), if retry.is_some() => self.reconcile(),
             }
         }
-        Ok(())
+        Ok(Sessions::default())
+    }
+
+    /// Takes every session away from its task, at the end of what the task is doing.
+    async fn lend(mut self) -> Result<Sessions, EngineError> {
+        drop(std::mem::take(&mut self.listeners));
+        for handle in self.sessions.values() {
+            handle.orders.send_modify(|orders| orders.lend = true);
+        }
+        let mut by_name = std::mem::take(&mut self.lent);
+        let mut waiting = self.sessions.len();
+        while waiting > 0
+            && let Some(ended) = self.tasks.join_next().await
+        {
+            // A session that is no longer wanted, and has left.
+            let Some((name, lent)) = ended.map_err(EngineError::Task)? else {
+                continue;
+            };
+            waiting -= 1;
+            by_name.extend(lent.map(|lent| (name, lent)));
+        }
+        let clock = self.start.elapsed();
+        Ok(Sessions { clock, by_name })
     }
 
     /// Once it leaves it does not come back; only the way can change.
@@ -293,6 +339,7 @@ impl Engine {
             bfd_downs: 0,
             deaf,
             quiet: false,
+            lend: false,
         });
         let (accepted, connections) = mpsc::channel(ACCEPTED);
         let post = Post {
@@ -301,8 +348,13 @@ impl Engine {
         };
         self.started += 1;
         let seed = self.config.seed.wrapping_mul(31).wrapping_add(self.started);
-        let session = task::run(self.start, self.config.restarted_for, seed, given, connections, post);
-        self.tasks.spawn(session);
+        let beginning = Beginning {
+            start: self.start,
+            restarted_until: self.restarted_until,
+            seed,
+            lent: self.lent.remove(name),
+        };
+        self.tasks.spawn(task::run(beginning, given, connections, post));
         self.sessions.insert(name.to_owned(), Handle { orders, accepted });
     }
 

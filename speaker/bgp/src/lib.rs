@@ -13,6 +13,7 @@
 //! | [`settings`] | two settings of a peer | what changed, and whether that resets the session |
 //! | [`route`] | routes wanted by several | one route per prefix |
 //! | [`adj_rib_out`] | the routes wanted, what the peer was told | the fewest UPDATE messages between the two |
+//! | [`hand_over`] | a session | what another process needs to go on with it |
 //! | [`session`] | connections, bytes, the time, wishes | bytes, connections to make and to close, a status |
 //! | [`discovery::link`] | Router Advertisements, the time | who the router on a link is, what to send |
 //! | [`proto`] | bytes and events | messages and the RFC 4271 state machine; the only module that names the pinned crates |
@@ -28,6 +29,7 @@
 pub mod adj_rib_out;
 pub mod discovery;
 pub mod engine;
+pub mod hand_over;
 pub mod proto;
 pub mod route;
 pub mod session;
@@ -36,6 +38,7 @@ pub mod status;
 mod transport;
 
 pub use engine::{Phase, Wanted, WantedPeer, run, spawn_thread};
+pub use hand_over::{Handed, Lent, Sessions};
 pub use route::{Attributes, Community, ExtendedCommunity, LargeCommunity, NextHop, Routes};
 pub use settings::{Password, Peer, RemoteAsn};
 pub use status::{State, Status};

@@ -131,6 +131,11 @@ impl Decoder {
         }
     }
 
+    /// What has arrived of a message that is not whole yet.
+    pub fn pending(&self) -> &[u8] {
+        &self.buffer
+    }
+
     /// The next whole message. After one that cannot be read there are no more: the stream is out of step.
     pub fn next_message(&mut self) -> Option<Incoming> {
         if self.broken {

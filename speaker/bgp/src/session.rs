@@ -17,6 +17,7 @@
 mod change;
 mod collision;
 mod connection;
+mod hand_over;
 mod leave;
 mod pace;
 
@@ -27,7 +28,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::adj_rib_out::{AdjRibOut, Context};
+use crate::adj_rib_out::{AdjRibOut, Context, OwnHops};
 use crate::proto::update::Encoding;
 use crate::proto::{Action, Cease, Machine, Negotiated, Open, Phase, Seen};
 use crate::route::Routes;
@@ -122,7 +123,14 @@ impl Session {
     /// A session that connects at once. Settings must have passed [`Peer::check`]. Until `restarting_until` it tells
     /// the peer that this node restarted, if that is offered at all. The seed decides the jitter.
     pub fn new(now: Duration, peer: Arc<Peer>, routes: Arc<Routes>, restarting_until: Duration, seed: u64) -> Session {
-        let mut session = Session {
+        let mut session = Session::idle(now, peer, restarting_until, seed);
+        session.want(now, routes);
+        session.tick(now);
+        session
+    }
+
+    fn idle(now: Duration, peer: Arc<Peer>, restarting_until: Duration, seed: u64) -> Session {
+        Session {
             peer,
             routes: Arc::default(),
             restarting_until,
@@ -141,10 +149,7 @@ impl Session {
                 ..Status::default()
             },
             outputs: VecDeque::new(),
-        };
-        session.want(now, routes);
-        session.tick(now);
-        session
+        }
     }
 
     /// The settings in force.
@@ -245,16 +250,8 @@ impl Session {
             }
         }
         let slot = self.slots.iter().position(Option::is_none)?;
-        let peer = &self.peer;
-        let (machine, actions) = Machine::start(Open {
-            local_asn: peer.local_asn,
-            remote_asn: peer.remote_asn,
-            router_id: peer.router_id,
-            hold_time: peer.hold_time,
-            families: peer.families,
-            graceful_restart: peer.graceful_restart,
-            restarting: now < self.restarting_until && self.status.established == 0,
-        });
+        let restarting = now < self.restarting_until && self.status.established == 0;
+        let (machine, actions) = Machine::start(open(&self.peer, restarting));
         self.slots[slot] = Some(Connection::new(machine, origin, local));
         self.act(now, slot, actions);
         self.settle(now);
@@ -356,16 +353,11 @@ impl Session {
     fn up(&mut self, now: Duration, slot: Slot, negotiated: Negotiated) {
         let Some(connection) = &self.slots[slot] else { return };
         let local = connection.local;
-        self.rib.open(Context {
-            encoding: Encoding {
-                local_asn: self.peer.local_asn,
-                external: negotiated.asn != self.peer.local_asn,
-                four_octet_asn: negotiated.four_octet_asn,
-            },
-            families: negotiated.families,
-            extended_next_hop: negotiated.extended_next_hop,
-            own: own_hops(&self.peer, &local, &negotiated),
-        });
+        self.rib.open(context(
+            &self.peer,
+            &negotiated,
+            own_hops(&self.peer, &local, &negotiated),
+        ));
         self.status.established += 1;
         self.status.local = Some(local.address);
         self.status.negotiated = Some(negotiated);
@@ -451,5 +443,31 @@ impl Session {
             Dial::Wait { idle: true, .. } => State::Idle,
             Dial::Wait { idle: false, .. } => State::Active,
         })
+    }
+}
+
+/// What we say to this peer.
+fn open(peer: &Peer, restarting: bool) -> Open {
+    Open {
+        local_asn: peer.local_asn,
+        remote_asn: peer.remote_asn,
+        router_id: peer.router_id,
+        hold_time: peer.hold_time,
+        families: peer.families,
+        graceful_restart: peer.graceful_restart,
+        restarting,
+    }
+}
+
+fn context(peer: &Peer, negotiated: &Negotiated, own: OwnHops) -> Context {
+    Context {
+        encoding: Encoding {
+            local_asn: peer.local_asn,
+            external: negotiated.asn != peer.local_asn,
+            four_octet_asn: negotiated.four_octet_asn,
+        },
+        families: negotiated.families,
+        extended_next_hop: negotiated.extended_next_hop,
+        own,
     }
 }

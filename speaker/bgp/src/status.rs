@@ -107,6 +107,13 @@ pub struct Status {
     pub last_error: Option<(Duration, Fault)>,
 }
 
+impl Status {
+    /// Whether the session is one that was established by another process.
+    pub fn is_adopted(&self) -> bool {
+        self.state == State::Established && self.sent.open == 0
+    }
+}
+
 /// Why a session is not up, or went down.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {

@@ -77,6 +77,16 @@ impl Guard {
         }
     }
 
+    /// Goes on with the numbers of datagrams of a guard before it.
+    pub fn go_on_from(&mut self, sequence: u64) {
+        self.sequence = sequence;
+    }
+
+    /// The number of the last datagram.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
     /// Takes an input in and says what is to be done, in this order.
     pub fn handle(&mut self, input: Input<'_>, now: Duration) -> Vec<Effect> {
         match input {
@@ -370,6 +380,12 @@ impl Guard {
         self.addresses
             .iter()
             .filter_map(move |(address, entry)| Some((*address, entry.role(me)?)))
+    }
+
+    /// Who owns what as far as this node knows.
+    pub fn beliefs(&self) -> BTreeMap<IpAddr, Placement> {
+        let belief = |(address, entry): (&IpAddr, &Address)| (*address, entry.belief.clone());
+        self.addresses.iter().map(belief).collect()
     }
 
     /// Who owns an address as far as this node knows.

@@ -39,4 +39,4 @@ pub use seam::{
     Conflicts, Duties, Duty, Effect, Ground, Input, InterfaceChoice, Link, Mac, Manner, Note, Outcome, PeerState,
     Placement, Question, Role, Takeover, Timing, Want, Wanted,
 };
-pub use shell::{Channels, PORT, Settings, ShellError, run, spawn_thread};
+pub use shell::{Channels, Lent, PORT, Settings, ShellError, run, spawn_thread};

@@ -12,9 +12,10 @@
 //! clock as it was **before** the reading. However late the thread runs, nobody is suspected over a heartbeat that was
 //! there.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -28,7 +29,7 @@ use tracing::{debug, warn};
 
 use crate::counters::Counters;
 use crate::guard::Guard;
-use crate::seam::{Duties, Effect, Ground, Input, Note, Outcome, Question, Wanted};
+use crate::seam::{Duties, Effect, Ground, Input, Note, Outcome, Placement, Question, Wanted};
 
 /// The UDP port of the heartbeats.
 pub const PORT: u16 = 7947;
@@ -82,6 +83,17 @@ pub struct Channels<N> {
     pub stop: CancellationToken,
 }
 
+/// What the guard leaves behind when it is stopped, for the one that goes on in its place.
+#[derive(Debug)]
+pub struct Lent {
+    /// The sockets, in which datagrams wait meanwhile: IPv4, and IPv6 if there is one.
+    pub sockets: (OwnedFd, Option<OwnedFd>),
+    /// The number of the last datagram of this run.
+    pub sequence: u64,
+    /// Who owns what, as far as this node knows.
+    pub beliefs: BTreeMap<IpAddr, Placement>,
+}
+
 /// What ends the thread.
 #[derive(Debug, thiserror::Error)]
 pub enum ShellError {
@@ -103,10 +115,22 @@ pub enum ShellError {
 }
 
 /// Runs until `goodbye` is through or `stop` is cancelled. Give it a thread of its own: [`spawn_thread`]. Works in the
-/// network namespace of the thread that polls it first.
-pub async fn run<N>(settings: Settings, channels: &mut Channels<N>, counters: Arc<Counters>) -> Result<(), ShellError> {
-    let sockets = Sockets::open(settings.port)?;
-    let guard = Guard::new(settings.seed, Arc::clone(&counters));
+/// network namespace of the thread that polls it first. What is `lent` to it are the sockets and the sequence of a guard
+/// before it: of this run, or with another [`Duties::boot`].
+pub async fn run<N>(
+    settings: Settings,
+    lent: Option<Lent>,
+    channels: &mut Channels<N>,
+    counters: Arc<Counters>,
+) -> Result<Lent, ShellError> {
+    let mut guard = Guard::new(settings.seed, Arc::clone(&counters));
+    let sockets = match lent {
+        Some(Lent { sockets, sequence, .. }) => {
+            guard.go_on_from(sequence);
+            Sockets::resume(sockets).map_err(ShellError::Wait)?
+        }
+        None => Sockets::open(settings.port)?,
+    };
     Shell {
         start: Instant::now(),
         port: settings.port,
@@ -122,12 +146,13 @@ pub async fn run<N>(settings: Settings, channels: &mut Channels<N>, counters: Ar
 }
 
 /// What the thread leaves behind: the channels, and how [`run`] ended.
-pub type Ended<N> = (Channels<N>, Result<(), ShellError>);
+pub type Ended<N> = (Channels<N>, Result<Lent, ShellError>);
 
 /// Runs the guard on a thread of its own, named `ferrolb-liveness`, with a runtime of its own: nothing else the process
 /// does can then delay a heartbeat. The thread ends with [`run`] and gives the channels back, for another try.
 pub fn spawn_thread<N: Send + 'static>(
     settings: Settings,
+    lent: Option<Lent>,
     mut channels: Channels<N>,
     counters: Arc<Counters>,
 ) -> io::Result<JoinHandle<Ended<N>>> {
@@ -136,7 +161,7 @@ pub fn spawn_thread<N: Send + 'static>(
         .spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let ended = match runtime {
-                Ok(runtime) => runtime.block_on(run(settings, &mut channels, counters)),
+                Ok(runtime) => runtime.block_on(run(settings, lent, &mut channels, counters)),
                 Err(error) => Err(ShellError::Runtime(error)),
             };
             (channels, ended)
@@ -154,6 +179,20 @@ impl Sockets {
         let v4 = open(port, false).map_err(|error| ShellError::Open { port, error })?;
         let v6 = open(port, true).inspect_err(|error| warn!(port, %error, "no heartbeats over IPv6"));
         Ok(Sockets { v4, v6: v6.ok() })
+    }
+
+    /// Goes on with those of another guard.
+    fn resume((v4, v6): (OwnedFd, Option<OwnedFd>)) -> io::Result<Sockets> {
+        let v6 = v6.map(|socket| register(socket.into())).transpose()?;
+        Ok(Sockets {
+            v4: register(v4.into())?,
+            v6,
+        })
+    }
+
+    fn into_fds(self) -> (OwnedFd, Option<OwnedFd>) {
+        let fd = |socket: AsyncFd<UdpSocket>| socket.into_inner().into();
+        (fd(self.v4), self.v6.map(fd))
     }
 
     fn of(&self, to: IpAddr) -> Option<&UdpSocket> {
@@ -192,9 +231,13 @@ fn open(port: u16, v6: bool) -> io::Result<AsyncFd<UdpSocket>> {
     };
     socket.set_recv_buffer_size(QUEUE)?;
     socket.bind(&SocketAddr::new(any, port).into())?;
+    register(socket.into())
+}
+
+fn register(socket: UdpSocket) -> io::Result<AsyncFd<UdpSocket>> {
     // SAFETY: the socket owns its valid descriptor and is moved into the `AsyncFd`, which hands out only shared references
-    // to it: it stays open and the same until both are dropped together.
-    unsafe { AsyncFd::register(socket.into()) }.map_err(io::Error::from)
+    // to it: it stays open and the same until both are dropped together, or it is taken out.
+    unsafe { AsyncFd::register(socket) }.map_err(io::Error::from)
 }
 
 /// What woke the thread.
@@ -223,7 +266,16 @@ struct Shell<'a, N> {
 }
 
 impl<N> Shell<'_, N> {
-    async fn run(mut self) -> Result<(), ShellError> {
+    /// What there is to go on with.
+    fn lend(self) -> Lent {
+        Lent {
+            sockets: self.sockets.into_fds(),
+            sequence: self.guard.sequence(),
+            beliefs: self.guard.beliefs(),
+        }
+    }
+
+    async fn run(mut self) -> Result<Lent, ShellError> {
         // Which of the inputs are still there.
         let (mut duties, mut ground, mut notes, mut reader, mut leaving) = (true, true, true, true, false);
         let now = self.now();
@@ -246,7 +298,7 @@ impl<N> Shell<'_, N> {
             };
             let now = self.now();
             match wake {
-                Wake::Stop => return Ok(()),
+                Wake::Stop => return Ok(self.lend()),
                 Wake::Goodbye => {
                     leaving = true;
                     self.handle(Input::Goodbye, now);
@@ -288,7 +340,7 @@ impl<N> Shell<'_, N> {
                 self.handle(Input::Tick, now);
             }
             if self.left {
-                return Ok(());
+                return Ok(self.lend());
             }
             if !reader {
                 self.pending.clear();

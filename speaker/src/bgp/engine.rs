@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::io;
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use ferrolb_bfd::{DriverError, Path, Report};
 use ferrolb_bgp::discovery::{self, Found};
 use ferrolb_bgp::engine::{Board, Config, EngineError};
-use ferrolb_bgp::{Phase, Wanted};
+use ferrolb_bgp::{Phase, Sessions, Wanted};
 use jiff::Timestamp;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -62,13 +63,26 @@ pub(super) struct Threads {
     paths: watch::Receiver<BfdBoard>,
     found: watch::Receiver<Found>,
     reports: mpsc::Sender<Report>,
-    ended: oneshot::Receiver<Result<(), EngineError>>,
+    ended: oneshot::Receiver<Result<Sessions, EngineError>>,
     bfd: Option<Bfd>,
+    /// Of another run, for BFD to go on with.
+    lent: ferrolb_bfd::Lent,
 }
 
 struct Bfd {
     handle: ferrolb_bfd::Handle,
-    ended: tokio::task::JoinHandle<Result<Result<(), DriverError>, Box<dyn std::any::Any + Send>>>,
+    ended: tokio::task::JoinHandle<Result<Result<ferrolb_bfd::Lent, DriverError>, Box<dyn std::any::Any + Send>>>,
+}
+
+/// What another run had, in this process or in another one.
+#[derive(Debug, Default)]
+pub(crate) struct Lent {
+    /// BGP's.
+    pub(crate) sessions: Sessions,
+    /// BFD's.
+    pub(crate) paths: ferrolb_bfd::Lent,
+    /// The router at the other end of each link.
+    pub(crate) routers: BTreeMap<String, Ipv6Addr>,
 }
 
 /// What has changed.
@@ -80,8 +94,13 @@ pub(super) enum Changed {
 }
 
 impl Threads {
-    /// Starts BGP with what is wanted, and looks for routers on `links`.
-    pub(super) fn start(wanted: Arc<Wanted>, links: BTreeSet<String>, config: Config) -> Result<Self, BgpLost> {
+    /// Starts BGP with what is wanted, and looks for routers on `links`. Goes on with what is `lent`.
+    pub(super) fn start(
+        wanted: Arc<Wanted>,
+        links: BTreeSet<String>,
+        config: Config,
+        (given, lent): (Sessions, ferrolb_bfd::Lent),
+    ) -> Result<Self, BgpLost> {
         const NAME: &str = "ferrolb-bgp";
         let (wanted, wanted_out) = watch::channel(wanted);
         let (links, links_out) = watch::channel(links);
@@ -93,10 +112,14 @@ impl Threads {
         let (reports, reports_out) = mpsc::channel(REPORTS);
         let (downs, downs_out) = mpsc::channel(DOWNS);
         let (ended_in, ended) = oneshot::channel();
-        let start = (Timestamp::now(), Instant::now());
+        let (now, instant) = (Timestamp::now(), Instant::now());
+        let start = (
+            now.checked_sub(given.clock).unwrap_or(now),
+            instant.checked_sub(given.clock).unwrap_or(instant),
+        );
         let run = async move {
             tokio::select! {
-                result = ferrolb_bgp::run(config, wanted_out, phase_out, downs_out, sessions_in) => result,
+                result = ferrolb_bgp::run(config, given, wanted_out, phase_out, downs_out, sessions_in) => result,
                 never = relay(reports_out, dependents_out, downs, paths_in) => match never {},
                 never = discovery::run(config.seed, links_out, found_in) => match never {},
             }
@@ -123,6 +146,7 @@ impl Threads {
             reports,
             ended,
             bfd: None,
+            lent,
         })
     }
 
@@ -133,7 +157,8 @@ impl Threads {
             let name = "ferrolb-bfd";
             let reports = self.reports.clone();
             let full = |result| matches!(result, Err(mpsc::error::TrySendError::Full(_)));
-            let spawned = ferrolb_bfd::spawn_thread(move |report| !full(reports.try_send(report)));
+            let lent = std::mem::take(&mut self.lent);
+            let spawned = ferrolb_bfd::spawn_thread(lent, move |report| !full(reports.try_send(report)));
             let (handle, thread) = spawned.map_err(|error| BgpLost::Thread { name, error })?;
             let ended = tokio::task::spawn_blocking(move || thread.join());
             self.bfd = Some(Bfd { handle, ended });
@@ -163,7 +188,7 @@ impl Threads {
             Ok(()) = self.found.changed() => return Ok(Changed::Links),
             ended = &mut self.ended => return Err(match ended {
                 Ok(Err(error)) => error.into(),
-                Ok(Ok(())) | Err(_) => BgpLost::Ended("ferrolb-bgp"),
+                Ok(Ok(_)) | Err(_) => BgpLost::Ended("ferrolb-bgp"),
             }),
             ended = bfd_ended => return Err(match ended {
                 Ok(Ok(Err(error))) => error.into(),
@@ -179,9 +204,37 @@ impl Threads {
     pub(super) async fn leave(self, leave: ferrolb_bgp::session::Leave) -> Result<(), BgpLost> {
         self.phase.send_replace(Phase::Leave(leave));
         match self.ended.await {
+            Ok(result) => Ok(result.map(drop)?),
+            Err(_) => Err(BgpLost::Ended("ferrolb-bgp")),
+        }
+    }
+
+    /// Ends BGP without a word and takes its sessions away.
+    pub(super) async fn lend_sessions(&mut self) -> Result<Sessions, BgpLost> {
+        self.phase.send_replace(Phase::Lend);
+        match (&mut self.ended).await {
             Ok(result) => Ok(result?),
             Err(_) => Err(BgpLost::Ended("ferrolb-bgp")),
         }
+    }
+
+    /// Ends BFD without a word and takes its sessions away, after those of BGP. What BGP has heard of is not told again.
+    pub(super) async fn lend_paths(&mut self) -> Result<ferrolb_bfd::Lent, BgpLost> {
+        let Some(bfd) = self.bfd.take() else {
+            return Ok(std::mem::take(&mut self.lent));
+        };
+        drop(bfd.handle);
+        let mut lent = match bfd.ended.await {
+            Ok(Ok(result)) => result?,
+            _ => return Err(BgpLost::Ended("ferrolb-bfd")),
+        };
+        let heard = self.paths.borrow();
+        for (path, lent) in &mut lent.paths {
+            let known = heard.get(path).map_or(0, |report| report.status.failures);
+            lent.session.failures = lent.session.failures.saturating_sub(known);
+        }
+        drop(heard);
+        Ok(lent)
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ferrolb_api::names::reasons;
+use ferrolb_bgp::discovery::{Finding, Found};
 use ferrolb_bgp::proto::Cease;
 use ferrolb_bgp::session::Leave;
 use ferrolb_config::Kind;
@@ -13,17 +14,20 @@ use ferrolb_speaker_core::BgpPlan;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::ObjectReference;
 use nix::ifaddrs::getifaddrs;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::convert::{Converted, Ground, Known, RESTART_TIME, convert, links};
-use super::engine::{BgpLost, Changed, Dependents, Threads};
+use super::engine::{BgpLost, Changed, Dependents, Lent, Threads};
 use super::marker::Marker;
 use super::notices::{Notice, Notices};
 use super::picture::{self, Services};
 use super::{BgpPicture, Planned, View};
+
+/// So long a router that another run has found is believed to be there without being heard.
+const FORGET: Duration = Duration::from_secs(10);
 
 /// The ends of the channels that the keeper holds.
 pub(super) struct Ends {
@@ -35,6 +39,19 @@ pub(super) struct Ends {
     pub(crate) picture: watch::Sender<BgpPicture>,
     /// To users.
     pub(crate) events: Recorder,
+    /// From the hand-over.
+    pub(crate) orders: mpsc::Receiver<Order>,
+}
+
+/// What the hand-over asks for, in this order.
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// End BGP without a word; the plan it was at, and what it had.
+    LendSessions(oneshot::Sender<(Option<Arc<BgpPlan>>, Lent)>),
+    /// End BFD as well.
+    LendPaths(oneshot::Sender<ferrolb_bfd::Lent>),
+    /// Go on with this.
+    Resume(Lent),
 }
 
 /// What stays fixed.
@@ -60,6 +77,11 @@ pub(crate) struct Keeper {
     /// When there may be something to tell although nothing has changed.
     notice_at: Option<Instant>,
     threads: Option<Threads>,
+    /// To go on with. Its routers are those of links on which nobody was heard yet, for a while.
+    lent: Lent,
+    forget_at: Instant,
+    /// What the threads had is lent to somebody.
+    resting: bool,
     /// What is said about Services, of the last plan.
     services: Option<Services>,
     /// What the routes of the last plan became.
@@ -67,8 +89,8 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    /// Follows plans and shows what comes of them.
-    pub(crate) fn new(fixed: Fixed, ends: Ends) -> Self {
+    /// Follows plans and shows what comes of them. Goes on with what is `lent`.
+    pub(crate) fn new(fixed: Fixed, lent: Lent, ends: Ends) -> Self {
         Keeper {
             ends,
             fixed,
@@ -76,6 +98,9 @@ impl Keeper {
             notices: Notices::default(),
             notice_at: None,
             threads: None,
+            lent,
+            forget_at: Instant::now() + FORGET,
+            resting: false,
             services: None,
             routes: Known::new(),
         }
@@ -87,14 +112,15 @@ impl Keeper {
         loop {
             let changed = async {
                 match &mut self.threads {
-                    Some(threads) => threads.changed().await,
-                    None => std::future::pending().await,
+                    Some(threads) if !self.resting => threads.changed().await,
+                    _ => std::future::pending().await,
                 }
             };
             let notice_at = self.notice_at;
             tokio::select! {
                 () = stop.cancelled() => return self.leave().await,
-                Ok(()) = self.ends.planned.changed() => self.follow()?,
+                Ok(()) = self.ends.planned.changed(), if !self.resting => self.follow()?,
+                Some(order) = self.ends.orders.recv() => self.obey(order).await?,
                 changed = changed => match changed? {
                     Changed::Links => self.follow()?,
                     Changed::Boards(sessions, bfd) => self.ends.view.send_modify(|view| {
@@ -102,10 +128,57 @@ impl Keeper {
                         (view.sessions, view.bfd) = (sessions, bfd);
                     }),
                 },
+                () = tokio::time::sleep_until(self.forget_at), if !self.lent.routers.is_empty() && !self.resting => {
+                    self.lent.routers.clear();
+                    self.follow()?;
+                }
                 () = tokio::time::sleep_until(notice_at.unwrap_or(self.born)), if notice_at.is_some() => {}
             }
             self.tell();
         }
+    }
+
+    /// Whoever does not wait for what it has asked for is about to end, with the process.
+    async fn obey(&mut self, order: Order) -> Result<(), BgpLost> {
+        match order {
+            Order::LendSessions(to) => {
+                self.resting = true;
+                let found = self.found();
+                let router = |(link, finding): (&String, &Finding)| Some((link.clone(), finding.router()?));
+                let routers = found.iter().filter_map(router).collect();
+                let sessions = match &mut self.threads {
+                    Some(threads) => threads.lend_sessions().await?,
+                    None => std::mem::take(&mut self.lent.sessions),
+                };
+                let plan = self.ends.planned.borrow().as_ref().map(|p| Arc::clone(&p.plan));
+                let lent = Lent {
+                    sessions,
+                    routers,
+                    ..Lent::default()
+                };
+                let _ = to.send((plan, lent));
+            }
+            Order::LendPaths(to) => {
+                let paths = match &mut self.threads {
+                    Some(threads) => threads.lend_paths().await?,
+                    None => std::mem::take(&mut self.lent.paths),
+                };
+                let _ = to.send(paths);
+            }
+            Order::Resume(mut lent) => {
+                // BFD may not have rested yet.
+                if let Some(threads) = &mut self.threads {
+                    let paths = threads.lend_paths().await?;
+                    if !paths.paths.is_empty() {
+                        lent.paths = paths;
+                    }
+                }
+                (self.threads, self.lent, self.resting) = (None, lent, false);
+                self.forget_at = Instant::now() + FORGET;
+                self.follow()?;
+            }
+        }
+        Ok(())
     }
 
     fn tell(&mut self) {
@@ -155,6 +228,19 @@ impl Keeper {
         }
     }
 
+    /// What is known of the links.
+    fn found(&mut self) -> Found {
+        let mut found = self.threads.as_mut().map(Threads::found).unwrap_or_default();
+        for (link, router) in &self.lent.routers {
+            let unheard = found.get(link).is_none_or(|finding| *finding == Finding::Nobody);
+            if unheard {
+                let (address, other) = (*router, None);
+                found.insert(link.clone(), Finding::Router { address, other });
+            }
+        }
+        found
+    }
+
     /// Brings the engines in line with the plan and with what is known of the links.
     fn follow(&mut self) -> Result<(), BgpLost> {
         let Some(planned) = self.ends.planned.borrow_and_update().clone() else {
@@ -162,7 +248,7 @@ impl Keeper {
         };
         let watched = planned.plan.peers.values().any(|planned| planned.peer.bfd.is_some());
         let subnets = if watched { subnets() } else { Vec::new() };
-        let found = self.threads.as_mut().map(Threads::found).unwrap_or_default();
+        let found = self.found();
         let ground = Ground {
             subnets: &subnets,
             found: &found,
@@ -209,7 +295,7 @@ impl Keeper {
         Ok(())
     }
 
-    fn start(&self, wanted: Arc<ferrolb_bgp::Wanted>, links: BTreeSet<String>) -> Result<Threads, BgpLost> {
+    fn start(&mut self, wanted: Arc<ferrolb_bgp::Wanted>, links: BTreeSet<String>) -> Result<Threads, BgpLost> {
         let restarted = self.fixed.marker.set();
         let kept = Duration::from_secs(RESTART_TIME.into());
         let restarted_for = if restarted {
@@ -217,17 +303,22 @@ impl Keeper {
         } else {
             Duration::ZERO
         };
-        info!(peers = wanted.peers.len(), restarted, "starting BGP");
+        let sessions = std::mem::take(&mut self.lent.sessions);
+        let paths = std::mem::take(&mut self.lent.paths);
+        let going_on = sessions.by_name.len();
+        info!(peers = wanted.peers.len(), restarted, going_on, "starting BGP");
         let config = ferrolb_bgp::engine::Config {
             restarted_for,
             port: self.fixed.port,
             seed: self.fixed.seed,
         };
-        Threads::start(wanted, links, config)
+        Threads::start(wanted, links, config, (sessions, paths))
     }
 
     async fn leave(self) -> Result<(), BgpLost> {
-        let Some(threads) = self.threads else { return Ok(()) };
+        let Some(threads) = self.threads.filter(|_| !self.resting) else {
+            return Ok(());
+        };
         let draining = self.ends.planned.borrow().as_ref().is_some_and(|p| p.plan.draining);
         threads
             .leave(match draining {

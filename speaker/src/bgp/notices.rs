@@ -66,6 +66,10 @@ impl Notices {
                 up: Some(up),
                 not_before: now + PAUSE,
             };
+            // Another speaker has told of a session that this one goes on with.
+            if first && status.is_some_and(|status| status.is_adopted()) {
+                continue;
+            }
             let error = status.and_then(|status| status.last_error.as_ref());
             notices.push(Notice {
                 peer: peer.clone(),
@@ -99,6 +103,10 @@ mod tests {
         wanted.peers.insert("one".to_owned(), WantedPeer { peer, routes });
         let status = Status {
             state: if up { State::Established } else { State::Active },
+            sent: ferrolb_bgp::status::Messages {
+                open: 1,
+                ..Default::default()
+            },
             last_error: Some((Duration::ZERO, ferrolb_bgp::status::Fault::ConnectTimeout)),
             ..Status::default()
         };

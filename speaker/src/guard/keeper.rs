@@ -11,11 +11,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ferrolb_l2::{Note, Question, Wanted};
-use ferrolb_liveness::{Channels, Counters, Duties, Ground, Outcome, Settings, ShellError, spawn_thread};
+use ferrolb_liveness::{Channels, Counters, Duties, Ground, Lent, Outcome, Settings, ShellError, spawn_thread};
 use ferrolb_runtime::apply::chain;
 use ferrolb_runtime::readiness::Check;
 use thiserror::Error;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
@@ -44,7 +44,23 @@ pub(crate) struct Keeper {
     pub(crate) counters: Arc<Counters>,
     /// For `/readyz`.
     pub(crate) check: Check,
+    /// To go on with.
+    pub(crate) lent: Option<Lent>,
+    /// From the hand-over.
+    pub(crate) orders: mpsc::Receiver<Order>,
 }
+
+/// What the hand-over asks for, in this order.
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// End without a word; layer 2 goes on as it is. `None` if the guard does not run.
+    Lend(oneshot::Sender<Option<Lent>>),
+    /// Go on with it.
+    Resume(Lent),
+}
+
+/// So long layer 2 goes on after a hand-over: the successor has begun to answer long before.
+const OVERLAP: Duration = Duration::from_secs(1);
 
 /// The guard is lost in a way that a restart of the process is to heal.
 #[derive(Debug, Error)]
@@ -61,8 +77,8 @@ pub(crate) enum LivenessLost {
 }
 
 impl Keeper {
-    /// Runs until `stop` is cancelled, and then until the standbys of this node answer in its name, or will not. Then layer
-    /// 2 may fall silent as well.
+    /// Runs until `stop` is cancelled, and then until the standbys of this node answer in its name, or will not, or the
+    /// successor does. Then layer 2 may fall silent as well.
     pub(crate) async fn run(self, stop: CancellationToken, silence: CancellationToken) -> Result<(), LivenessLost> {
         let _silence = silence.drop_guard();
         let Keeper {
@@ -75,6 +91,8 @@ impl Keeper {
             outcomes,
             counters,
             check,
+            mut lent,
+            mut orders,
         } = self;
         let alone = wanted.clone();
         let mut channels = Channels {
@@ -97,17 +115,39 @@ impl Keeper {
         let mut said = None;
         loop {
             check.ready();
-            let thread = spawn_thread(settings, channels, Arc::clone(&counters)).map_err(LivenessLost::Thread)?;
-            let ended = tokio::task::spawn_blocking(move || thread.join()).await;
+            let halt = CancellationToken::new();
+            channels.stop = halt.clone();
+            let thread = spawn_thread(settings, lent.take(), channels, Arc::clone(&counters));
+            let thread = thread.map_err(LivenessLost::Thread)?;
+            let mut ended = tokio::task::spawn_blocking(move || thread.join());
+            let (ended, asked) = tokio::select! {
+                ended = &mut ended => (ended, None),
+                Some(order) = orders.recv() => {
+                    halt.cancel();
+                    (ended.await, Some(order))
+                }
+            };
             let Ok(Ok((back, result))) = ended else {
                 return Err(LivenessLost::Panicked);
             };
-            match result {
-                Ok(()) if stop.is_cancelled() => return Ok(()),
-                Ok(()) => return Err(LivenessLost::Ended),
-                Err(error) => tell(&check, &error, &mut said),
-            }
             channels = back;
+            match (result, asked) {
+                (Ok(given), Some(Order::Lend(to))) => {
+                    // Whoever does not wait for it is about to end, with the process.
+                    let _ = to.send(Some(given));
+                    tokio::select! {
+                        () = stop.cancelled() => {
+                            tokio::time::sleep(OVERLAP).await;
+                            return Ok(());
+                        }
+                        Some(Order::Resume(given)) = orders.recv() => lent = Some(given),
+                    }
+                    continue;
+                }
+                (Ok(_), _) if stop.is_cancelled() => return Ok(()),
+                (Ok(_), _) => return Err(LivenessLost::Ended),
+                (Err(error), _) => tell(&check, &error, &mut said),
+            }
             let again = tokio::time::sleep(AGAIN);
             tokio::pin!(again);
             loop {
@@ -116,6 +156,7 @@ impl Keeper {
                     () = stop.cancelled() => return Ok(()),
                     () = &mut again => break,
                     Ok(()) = channels.duties.changed() => {}
+                    Some(Order::Lend(to)) = orders.recv() => drop(to.send(None)),
                 }
             }
             // It has to hear of them as well.

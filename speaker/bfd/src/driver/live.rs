@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::counters::PathCounters;
+use crate::hand_over::{LentPath, LentSession};
 use crate::packet::{Repr, State};
 use crate::seam::{Fault, Path, Status, WantedSession};
 use crate::session::{Change, Session};
@@ -64,6 +65,41 @@ impl Live {
             broken: None,
             reported: None,
         }
+    }
+
+    /// Goes on with the session of another process. A socket that is of no use here is opened anew.
+    pub(super) fn adopt(lent: LentPath, wanted: &WantedSession, path: &Path) -> Live {
+        let LentSession {
+            mut session,
+            interface,
+            age,
+            failures,
+        } = lent.session;
+        session.set(wanted.settings);
+        let now = Instant::now();
+        let sender = lent.sender.map(|socket| Sender::resume(path, interface, socket));
+        Live {
+            session,
+            sender: sender.and_then(Result::ok),
+            interface,
+            since: now.checked_sub(age).unwrap_or(now),
+            // It goes on counting, whatever is said.
+            failures: failures.min(u32::MAX.into()),
+            ..Live::new(session.discriminator(), wanted, path.check().err())
+        }
+    }
+
+    /// Gives the session away, unless it is about to go.
+    pub(super) fn lend(self) -> Option<LentPath> {
+        let stays = self.leaves_at.is_none();
+        let session = LentSession {
+            session: self.session,
+            interface: self.interface,
+            age: self.since.elapsed(),
+            failures: self.failures,
+        };
+        let sender = self.sender.map(Sender::into_fd);
+        stays.then_some(LentPath { session, sender })
     }
 
     pub(super) fn discriminator(&self) -> NonZeroU32 {

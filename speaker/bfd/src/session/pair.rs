@@ -26,6 +26,8 @@ enum Step {
     /// A side is taken down by hand, or back.
     Disable(usize),
     Enable(usize),
+    /// Another process goes on with a side.
+    HandOver(usize),
 }
 
 /// Arrival, order, receiver, packet.
@@ -85,6 +87,10 @@ impl World {
             }
             Step::Disable(side) => drop(self.sides[*side].disable()),
             Step::Enable(side) => drop(self.sides[*side].enable()),
+            Step::HandOver(side) => {
+                let handed = serde_json::to_string(&self.sides[*side]).unwrap();
+                self.sides[*side] = serde_json::from_str(&handed).unwrap();
+            }
         }
     }
 
@@ -162,6 +168,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         (0usize..2).prop_map(Step::Restart),
         (0usize..2).prop_map(Step::Disable),
         (0usize..2).prop_map(Step::Enable),
+        (0usize..2).prop_map(Step::HandOver),
     ]
 }
 
@@ -226,6 +233,7 @@ proptest! {
         prop_assert_eq!(world.states(), [State::Up; 2]);
         for (side, settings, then) in changes {
             world.apply(&Step::Set(side, settings));
+            world.apply(&Step::HandOver(side));
             world.run(world.now + Duration::from_millis(then));
             prop_assert_eq!(world.states(), [State::Up; 2]);
         }

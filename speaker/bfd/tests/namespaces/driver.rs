@@ -7,19 +7,26 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use ferrolb_bfd::{DriverError, Handle, Path, Report, Settings, State, Status, Wanted, WantedSession, spawn_thread};
+use ferrolb_bfd::{
+    DriverError, Handle, Lent, Path, Report, Settings, State, Status, Wanted, WantedSession, spawn_thread,
+};
 use ferrolb_netns::{Namespace, PATIENCE, drop_privileges};
 
 /// The driver on a node, and the latest report of each path.
 pub(crate) struct Driver {
     handle: Option<Handle>,
-    thread: Option<JoinHandle<Result<(), DriverError>>>,
+    thread: Option<JoinHandle<Result<Lent, DriverError>>>,
     reports: Receiver<Report>,
     pub(crate) latest: BTreeMap<Path, Report>,
 }
 
 impl Driver {
     pub(crate) fn start(node: &Namespace) -> Driver {
+        Driver::going_on(node, Lent::default())
+    }
+
+    /// One that goes on with what another one had.
+    pub(crate) fn going_on(node: &Namespace, lent: Lent) -> Driver {
         let (inlet, reports) = channel();
         // A reader that has no room every other time misses nothing.
         let mut room = false;
@@ -29,7 +36,7 @@ impl Driver {
         };
         let start = || {
             drop_privileges();
-            spawn_thread(reports_to)
+            spawn_thread(lent, reports_to)
         };
         let (handle, thread) = node.run(|| std::thread::spawn(start).join().unwrap()).unwrap();
         Driver {
@@ -38,6 +45,13 @@ impl Driver {
             reports,
             latest: BTreeMap::new(),
         }
+    }
+
+    /// Ends it and takes away what it has.
+    pub(crate) fn lend(mut self) -> Lent {
+        drop(self.handle.take());
+        let thread = self.thread.take().unwrap();
+        thread.join().unwrap().unwrap()
     }
 
     pub(crate) fn handle(&self) -> &Handle {
@@ -98,7 +112,7 @@ impl Drop for Driver {
         drop(self.handle.take());
         if let Some(thread) = self.thread.take() {
             let result = thread.join();
-            assert!(std::thread::panicking() || matches!(result, Ok(Ok(()))), "{result:?}");
+            assert!(std::thread::panicking() || matches!(result, Ok(Ok(_))), "{result:?}");
         }
     }
 }

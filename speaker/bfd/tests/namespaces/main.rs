@@ -107,6 +107,41 @@ fn frr_over_one_hop() {
 }
 
 #[test]
+fn frr_does_not_see_another_driver() {
+    let Some(lab) = Lab::new() else { return };
+    let fast = ["receive-interval 100", "transmit-interval 100"];
+    let frr = Frr::start(&lab, &(peer(NODE[0], &fast) + &peer(NODE[1], &fast)));
+    let mut driver = Driver::start(&lab.node);
+    let paths = [router(0), router(1)];
+    let want = |driver: &Driver| driver.want(&[(&paths[0], every(100, 3)), (&paths[1], every(100, 3))]);
+    want(&driver);
+    let before = paths.each_ref().map(|path| {
+        driver.up(path);
+        driver
+            .until(path, "at full speed", |s| s.detection_time.as_millis() == 300)
+            .discriminator
+    });
+    for _ in 0..20 {
+        driver = Driver::going_on(&lab.node, driver.lend());
+        want(&driver);
+        for (path, name) in paths.iter().zip(before) {
+            let status = driver.until(path, "going on", |_| true);
+            assert_eq!((status.state, status.discriminator), (State::Up, name));
+            assert_eq!((status.downs, status.failures), (0, 0));
+            let sent = driver.latest[path].counters.sent();
+            eventually("it is heard and hears", || {
+                (driver.latest[path].counters.sent() > sent + 3).then_some(())
+            });
+            assert_eq!(driver.status(path).state, State::Up);
+        }
+    }
+    assert_eq!(NODE.map(|from| frr.downs(from)), [0, 0]);
+    for (path, name) in paths.iter().zip(before) {
+        assert_eq!(driver.up(path).discriminator, name);
+    }
+}
+
+#[test]
 fn frr_over_several_hops() {
     let Some(lab) = Lab::new() else { return };
     lab.host.ip("addr add 10.200.0.9/32 dev lo");

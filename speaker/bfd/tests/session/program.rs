@@ -5,7 +5,7 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ferrolb_bfd::{Path, Settings, Wanted, WantedSession, spawn_thread};
+use ferrolb_bfd::{Lent, Path, Settings, Wanted, WantedSession, spawn_thread};
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -20,8 +20,10 @@ fn main() {
         passive: false,
     };
     let mut told = std::fs::File::create(told).expect("a file");
-    let (handle, thread) =
-        spawn_thread(move |report| writeln!(told, "{}", report.status.downs).is_ok()).expect("a thread");
+    let (handle, thread) = spawn_thread(Lent::default(), move |report| {
+        writeln!(told, "{}", report.status.downs).is_ok()
+    })
+    .expect("a thread");
     let session = WantedSession {
         settings,
         minimum_ttl: 254,

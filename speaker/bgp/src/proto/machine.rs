@@ -12,7 +12,7 @@ use rustbgpd_wire::notification::{self, cease_subcode};
 use rustbgpd_wire::{Afi, Capability, DecodeError, Message, NotificationCode, OpenMessage, Safi};
 
 use super::update::{self, Judgement};
-use super::{Cease, Incoming, Negotiated, Notification, afi, encode, family};
+use super::{Cease, Decoder, Incoming, Negotiated, Notification, afi, encode, family};
 use crate::settings::{GracefulRestart, RemoteAsn};
 
 /// What we say in our OPEN message, and whom we accept.
@@ -97,6 +97,8 @@ pub struct Machine {
     open: Open,
     /// Replaces the subcode of the next Cease; the crate knows only Administrative Shutdown.
     cease: Option<Cease>,
+    /// The peer's OPEN message.
+    peer_open: Bytes,
 }
 
 impl Machine {
@@ -116,11 +118,32 @@ impl Machine {
             config.gr_restart_time = restart_time;
         }
         let fsm = rustbgpd_fsm::Session::new(config);
-        let mut machine = Machine { fsm, open, cease: None };
+        let mut machine = Machine {
+            fsm,
+            open,
+            cease: None,
+            peer_open: Bytes::new(),
+        };
         // Through the states before the connection, whose wishes are the session's to fulfil.
         machine.fsm.handle_event(Event::ManualStart);
         let actions = machine.event(Event::TcpConnectionConfirmed);
         (machine, actions)
+    }
+
+    /// Goes on with a connection that is Established, of which another process had the machine: `open` is what that one
+    /// said, `peer_open` its [`Machine::peer_open`]. `None` if the two would not agree upon a session.
+    pub fn resume(open: Open, peer_open: &[u8]) -> Option<Machine> {
+        let mut decoder = Decoder::default();
+        decoder.push(peer_open);
+        let (mut machine, _) = Machine::start(open);
+        machine.receive(decoder.next_message()?);
+        machine.event(Event::KeepaliveReceived);
+        (machine.phase() == Phase::Established).then_some(machine)
+    }
+
+    /// The peer's OPEN message, with its header; empty before it came.
+    pub fn peer_open(&self) -> &[u8] {
+        &self.peer_open
     }
 
     /// How far the connection is.
@@ -149,6 +172,8 @@ impl Machine {
         let event = match incoming.0 {
             Ok(Message::Open(open)) => {
                 actions.push(Action::Seen(Seen::Open));
+                let message = Message::Open(open.clone());
+                self.peer_open = encode(&message);
                 Event::OpenReceived(open)
             }
             Ok(Message::Keepalive) => {

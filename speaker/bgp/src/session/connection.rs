@@ -6,6 +6,7 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use super::{Local, Origin};
 use crate::adj_rib_out::AdjRibOut;
+use crate::hand_over::{Handed, Time};
 use crate::proto::{Decoder, HEADER, Machine, Phase, Seen, Timer};
 use crate::status::{Messages, State, Status};
 
@@ -54,6 +55,41 @@ impl Connection {
             send_hold: SEND_HOLD,
             told: false,
         }
+    }
+
+    /// Goes on with a connection that another process had.
+    pub(super) fn resume(machine: Machine, local: Local, handed: &Handed, every: Option<u16>) -> Connection {
+        let origin = if handed.dialled {
+            Origin::Dialled
+        } else {
+            Origin::Accepted
+        };
+        let hold_time = machine.negotiated().map_or(0, |n| n.hold_time);
+        let mut connection = Connection::new(machine, origin, local);
+        connection.reached = State::Established;
+        connection.decoder.push(&handed.input);
+        connection.unsent.extend_from_slice(&handed.output);
+        connection.waiting_since = handed.waiting_since.map(Duration::from);
+        if hold_time > 0 {
+            connection.start(Duration::ZERO, Timer::Hold, hold_time.into(), every, 0.0);
+            connection.start(Duration::ZERO, Timer::Keepalive, u32::from(hold_time) / 3, every, 0.0);
+        }
+        connection.hold = handed.hold.map(Duration::from).filter(|_| hold_time > 0);
+        if let (Some(keepalive), Some(next)) = (connection.keepalive.as_mut(), handed.keepalive) {
+            keepalive.next = next.into();
+        }
+        connection
+    }
+
+    /// Writes down what [`Connection::resume`] reads.
+    pub(super) fn hand_over(&self, handed: &mut Handed) {
+        handed.dialled = self.origin == Origin::Dialled;
+        handed.peer_open = self.machine.peer_open().to_vec();
+        handed.hold = self.hold.map(Time::from);
+        handed.keepalive = self.keepalive.map(|keepalive| keepalive.next.into());
+        handed.waiting_since = self.waiting_since.map(Time::from);
+        handed.input = self.decoder.pending().to_vec();
+        handed.output = self.unsent.to_vec();
     }
 
     pub(super) fn state(&self) -> State {

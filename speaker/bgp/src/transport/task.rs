@@ -21,6 +21,7 @@ use tracing::{info, warn};
 
 use super::DialError;
 use crate::engine::Board;
+use crate::hand_over::Lent;
 use crate::route::Routes;
 use crate::session::{Leave, Origin, Output, SLOTS, Session, Slot};
 use crate::settings::{Field, Peer};
@@ -47,6 +48,8 @@ pub(crate) struct Orders {
     pub(crate) deaf: Option<String>,
     /// Nobody wants to know how it fares any more.
     pub(crate) quiet: bool,
+    /// End, and give the session away.
+    pub(crate) lend: bool,
 }
 
 /// Where a session publishes.
@@ -79,23 +82,35 @@ struct Task {
     done: bool,
 }
 
-/// Runs a session until it has left.
+/// What a session begins with.
+pub(crate) struct Beginning {
+    /// The engine's.
+    pub(crate) start: Instant,
+    pub(crate) restarted_until: Duration,
+    pub(crate) seed: u64,
+    /// Of another process, to go on with.
+    pub(crate) lent: Option<Lent>,
+}
+
+/// A task that was told to lend its session: the name of the peer, and the session if it was established.
+pub(crate) type Given = (String, Option<Lent>);
+
+/// Runs a session until it has left, or is lent.
 pub(crate) async fn run(
-    start: Instant,
-    restarted_until: Duration,
-    seed: u64,
+    beginning: Beginning,
     mut orders: watch::Receiver<Orders>,
     mut accepted: mpsc::Receiver<TcpStream>,
     post: Post,
-) {
+) -> Option<Given> {
     let first = orders.borrow_and_update().clone();
-    let (peer, routes) = (Arc::clone(&first.peer), Arc::clone(&first.routes));
+    let start = beginning.start;
+    let (session, streams) = begin(beginning, &first, &post.name);
     let mut task = Task {
-        session: Session::new(start.elapsed(), peer, routes, restarted_until, seed),
+        session,
         start,
         post,
         orders: first.clone(),
-        streams: [None, None],
+        streams,
         dialling: None,
         lingering: JoinSet::new(),
         published: None,
@@ -105,6 +120,9 @@ pub(crate) async fn run(
     let mut buffer = vec![0; CHUNK];
     let mut listening = true;
     loop {
+        if task.orders.lend {
+            return Some(task.lend());
+        }
         task.work();
         let publish_at = task.publish();
         if task.done {
@@ -151,6 +169,46 @@ pub(crate) async fn run(
         }
     }
     while task.lingering.join_next().await.is_some() {}
+    None
+}
+
+/// A session of its own, or that of another process with its connection.
+fn begin(beginning: Beginning, first: &Orders, name: &str) -> (Session, [Option<TcpStream>; SLOTS]) {
+    let (now, seed) = (beginning.start.elapsed(), beginning.seed);
+    let wanted = (Arc::clone(&first.peer), Arc::clone(&first.routes));
+    let adopted = beginning.lent.and_then(|Lent { session, connection }| {
+        let adopt = || {
+            let stream = std::net::TcpStream::from(connection);
+            stream.set_nonblocking(true)?;
+            let stream = TcpStream::from_std(stream)?;
+            let local = super::local(&stream)?;
+            let handed = (&session, local);
+            let adopted = Session::adopt(now, wanted.clone(), beginning.restarted_until, seed, handed);
+            io::Result::Ok(adopted.map(|(session, slot)| (session, slot, stream)))
+        };
+        match adopt() {
+            Ok(Some(adopted)) => Some(adopted),
+            Ok(None) => {
+                warn!(peer = name, "the session cannot go on: it was made with other settings");
+                None
+            }
+            Err(error) => {
+                warn!(peer = name, %error, "the session cannot go on");
+                None
+            }
+        }
+    });
+    let mut streams = [None, None];
+    match adopted {
+        Some((session, slot, stream)) => {
+            streams[slot] = Some(stream);
+            (session, streams)
+        }
+        None => (
+            Session::new(now, wanted.0, wanted.1, beginning.restarted_until, seed),
+            streams,
+        ),
+    }
 }
 
 /// A connection with something to read, or with room for what is to be sent.
@@ -168,6 +226,19 @@ fn poll_ready(streams: &[Option<TcpStream>; SLOTS], session: &Session, cx: &mut 
 impl Task {
     fn now(&self) -> Duration {
         self.start.elapsed()
+    }
+
+    /// Gives the session away, if it is established. Its other connection, and one that is not, just ends.
+    fn lend(mut self) -> Given {
+        let handed = self.session.hand_over();
+        let lent = handed.and_then(|(slot, session)| {
+            let connection = self.streams[slot].take()?.into_std().ok()?;
+            Some(Lent {
+                session,
+                connection: connection.into(),
+            })
+        });
+        (self.post.name, lent)
     }
 
     fn obey(&mut self, next: Orders, first: bool) {
@@ -309,7 +380,9 @@ impl Task {
 fn tell(peer: &str, before: Option<&Status>, status: &Status, leaving: bool) {
     let established = |s: &Status| s.negotiated.is_some();
     let was = before.is_some_and(established);
-    if established(status) && !was {
+    if status.is_adopted() && !was {
+        info!(peer, local = ?status.local, "session goes on");
+    } else if established(status) && !was {
         info!(peer, local = ?status.local, "session established");
     }
     let error = status.last_error.as_ref().map(|(_, fault)| fault);

@@ -127,6 +127,22 @@ impl Link {
         slot
     }
 
+    /// Another process goes on with the session, if it is established. Whether it does.
+    pub(crate) fn hand_over(&mut self, routes: &Arc<Routes>) -> bool {
+        let Some((slot, handed)) = self.session.hand_over() else {
+            return false;
+        };
+        let handed = serde_json::from_str(&serde_json::to_string(&handed).unwrap()).unwrap();
+        let wanted = (Arc::clone(self.session.peer()), Arc::clone(routes));
+        let adopted = Session::adopt(self.now, wanted, Duration::ZERO, 8, (&handed, local()));
+        let (session, place) = adopted.expect("the settings are the same");
+        self.session = session;
+        let router = self.routers[slot].take();
+        self.closed.extend(self.routers[1 - slot].take());
+        self.routers[place] = router;
+        true
+    }
+
     /// Carries up to so many octets to the router, and its answer back. Whether there was anything.
     pub(crate) fn carry(&mut self, slot: Slot, most: usize) -> bool {
         let bytes = self.session.outgoing(slot);

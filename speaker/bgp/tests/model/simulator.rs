@@ -1,5 +1,6 @@
 //! Two to fifty sessions through whatever happens, from a seed: connections that break, routers that are away or slow,
-//! routes and settings that change. Once it is quiet every router holds exactly what is wanted for it.
+//! routes and settings that change, speakers that take over from others. Once it is quiet every router holds exactly
+//! what is wanted for it.
 
 use std::sync::Arc;
 
@@ -54,7 +55,7 @@ impl Random {
 
 /// One thing happens to one session.
 fn happen(random: &mut Random, link: &mut Link, wanted: &mut Arc<Routes>) {
-    match random.below(12) {
+    match random.below(13) {
         0 | 1 => {
             *wanted = random.routes();
             link.session.want(link.now, Arc::clone(wanted));
@@ -79,6 +80,7 @@ fn happen(random: &mut Random, link: &mut Link, wanted: &mut Arc<Routes>) {
             }
         }
         9 => link.settle(),
+        10 => drop(link.hand_over(wanted)),
         _ => link.pass(random.below(40) as f64 / 10.0, random.below(4) == 0),
     }
     link.perform();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use ferrolb_bgp::engine::{Board, Config, EngineError};
-use ferrolb_bgp::{Peer, Phase, Routes, State, Status, Wanted, WantedPeer};
+use ferrolb_bgp::{Peer, Phase, Routes, Sessions, State, Status, Wanted, WantedPeer};
 use ferrolb_netns::{Namespace, PATIENCE, drop_privileges};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -15,11 +15,16 @@ pub(crate) struct Engine {
     pub(crate) bfd: mpsc::Sender<String>,
     board: watch::Receiver<Board>,
     crash: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<Option<Result<(), EngineError>>>>,
+    thread: Option<JoinHandle<Option<Result<Sessions, EngineError>>>>,
 }
 
 impl Engine {
     pub(crate) fn start(node: &Namespace, config: Config) -> Engine {
+        Engine::going_on(node, config, Sessions::default())
+    }
+
+    /// One that goes on with the sessions of another one.
+    pub(crate) fn going_on(node: &Namespace, config: Config, lent: Sessions) -> Engine {
         let (wanted, wanted_by) = watch::channel(Arc::default());
         let (phase, in_phase) = watch::channel(Phase::Stay);
         let (bfd, bfd_seen) = mpsc::channel(4);
@@ -34,7 +39,7 @@ impl Engine {
                     .unwrap();
                 runtime.block_on(async {
                     tokio::select! {
-                        result = ferrolb_bgp::run(config, wanted_by, in_phase, bfd_seen, publish) => Some(result),
+                        result = ferrolb_bgp::run(config, lent, wanted_by, in_phase, bfd_seen, publish) => Some(result),
                         _ = crashed => None,
                     }
                 })
@@ -97,7 +102,14 @@ impl Engine {
     /// Waits until it has left.
     pub(crate) fn left(&mut self) {
         let result = self.thread.take().unwrap().join().unwrap();
-        assert!(matches!(result, Some(Ok(()))), "{result:?}");
+        assert!(matches!(result, Some(Ok(_))), "{result:?}");
+    }
+
+    /// Ends it and takes its sessions away.
+    pub(crate) fn lend(mut self) -> Sessions {
+        self.phase.send_replace(Phase::Lend);
+        let result = self.thread.take().unwrap().join().unwrap();
+        result.expect("it was not killed").expect("it did not fail")
     }
 }
 

@@ -129,6 +129,53 @@ fn frr_and_a_password() {
 }
 
 #[test]
+fn frr_does_not_see_another_engine() {
+    let Some(lab) = Lab::new() else { return };
+    let neighbours = internal(&["neighbor @ password s3cret"]) + &neighbour(NODE[1], "64512", &[]);
+    let frr = Frr::start(&lab, &neighbours);
+    let signed = Peer {
+        password: Some(Password::new(b"s3cret").unwrap()),
+        ..peer(false)
+    };
+    let other = Peer {
+        hold_time: 12,
+        ..peer(true)
+    };
+    let mut engine = Engine::start(&lab.node, Config::default());
+    engine.want(&[("v4", &signed), ("v6", &peer(true))], &routes(3_000, 30));
+    for (name, from) in [("v4", NODE[0]), ("v6", NODE[1])] {
+        engine.established(name);
+        frr.has(from, "ipv4", 3_000);
+        frr.has(from, "ipv6", 30);
+    }
+    let version = || frr.vtysh("show bgp ipv4 unicast summary json");
+    let table = |text: &str| {
+        text.lines()
+            .find(|line| line.contains("tableVersion"))
+            .map(str::to_owned)
+    };
+    let before = table(&version());
+    for _ in 0..5 {
+        engine = Engine::going_on(&lab.node, Config::default(), engine.lend());
+        engine.want(&[("v4", &signed), ("v6", &peer(true))], &routes(3_000, 30));
+        for name in ["v4", "v6"] {
+            let status = engine.until(name, "told", |s| s.told == 3_030);
+            assert_eq!((status.established, status.sent.update), (1, 0));
+        }
+    }
+    // Longer than the hold time of nine seconds: both keep it alive.
+    engine.until("v4", "kept alive", |s| s.received.keepalive > 2 && s.sent.keepalive > 2);
+    assert!(before.is_some() && table(&version()) == before);
+    // The settings of one have changed meanwhile: it begins anew, the other one does not notice.
+    engine = Engine::going_on(&lab.node, Config::default(), engine.lend());
+    engine.want(&[("v4", &signed), ("v6", &other)], &routes(2_000, 30));
+    frr.has(NODE[0], "ipv4", 2_000);
+    engine.until("v6", "told", |s| s.told == 2_030);
+    let times = NODE.map(|from| frr.neighbour(from)["connectionsEstablished"].clone());
+    assert_eq!(times, [1, 2]);
+}
+
+#[test]
 fn frr_and_how_far_it_is() {
     let Some(lab) = Lab::new() else { return };
     let secured = ["neighbor @ ttl-security hops 1"];

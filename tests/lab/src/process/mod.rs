@@ -317,6 +317,19 @@ impl Process {
         Ok(())
     }
 
+    /// Starts another one by the same specification, with the same log.
+    ///
+    /// # Errors
+    /// As [`Process::start`].
+    pub fn beside(&self) -> Result<Self> {
+        Self::start(self.spec())
+    }
+
+    /// Trades places with `other`, which from now on is this one, and the other way round.
+    pub fn trade(&self, other: &Self) {
+        std::mem::swap(&mut *self.run(), &mut *other.run());
+    }
+
     /// The last `lines` lines of its log.
     pub fn log_tail(&self, lines: usize) -> String {
         tail(&self.log(), lines)

@@ -10,6 +10,7 @@ use ferrolb_lab::wait_until;
 
 use crate::bgp::{NODES, Told, page, state, web};
 use crate::failover::{served_again, told as tally_of};
+use crate::hand_over::upgrade;
 use crate::manifests::{deployment, pool, service};
 use crate::router::{ASN, Router};
 use crate::scene::{PATIENCE, Scene};
@@ -141,6 +142,12 @@ pub(crate) async fn unnumbered(s: Scene) -> Result<()> {
         session["state"] == "Established" && session["prefixesSent"] == 1
     })
     .await?;
+    // The next speaker goes on with it.
+    upgrade(&s, LOST).await?;
+    let own = format!("{UPLINK}-{LOST}");
+    let session = router.bgp(&format!("show bgp neighbors {own}"))?[&own].take();
+    let times = &session["connectionsEstablished"];
+    ensure!(session["bgpState"] == "Established" && *times == 1, "it is {session}");
     s.kubectl(&["delete", "svc", "web"]).await?;
     wait_until("the route to go", PATIENCE, async || {
         ensure!(router.paths(&prefix)?.is_empty(), "it is there");

@@ -42,10 +42,10 @@ pub(crate) const V4: &str = "IPv4";
 const V6: &str = "IPv6";
 
 const HTTP: u16 = 80;
-const TCP: u16 = 9000;
-const UDP: u16 = 53;
+pub(crate) const TCP: u16 = 9000;
+pub(crate) const UDP: u16 = 53;
 
-const MANY_PORTS: &str = r#"
+pub(crate) const MANY_PORTS: &str = r#"
 apiVersion: v1
 kind: Service
 metadata: { name: web }
@@ -135,17 +135,8 @@ impl Served {
         asking(client, SocketAddr::new(self.address, UDP)).await
     }
 
-    /// A connection that has been answered.
     fn connect(&self) -> Result<TcpStream> {
-        let target = SocketAddr::new(self.address, TCP);
-        let mut connection = self.s.browser().tcp_connect(target, PATIENCE)?;
-        // It begins with the name of the pod and a space.
-        let mut byte = [0];
-        while byte != *b" " {
-            connection.read_exact(&mut byte).context("read the pod's name")?;
-        }
-        echoed(&mut connection)?;
-        Ok(connection)
+        connect(&self.s.browser(), SocketAddr::new(self.address, TCP))
     }
 
     /// Waits until another node owns the address, by one takeover or move, and the old owner has no part in it.
@@ -234,7 +225,20 @@ pub(crate) fn none_lost(tally: &Tally) -> Result<()> {
     Ok(())
 }
 
-fn echoed(connection: &mut TcpStream) -> Result<()> {
+/// A connection that has been answered.
+pub(crate) fn connect(client: &Client, target: SocketAddr) -> Result<TcpStream> {
+    let mut connection = client.tcp_connect(target, PATIENCE)?;
+    // It begins with the name of the pod and a space.
+    let mut byte = [0];
+    while byte != *b" " {
+        connection.read_exact(&mut byte).context("read the pod's name")?;
+    }
+    echoed(&mut connection)?;
+    Ok(connection)
+}
+
+/// The connection still answers.
+pub(crate) fn echoed(connection: &mut TcpStream) -> Result<()> {
     connection.write_all(b"alive?").context("write")?;
     let mut answer = [0; 6];
     connection.read_exact(&mut answer).context("read")?;
@@ -287,16 +291,16 @@ pub(crate) async fn speakers_restart_without_api(s: Scene) -> Result<()> {
 }
 
 /// Clients that must not notice anything: one that knows the address, one that asks for it anew, one with a connection.
-struct Clients {
-    served: Served,
-    guest: Client,
+pub(crate) struct Clients {
+    pub(crate) served: Served,
+    pub(crate) guest: Client,
     knows: Prober,
     asks: Prober,
     connection: TcpStream,
 }
 
 impl Clients {
-    async fn new(s: Scene, family: &str) -> Result<Self> {
+    pub(crate) async fn new(s: Scene, family: &str) -> Result<Self> {
         let served = Served::new(s, family).await?;
         let guest = served.guest().await?;
         Ok(Self {
@@ -319,7 +323,7 @@ impl Clients {
     }
 
     /// Nothing has moved, and nobody has noticed; returns what the one who asked anew has seen.
-    async fn end(mut self, what: &str) -> Result<Tally> {
+    pub(crate) async fn end(mut self, what: &str) -> Result<Tally> {
         self.served.unmoved().await?;
         echoed(&mut self.connection)?;
         let knows = told(&format!("{what}, a client that knows the address"), self.knows);

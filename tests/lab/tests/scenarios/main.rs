@@ -17,6 +17,7 @@ mod drains;
 mod failover;
 mod families;
 mod ground;
+mod hand_over;
 mod hostile;
 mod manifests;
 mod nodes;
@@ -154,6 +155,7 @@ fn main() -> std::process::ExitCode {
                 .scenario("owner_without_interface", without_pool(drains::owner_without_interface))
                 .scenario("speaker_killed", without_pool(failover::speaker_killed))
                 .scenario("speaker_hangs", without_pool(failover::speaker_hangs))
+                .scenario("clients_see_nothing", without_pool(hand_over::clients_see_nothing))
                 .scenario("speaker_upgraded", without_pool(failover::speaker_upgraded))
                 .scenario("speaker_stays_dead", without_pool(failover::speaker_stays_dead))
                 .scenario("heartbeats_lost", without_pool(failover::heartbeats_lost))
@@ -226,6 +228,13 @@ fn main() -> std::process::ExitCode {
                 .scenario("lost_with_bfd", without_pool(bgp_nodes::lost_with_bfd))
                 .scenario("lost_without_bfd", without_pool(bgp_nodes::lost_without_bfd))
                 .scenario("unnumbered", without_pool(bgp_nodes::unnumbered)),
+        )
+        .group(
+            Group::new(Setup::named("hand-over"))
+                .scenario("routers_see_nothing", without_pool(hand_over::routers_see_nothing))
+                .scenario("predecessor_goes_on", without_pool(hand_over::predecessor_goes_on))
+                .scenario("successor_killed", without_pool(hand_over::successor_killed))
+                .scenario("nothing_in_common", without_pool(hand_over::nothing_in_common)),
         )
         .group(
             Group::new(Setup::named("hostile")).scenario("everything_wrong", without_pool(hostile::everything_wrong)),

@@ -139,6 +139,12 @@ impl Router {
         Ok(sum)
     }
 
+    /// What bfdd has counted for each of its sessions.
+    pub(crate) fn bfd_counters(&self) -> Result<Vec<Value>> {
+        let counters = self.frr.json("bfdd", "show bfd peers counters json")?;
+        Ok(counters.as_array().cloned().unwrap_or_default())
+    }
+
     /// Shuts its session with a node down, with a text (RFC 9003).
     pub(crate) fn shut_down(&self, s: &Scene, node: &str, text: &str) -> Result<()> {
         self.configure(s, node, &format!("shutdown message {text}"))
