@@ -98,11 +98,26 @@ fn programs_run_with_the_least_that_they_need() {
         assert_eq!(context["allowPrivilegeEscalation"], false);
         assert_eq!(container["livenessProbe"]["httpGet"]["path"], "/healthz");
         assert_eq!(container["readinessProbe"]["httpGet"]["path"], "/readyz");
-        assert_eq!(container["ports"][0]["containerPort"], 7472);
         assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
     }
+    assert_eq!(controller["containers"][0]["ports"][0]["containerPort"], 7472);
     assert_eq!(controller["priorityClassName"], "system-cluster-critical");
     assert_eq!(speaker["priorityClassName"], "system-node-critical");
+}
+
+/// The scheduler puts no two pods of the host's network on a node that list the same port.
+#[test]
+fn a_second_speaker_starts_beside_the_first() {
+    let documents = manifest();
+    let speaker = &find(&documents, "DaemonSet", "ferrolb-speaker")["spec"];
+    let surge = serde_json::json!({ "maxSurge": 1, "maxUnavailable": 0 });
+    assert_eq!(speaker["updateStrategy"]["rollingUpdate"], surge);
+    assert_eq!(speaker["minReadySeconds"], 2);
+    let container = &speaker["template"]["spec"]["containers"][0];
+    assert_eq!(container["ports"], Value::Null);
+    for probe in ["livenessProbe", "readinessProbe"] {
+        assert_eq!(container[probe]["httpGet"]["port"], 7472);
+    }
 }
 
 /// SIGTERM does not end a process that hangs: the probe's own grace period counts.

@@ -66,10 +66,12 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- define "ferrolb.probes" -}}
 {{- $values := index .root.Values .component }}
 {{- $probes := dict }}
+{{- /* Speakers list no ports. */}}
+{{- $port := ternary (int .root.Values.prometheus.metricsPort) "admin" (eq .component "speaker") }}
 {{- range $name, $path := dict "livenessProbe" "/healthz" "readinessProbe" "/readyz" }}
 {{- $probe := index $values $name }}
 {{- if $probe.enabled }}
-{{- $_ := set $probes $name (omit $probe "enabled" | merge (dict "httpGet" (dict "path" $path "port" "admin"))) }}
+{{- $_ := set $probes $name (omit $probe "enabled" | merge (dict "httpGet" (dict "path" $path "port" $port))) }}
 {{- end }}
 {{- end }}
 {{- with $probes -}}
