@@ -14,10 +14,21 @@ use crate::{Error, digest};
 pub struct Program<'a> {
     /// Its name in the root folder.
     pub name: &'a str,
-    /// The static executable.
+    /// The executable; a static one, unless there are libraries beside it.
     pub executable: &'a [u8],
     /// What it starts with in effect, although it is not started by root. See [`attribute`].
     pub capabilities: &'a [Capability],
+    /// What else is in the image: the loader and the libraries of an executable that is not static, as programs of tests are.
+    pub libraries: &'a [Library<'a>],
+}
+
+/// A file that a program needs to start.
+#[derive(Debug, Clone, Copy)]
+pub struct Library<'a> {
+    /// Where the program looks for it, without a leading slash.
+    pub path: &'a str,
+    /// What is in it.
+    pub bytes: &'a [u8],
 }
 
 /// A layer, packed.
@@ -52,6 +63,10 @@ fn archive(program: &Program<'_>, epoch: u64) -> std::io::Result<Vec<u8>> {
     // Root's, and for nobody to write: the program cannot change itself.
     let mut header = file_header(program.executable.len(), 0o755, epoch);
     tar.append_data(&mut header, program.name, program.executable)?;
+    for library in program.libraries {
+        let mut header = file_header(library.bytes.len(), 0o755, epoch);
+        tar.append_data(&mut header, library.path, library.bytes)?;
+    }
     tar.into_inner()
 }
 

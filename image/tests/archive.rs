@@ -31,6 +31,7 @@ fn speaker(executable: &[u8]) -> Program<'_> {
         name: "ferrolb-speaker",
         executable,
         capabilities: &[Capability::NetRaw],
+        libraries: &[],
     }
 }
 

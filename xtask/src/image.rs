@@ -81,6 +81,18 @@ impl From<Target> for Architecture {
     }
 }
 
+impl Args {
+    /// This machine's architecture, and the folders where others look.
+    pub(crate) fn usual() -> Self {
+        Self {
+            out: repository().join("target/images"),
+            arch: Vec::new(),
+            target_dir: None,
+            bin_dir: Vec::new(),
+        }
+    }
+}
+
 /// Makes the images and says what they are.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let root = repository();
@@ -138,6 +150,7 @@ fn make(root: &Path, args: &Args, product: &Product, reference: &str, epoch: u64
                 name: product.name,
                 executable,
                 capabilities: product.capabilities,
+                libraries: &[],
             };
             (*architecture, program)
         })
