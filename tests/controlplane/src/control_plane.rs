@@ -306,6 +306,12 @@ impl ControlPlane {
         )
     }
 
+    /// The kubelet, without arguments: what it needs is the node's, but for [`ControlPlane::ca_file`] and its
+    /// [`ControlPlane::kubeconfig`].
+    pub fn kubelet(&self) -> Invocation {
+        self.invocation(Program::Kubelet, Vec::new())
+    }
+
     fn invocation(&self, program: Program, args: Vec<String>) -> Invocation {
         let (executable, mut all) = self.programs.invocation(program);
         all.extend(args);

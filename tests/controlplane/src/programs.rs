@@ -34,17 +34,20 @@ pub enum Program {
     Scheduler,
     /// What makes Service addresses work on a node.
     Proxy,
+    /// What runs pods on a node.
+    Kubelet,
     /// The command line client.
     Kubectl,
 }
 
 impl Program {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Etcd,
         Self::ApiServer,
         Self::ControllerManager,
         Self::Scheduler,
         Self::Proxy,
+        Self::Kubelet,
         Self::Kubectl,
     ];
 
@@ -56,6 +59,7 @@ impl Program {
             Self::ControllerManager => "kube-controller-manager",
             Self::Scheduler => "kube-scheduler",
             Self::Proxy => "kube-proxy",
+            Self::Kubelet => "kubelet",
             Self::Kubectl => "kubectl",
         }
     }
