@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use clap::{Subcommand, ValueEnum};
 use ferrolb_lab::run_dir::Living;
-use ferrolb_lab::{Families, ProxyMode, Setup, interactive, process, run_dir};
+use ferrolb_lab::{Families, NodeKind, ProxyMode, Setup, interactive, process, run_dir};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -40,6 +40,9 @@ struct Shape {
     /// How many nodes.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=80))]
     nodes: u8,
+    /// What runs the pods: a stand-in for the kubelet, or a kubelet with containerd, which needs the images of `xtask image`.
+    #[arg(long, value_enum, default_value_t = Kind::Light)]
+    kind: Kind,
     /// What kube-proxy uses.
     #[arg(long, value_enum, default_value_t = Proxy::Nftables)]
     proxy: Proxy,
@@ -52,6 +55,12 @@ struct Shape {
     /// What the log directory is called.
     #[arg(long, default_value = "lab")]
     name: String,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Kind {
+    Light,
+    Real,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -72,6 +81,10 @@ impl Shape {
         Setup {
             name: self.name.clone(),
             nodes: self.nodes,
+            kind: match self.kind {
+                Kind::Light => NodeKind::Light,
+                Kind::Real => NodeKind::Real,
+            },
             proxy: match self.proxy {
                 Proxy::Nftables => ProxyMode::Nftables,
                 Proxy::Iptables => ProxyMode::Iptables,

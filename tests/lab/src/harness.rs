@@ -4,9 +4,13 @@
 //! was asked for begins, and is taken down when the next group begins; a scenario that fails takes its cluster with it,
 //! so that what it broke breaks nothing else. Each scenario has a Kubernetes namespace and a range of addresses of its own.
 //!
+//! Where the machine cannot run the nodes that a group asks for, its scenarios are counted as ignored, with the reason; under
+//! continuous integration (`$CI`) they fail with it, because there it means that nobody ever runs them.
+//!
 //! Names are `group::scenario`; the usual filters, `--exact`, `--skip` and `--list` of `cargo test` work on them.
 
 use std::any::Any;
+use std::cell::OnceCell;
 use std::fmt;
 use std::future::Future;
 use std::ops::Deref;
@@ -22,7 +26,7 @@ use tokio::runtime::Runtime;
 
 use crate::lab::NAMESPACE;
 use crate::net::Families;
-use crate::{Lab, Setup, interrupt, privilege};
+use crate::{Lab, NodeKind, Setup, interrupt, privilege, realnode};
 
 /// How long a scenario may take.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -200,14 +204,26 @@ impl Harness {
             }
         };
         let mut trials = Vec::new();
+        let obstacle = OnceCell::new();
+        let in_ci = std::env::var_os("CI").is_some();
         for group in self.groups {
             let setup = Arc::new(group.setup);
+            let obstacle = match setup.kind {
+                NodeKind::Real if !arguments.list => obstacle.get_or_init(realnode::why_not).clone(),
+                NodeKind::Real | NodeKind::Light => None,
+            };
+            if let Some(reason) = obstacle.as_ref().filter(|_| !in_ci) {
+                eprintln!("{} is ignored: no real nodes on this machine: {reason}", setup.name);
+            }
+            let ignored = obstacle.is_some() && !in_ci;
             for (name, run) in group.scenarios {
-                let (stage, setup) = (stage.clone(), setup.clone());
+                let (stage, setup, obstacle) = (stage.clone(), setup.clone(), obstacle.clone());
                 let full = format!("{}::{name}", setup.name);
-                trials.push(Trial::test(full, move || {
-                    stage.perform(&setup, name, &run).map_err(Failed::from)
-                }));
+                let perform = move || match obstacle {
+                    Some(reason) => Err(Failed::from(format!("no real nodes on this machine: {reason}"))),
+                    None => stage.perform(&setup, name, &run).map_err(Failed::from),
+                };
+                trials.push(Trial::test(full, perform).with_ignored_flag(ignored));
             }
         }
         let conclusion = libtest_mimic::run(&arguments, trials);

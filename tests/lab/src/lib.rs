@@ -23,9 +23,10 @@ pub mod lab;
 pub mod net;
 pub mod privilege;
 pub mod process;
+pub mod realnode;
 pub mod run_dir;
 
 pub use ferrolb_controlplane::ProxyMode;
 pub use harness::{Group, Harness, Story};
-pub use lab::{Lab, Node, Program, Setup, wait_until};
+pub use lab::{Lab, Node, NodeKind, Program, Setup, wait_until};
 pub use net::Families;

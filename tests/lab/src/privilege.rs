@@ -75,7 +75,8 @@ pub(crate) fn rules_namespaces() -> bool {
     in_user_namespace() || is_able_root()
 }
 
-fn is_able_root() -> bool {
+/// Whether the program may do as root what root may, perhaps in a user namespace alone.
+pub(crate) fn is_able_root() -> bool {
     geteuid().is_root() && has_sys_admin()
 }
 

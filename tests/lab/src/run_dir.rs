@@ -2,11 +2,12 @@
 //!
 //! `/run/ferrolb-lab/<id>/` holds a lock file for as long as its owner lives; the kernel lets go of the lock however the
 //! owner ends. Whoever makes a lab first sweeps: a directory whose lock is free belongs to a lab that was killed, and
-//! its processes, namespaces and files go. A lock around making and sweeping keeps a directory that is just being made
+//! its processes, cgroups, namespaces, files and disks go. A lock around making and sweeping keeps a directory that is just being made
 //! from looking abandoned.
 
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -17,7 +18,7 @@ use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::{interrupt, privilege};
+use crate::{interrupt, privilege, realnode};
 
 const NAMESPACES: &str = "/run/netns";
 
@@ -191,10 +192,14 @@ fn sweep_locked(root: &Path) -> Result<()> {
         .filter(|name| id_of_namespace(name).is_some_and(|id| !living.contains(&id)))
         .collect();
     remove_namespaces(&orphans);
+    if !privilege::in_user_namespace() {
+        let disks = realnode::labs_with_disks();
+        disks.difference(&living).try_for_each(|id| remove_disk(*id))?;
+    }
     Ok(())
 }
 
-/// Ends the processes of the lab at `path`, removes its namespaces, then its files.
+/// Ends the processes of the lab at `path`, removes its cgroups and namespaces, then its files.
 fn remove(path: &Path) -> Result<()> {
     let id: Option<u32> = path
         .file_name()
@@ -210,8 +215,23 @@ fn remove(path: &Path) -> Result<()> {
         .filter_map(|name| Some(fs::metadata(format!("{NAMESPACES}/{name}")).ok()?.ino()))
         .collect();
     kill_processes(&inodes);
+    realnode::cgroups::remove(path)?;
     remove_namespaces(&names);
+    if !privilege::in_user_namespace() {
+        remove_disk(id)?;
+    }
     fs::remove_dir_all(path).with_context(|| format!("remove {}", path.display()))
+}
+
+/// Removes what the nodes of the lab of that number had on their disks.
+fn remove_disk(id: u32) -> Result<()> {
+    let disk = realnode::disk(&id.to_string());
+    match fs::remove_dir_all(&disk) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", disk.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Kills whatever runs in one of the lab's namespaces.

@@ -98,7 +98,8 @@ fn repository(reference: &str) -> &str {
     }
 }
 
-fn built_lab_pod() -> Result<PathBuf> {
+/// The executable that was built together with this program.
+pub(crate) fn built_lab_pod() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("FERROLB_LAB_POD") {
         return Ok(path.into());
     }

@@ -11,10 +11,11 @@ use kube::api::ListParams;
 use kube::{Api, Client};
 
 use super::node::{Node, Program};
-use super::shared::Shared;
+use super::shared::{Shared, target_dir};
 use super::wait::{ensure_seen, wait_until};
 use crate::net::{Host, http_get, node as node_network};
 use crate::process::Process;
+use crate::realnode::{Service, images};
 
 /// How long any step of the start may take; a loaded machine is several times slower than a quiet one.
 pub(super) const PATIENCE: Duration = Duration::from_secs(90);
@@ -100,6 +101,24 @@ pub(super) fn start_nodes(shared: &Arc<Shared>) -> Result<Vec<Node>> {
     }
     node_network::add_routes(&shared.control_host, &all)?;
     Ok(nodes)
+}
+
+/// Gives real nodes their images and starts their kubelets, all at the same time.
+pub(super) async fn start_kubelets(shared: &Shared, nodes: &[Node]) -> Result<()> {
+    let mut archives = images::make_own(&shared.run_dir.path().join("images"))?;
+    if shared.setup.ferrolb {
+        archives.extend(images::products(&target_dir())?);
+    }
+    let archives = Arc::new(archives);
+    let started = nodes.iter().map(|node| {
+        let archives = archives.clone();
+        node.blocking(move |real| {
+            real.wait_runtime()?;
+            archives.iter().try_for_each(|archive| real.import(archive))?;
+            real.start_service(Service::Kubelet)
+        })
+    });
+    futures::future::try_join_all(started).await.map(drop)
 }
 
 /// Waits until every node is registered, then starts a kube-proxy on each, then waits until all is ready for pods.

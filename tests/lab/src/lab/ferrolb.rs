@@ -52,6 +52,28 @@ pub(super) async fn start(shared: &Shared, client: &Client, nodes: &[Node]) -> R
         .collect()
 }
 
+/// Installs FerroLB as users do, by its manifest as it stands, and waits until all its pods are ready. The nodes have its images.
+pub(super) async fn deploy(shared: &Shared) -> Result<()> {
+    apply(shared).await?;
+    let timeout = format!("--timeout={}s", PATIENCE.as_secs());
+    for workload in [format!("daemonset/{SPEAKER}"), format!("deployment/{CONTROLLER}")] {
+        let args = ["-n", NAMESPACE, "rollout", "status", &workload, &timeout];
+        shared.kubectl.run(&args, "").await?;
+    }
+    Ok(())
+}
+
+/// Applies the manifest as it stands.
+pub(super) async fn apply(shared: &Shared) -> Result<()> {
+    let args = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
+    shared.kubectl.run(&args, &read_manifest()?).await.map(drop)
+}
+
+fn read_manifest() -> Result<String> {
+    let path = workspace().join("deploy/manifests/ferrolb.yaml");
+    fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
+}
+
 fn start_controller(shared: &Shared, index: u16, binary: &Path, token: &str) -> Result<Process> {
     let name = match index {
         0 => CONTROLLER.to_owned(),
@@ -116,8 +138,7 @@ pub fn binary(name: &str) -> Result<PathBuf> {
 }
 
 async fn install(shared: &Shared, client: &Client) -> Result<()> {
-    let path = workspace().join("deploy/manifests/ferrolb.yaml");
-    let manifest = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    let manifest = read_manifest()?;
     let kept: Vec<&str> = manifest.split("\n---\n").filter(|object| !runs_pods(object)).collect();
     shared
         .kubectl

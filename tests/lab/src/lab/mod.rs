@@ -24,7 +24,7 @@ mod wait;
 pub use ferrolb::{ADMIN_PORT, NAMESPACE, binary};
 pub use kubectl::Kubectl;
 pub use node::{Node, Program};
-pub use setup::Setup;
+pub use setup::{NodeKind, Setup};
 pub use verbs::EventLine;
 pub use wait::{ensure_seen, wait_until};
 
@@ -93,15 +93,13 @@ impl Lab {
         let control = Control::start(&shared, &client).await?;
         clock.lap("control plane");
         let nodes = boot::start_nodes(&shared)?;
-        let ferrolb = async {
-            if !shared.setup.ferrolb {
-                return Ok(Vec::new());
+        let controllers = match shared.setup.kind {
+            NodeKind::Light => Self::finish_light(&shared, &client, &nodes).await?,
+            NodeKind::Real => {
+                Self::finish_real(&shared, &client, &nodes).await?;
+                Vec::new()
             }
-            let controllers = ferrolb::start(&shared, &client, &nodes).await?;
-            ferrolb::wait_ready(&shared, &controllers, &nodes).await?;
-            Ok(controllers)
         };
-        let (controllers, ()) = tokio::try_join!(ferrolb, boot::finish_nodes(&client, &nodes))?;
         clock.lap("nodes and FerroLB");
         let extra = Mutex::default();
         Ok(Self {
@@ -113,6 +111,30 @@ impl Lab {
             startup: clock.laps,
             shared,
         })
+    }
+
+    /// Makes light nodes ready, and FerroLB's processes at the same time; returns the controllers.
+    async fn finish_light(shared: &Arc<Shared>, client: &Client, nodes: &[Node]) -> Result<Vec<Process>> {
+        let ferrolb = async {
+            if !shared.setup.ferrolb {
+                return Ok(Vec::new());
+            }
+            let controllers = ferrolb::start(shared, client, nodes).await?;
+            ferrolb::wait_ready(shared, &controllers, nodes).await?;
+            Ok(controllers)
+        };
+        let (controllers, ()) = tokio::try_join!(ferrolb, boot::finish_nodes(client, nodes))?;
+        Ok(controllers)
+    }
+
+    /// Makes real nodes ready, then FerroLB's pods.
+    async fn finish_real(shared: &Arc<Shared>, client: &Client, nodes: &[Node]) -> Result<()> {
+        boot::start_kubelets(shared, nodes).await?;
+        boot::finish_nodes(client, nodes).await?;
+        if shared.setup.ferrolb {
+            ferrolb::deploy(shared).await?;
+        }
+        Ok(())
     }
 
     /// How long each step of the start took.

@@ -1,24 +1,31 @@
 //! A node of the cluster, and what a scenario may do to it.
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use ferrolb_controlplane::User;
+use nix::sys::signal::Signal;
 
+use super::NodeKind;
 use super::shared::Shared;
-use crate::kubelet::{self, Kubelet, images::Images};
+use crate::kubelet::images::{Images, built_lab_pod};
+use crate::kubelet::{self, Kubelet};
 use crate::net::{Host, node::PodNetwork};
 use crate::process::Process;
+use crate::realnode::{self, RealNode, Service};
 
 /// A program of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Program {
-    /// The stand-in for the kubelet: the node's voice towards the API server.
+    /// The kubelet or its stand-in: the node's voice towards the API server.
     Kubelet,
+    /// The container runtime, which only real nodes have.
+    Runtime,
     /// kube-proxy.
     Proxy,
-    /// FerroLB's speaker.
+    /// FerroLB's speaker, on a light node; on a real one it is a pod.
     Speaker,
 }
 
@@ -27,10 +34,17 @@ pub enum Program {
 pub struct Node {
     host: Host,
     pods: PodNetwork,
-    kubelet: Mutex<Power>,
+    agent: Agent,
     proxy: OnceLock<Process>,
     speaker: OnceLock<Process>,
     shared: Arc<Shared>,
+}
+
+/// What runs the node's pods.
+#[derive(Debug)]
+enum Agent {
+    Light(Box<Mutex<Power>>),
+    Real(Arc<RealNode>),
 }
 
 #[derive(Debug)]
@@ -39,9 +53,8 @@ struct Power {
     running: Option<Kubelet>,
 }
 
-impl Node {
-    /// Starts the kubelet of a host whose network is that of a node.
-    pub(super) fn start(shared: Arc<Shared>, host: Host, pods: PodNetwork) -> Result<Self> {
+impl Agent {
+    fn light(shared: &Shared, host: &Host, pods: &PodNetwork) -> Result<Self> {
         let name = host.name().to_owned();
         let config = kubelet::Config {
             namespace: host.namespace().clone(),
@@ -54,14 +67,39 @@ impl Node {
             images: Images::built()?,
             name,
         };
-        let running = Kubelet::start(config.clone())?;
+        let running = Some(Kubelet::start(config.clone())?);
+        Ok(Self::Light(Box::new(Mutex::new(Power { config, running }))))
+    }
+
+    fn real(shared: &Shared, host: &Host, pods: &PodNetwork) -> Result<Self> {
+        let name = host.name().to_owned();
+        let config = realnode::Config {
+            namespace: host.namespace().clone(),
+            addresses: host.addresses(),
+            pods: pods.clone(),
+            kubelet: shared.plane.kubelet(),
+            kubeconfig: shared.plane.kubeconfig(&User::Node(name.clone())),
+            authority: shared.plane.ca_file(),
+            lab_pod: built_lab_pod()?,
+            run_dir: shared.run_dir.path().to_owned(),
+            log_dir: shared.log_dir.clone(),
+            name,
+        };
+        Ok(Self::Real(Arc::new(RealNode::start(&config)?)))
+    }
+}
+
+impl Node {
+    /// Makes a host, whose network is that of a node, a node of the kind that the lab is of. A light one's kubelet starts now.
+    pub(super) fn start(shared: Arc<Shared>, host: Host, pods: PodNetwork) -> Result<Self> {
+        let agent = match shared.setup.kind {
+            NodeKind::Light => Agent::light(&shared, &host, &pods)?,
+            NodeKind::Real => Agent::real(&shared, &host, &pods)?,
+        };
         Ok(Self {
             host,
             pods,
-            kubelet: Mutex::new(Power {
-                config,
-                running: Some(running),
-            }),
+            agent,
             proxy: OnceLock::new(),
             speaker: OnceLock::new(),
             shared,
@@ -97,25 +135,65 @@ impl Node {
         &self.pods
     }
 
-    fn power(&self) -> MutexGuard<'_, Power> {
-        self.kubelet.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    /// The node, if it is a real one.
+    fn real(&self) -> Result<&Arc<RealNode>> {
+        match &self.agent {
+            Agent::Real(real) => Ok(real),
+            Agent::Light(_) => bail!("{} is a light node", self.name()),
+        }
+    }
+
+    /// Does what takes a while with a real node, on a thread for such things.
+    pub(super) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&RealNode) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let real = self.real()?.clone();
+        tokio::task::spawn_blocking(move || work(&real)).await?
+    }
+
+    /// Imports an image from an OCI archive into the runtime of a real node.
+    pub async fn import_image(&self, archive: &Path) -> Result<()> {
+        let archive = archive.to_owned();
+        self.blocking(move |real| real.import(&archive)).await
+    }
+
+    /// Gives an image of a real node another name as well; both in full, as in `docker.io/ferrolb/ferrolb-speaker:v0.1.0`.
+    pub async fn tag_image(&self, image: &str, name: &str) -> Result<()> {
+        let (image, name) = (image.to_owned(), name.to_owned());
+        self.blocking(move |real| real.tag(&image, &name)).await
+    }
+
+    /// The ids of the processes on a real node, in pods or not, whose program's file is called so.
+    pub fn processes_called(&self, program: &str) -> Result<Vec<i32>> {
+        Ok(self.real()?.processes(program))
     }
 
     /// The process of a program.
     ///
     /// # Errors
-    /// For the kubelet, which is a thread, and for a program that was never started.
+    /// For what runs inside of a real node, for the kubelet of a light one, which is a thread, and for a program that was never
+    /// started.
     pub fn program(&self, program: Program) -> Result<&Process> {
         let process = match program {
-            Program::Kubelet => None,
+            Program::Kubelet | Program::Runtime => None,
             Program::Proxy => self.proxy.get(),
             Program::Speaker => self.speaker.get(),
         };
         process.with_context(|| format!("there is no process {program:?} of {}", self.name()))
     }
 
-    /// All processes of the node, its pods apart.
+    /// All processes of the node, its pods apart; a real node is one, with everything that runs inside.
     pub fn processes(&self) -> impl Iterator<Item = &Process> {
+        let machine = match &self.agent {
+            Agent::Real(real) => Some(real.machine()),
+            Agent::Light(_) => None,
+        };
+        self.outside().chain(machine)
+    }
+
+    /// The processes that the lab itself runs on the node.
+    fn outside(&self) -> impl Iterator<Item = &Process> {
         [&self.proxy, &self.speaker].into_iter().filter_map(OnceLock::get)
     }
 
@@ -157,62 +235,84 @@ impl Node {
 
     /// Stops a program in its tracks; it is alive and says nothing until [`Node::thaw`].
     pub fn freeze(&self, program: Program) -> Result<()> {
-        if program != Program::Kubelet {
-            return self.program(program)?.freeze();
+        match (&self.agent, program) {
+            (Agent::Real(real), Program::Kubelet) => real.signal(Service::Kubelet, Signal::SIGSTOP),
+            (Agent::Real(real), Program::Runtime) => real.signal(Service::Runtime, Signal::SIGSTOP),
+            (Agent::Light(power), Program::Kubelet) => {
+                lock(power).running.iter().for_each(Kubelet::freeze);
+                Ok(())
+            }
+            _ => self.program(program)?.freeze(),
         }
-        if let Some(kubelet) = &self.power().running {
-            kubelet.freeze();
-        }
-        Ok(())
     }
 
     /// Undoes [`Node::freeze`].
     pub fn thaw(&self, program: Program) -> Result<()> {
-        if program != Program::Kubelet {
-            return self.program(program)?.thaw();
+        match (&self.agent, program) {
+            (Agent::Real(real), Program::Kubelet) => real.signal(Service::Kubelet, Signal::SIGCONT),
+            (Agent::Real(real), Program::Runtime) => real.signal(Service::Runtime, Signal::SIGCONT),
+            (Agent::Light(power), Program::Kubelet) => {
+                lock(power).running.iter().for_each(Kubelet::thaw);
+                Ok(())
+            }
+            _ => self.program(program)?.thaw(),
         }
-        if let Some(kubelet) = &self.power().running {
-            kubelet.thaw();
-        }
-        Ok(())
     }
 
-    /// Kills a program without warning. With the kubelet its pods die.
+    /// Kills a program without warning. With the kubelet of a light node its pods die; a real node's run on.
     pub fn kill(&self, program: Program) -> Result<()> {
-        if program == Program::Kubelet {
-            self.power().running = None;
-            return Ok(());
+        match (&self.agent, program) {
+            (Agent::Real(real), Program::Kubelet) => real.kill(Service::Kubelet)?,
+            (Agent::Real(real), Program::Runtime) => real.kill(Service::Runtime)?,
+            (Agent::Light(power), Program::Kubelet) => lock(power).running = None,
+            _ => self.program(program)?.kill(),
         }
-        self.program(program)?.kill();
         Ok(())
     }
 
     /// Starts a program anew, killing it first if it still runs.
     pub fn restart(&self, program: Program) -> Result<()> {
-        if program != Program::Kubelet {
-            return self.program(program)?.restart();
+        match (&self.agent, program) {
+            (Agent::Real(real), Program::Kubelet) => {
+                real.kill(Service::Kubelet)?;
+                real.start_service(Service::Kubelet)
+            }
+            (Agent::Real(real), Program::Runtime) => {
+                real.kill(Service::Runtime)?;
+                real.start_service(Service::Runtime)?;
+                real.wait_runtime()
+            }
+            (Agent::Light(power), Program::Kubelet) => {
+                let mut power = lock(power);
+                power.running = None;
+                power.running = Some(Kubelet::start(power.config.clone())?);
+                Ok(())
+            }
+            _ => self.program(program)?.restart(),
         }
-        let mut power = self.power();
-        power.running = None;
-        power.running = Some(Kubelet::start(power.config.clone())?);
-        Ok(())
     }
 
     /// Cuts the power: the cable is dead and every program and pod of the node gone, at once.
     pub fn power_off(&self) -> Result<()> {
         self.cut_link()?;
-        self.processes().for_each(Process::kill);
-        self.kill(Program::Kubelet)
+        if let Agent::Real(real) = &self.agent {
+            real.power_off()?;
+        }
+        self.outside().for_each(Process::kill);
+        match &self.agent {
+            Agent::Real(_) => Ok(()),
+            Agent::Light(_) => self.kill(Program::Kubelet),
+        }
     }
 
-    /// Boots the node after [`Node::power_off`].
+    /// Boots the node after [`Node::power_off`]; a real one with the same disk.
     pub fn power_on(&self) -> Result<()> {
         self.restore_link()?;
-        self.restart(Program::Kubelet)?;
-        [&self.proxy, &self.speaker]
-            .into_iter()
-            .filter_map(OnceLock::get)
-            .try_for_each(Process::restart)
+        match &self.agent {
+            Agent::Real(real) => real.power_on()?,
+            Agent::Light(_) => self.restart(Program::Kubelet)?,
+        }
+        self.outside().try_for_each(Process::restart)
     }
 
     /// Sets a label of the Node object, or removes it.
@@ -238,4 +338,8 @@ impl Node {
     async fn kubectl(&self, args: &[&str]) -> Result<()> {
         self.shared.kubectl.run(args, "").await.map(drop)
     }
+}
+
+fn lock(power: &Mutex<Power>) -> MutexGuard<'_, Power> {
+    power.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -10,9 +10,11 @@ use kube::Api;
 use kube::api::ListParams;
 
 use super::boot::{is_ready, wait_for_api_server};
+use super::shared::target_dir;
 use super::wait::{ensure_seen, wait_until};
 use super::{Lab, Program, ferrolb};
 use crate::net::{Host, http_get};
+use crate::realnode::images;
 
 /// An event, as far as scenarios look at it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +36,25 @@ impl Lab {
     pub async fn apply(&self, namespace: &str, yaml: &str) -> Result<()> {
         let args = ["apply", "--server-side", "--force-conflicts", "-f", "-"];
         self.shared.kubectl.run_in(namespace, &args, yaml).await.map(drop)
+    }
+
+    /// Gives the real nodes FerroLB's images, as a registry would.
+    pub async fn import_ferrolb(&self) -> Result<()> {
+        for archive in images::products(&target_dir())? {
+            let imports = self.nodes().iter().map(|node| node.import_image(&archive));
+            futures::future::try_join_all(imports).await?;
+        }
+        Ok(())
+    }
+
+    /// Applies FerroLB's manifest as it stands, for nodes that run it in pods.
+    pub async fn apply_ferrolb(&self) -> Result<()> {
+        ferrolb::apply(&self.shared).await
+    }
+
+    /// Like [`Lab::apply_ferrolb`], and waits until all its pods are ready.
+    pub async fn deploy_ferrolb(&self) -> Result<()> {
+        ferrolb::deploy(&self.shared).await
     }
 
     /// Deletes what the YAML names, without waiting for its end; what is not there is no error.
