@@ -30,6 +30,8 @@ const FIRST_ANSWER: Duration = Duration::from_millis(800);
 /// How long a speaker is dead, or stopped: less than the grace time of ten seconds.
 const DEAD: Duration = Duration::from_secs(3);
 const STOPPED: Duration = Duration::from_secs(5);
+/// How long a client knows the address that it has asked for.
+const FORGET: Duration = Duration::from_millis(50);
 /// How long heartbeats are lost: many detection times.
 const LOST: Duration = Duration::from_secs(2);
 
@@ -320,6 +322,26 @@ impl Clients {
         self.served
             .answered_from(&placement.owner, &placement.standbys[0])
             .await
+    }
+
+    /// Makes one of them ask for the address again and again while something happens.
+    pub(crate) async fn asking_anew(&self, happens: impl Future<Output = Result<()>>) -> Result<()> {
+        let forget = async {
+            loop {
+                self.guest.flush_neighbours()?;
+                tokio::time::sleep(FORGET).await;
+            }
+        };
+        tokio::select! {
+            outcome = happens => outcome,
+            outcome = forget => outcome,
+        }
+    }
+
+    /// Until now nothing has moved, and the connection lives.
+    pub(crate) async fn unnoticed(&mut self, what: &str) -> Result<()> {
+        self.served.unmoved().await?;
+        echoed(&mut self.connection).with_context(|| format!("the connection, after the {what}"))
     }
 
     /// Nothing has moved, and nobody has noticed; returns what the one who asked anew has seen.

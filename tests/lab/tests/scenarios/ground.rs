@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use ferrolb_controlplane::PROXY_HEALTH_PORT;
 use ferrolb_lab::net::{Host, http_get};
 use ferrolb_lab::process::Capabilities;
-use ferrolb_lab::{Program, Story, privilege, run_dir, wait_until};
+use ferrolb_lab::{Program, Story, privilege, realnode, run_dir, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -106,20 +106,29 @@ pub(crate) async fn killed_lab_is_swept(story: Story) -> Result<()> {
         // The kernel takes everything away with the last process of the namespace.
         return Ok(());
     }
+    swept_after_kill("bare::three_nodes_are_ready", |lab| {
+        lab.path.join("kubernetes/etcd").is_dir()
+    })
+    .await?;
+    three_nodes_are_ready(story).await
+}
+
+/// Plays a scenario in a process of its own, kills that as soon as its lab is `begun`, and sweeps: nothing is left.
+pub(crate) async fn swept_after_kill(scenario: &str, begun: impl Fn(&run_dir::Living) -> bool) -> Result<()> {
     let mut other = Command::new(std::env::current_exe()?)
-        .args(["--exact", "bare::three_nodes_are_ready"])
+        .args(["--exact", scenario])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()?;
     let pid = i32::try_from(other.id())?;
-    let started = wait_until("another lab with an API server", PATIENCE, async || {
+    let started = wait_until("another lab to begin", PATIENCE, async || {
         let lab = run_dir::list()?
             .into_iter()
             .find(|lab| lab.pid == Some(pid))
             .context("no lab")?;
-        let running = lab.path.join("kubernetes/etcd").is_dir();
-        running.then_some(lab).ok_or_else(|| anyhow!("no etcd"))
+        let running = begun(&lab);
+        running.then_some(lab).ok_or_else(|| anyhow!("it has not"))
     })
     .await;
     other.kill()?;
@@ -133,12 +142,14 @@ pub(crate) async fn killed_lab_is_swept(story: Story) -> Result<()> {
     // A child that was just being started holds the lab's lock, until it too is gone.
     wait_until("nothing to be left of the killed lab", PATIENCE, async || {
         run_dir::sweep()?;
-        let left = namespaces(&prefix)?;
-        ensure!(left.is_empty() && !lab.path.exists(), "left: {left:?}");
+        let left = (namespaces(&prefix)?, realnode::remains(lab.id));
+        ensure!(
+            left.0.is_empty() && left.1.is_empty() && !lab.path.exists(),
+            "left: {left:?}"
+        );
         Ok(())
     })
-    .await?;
-    three_nodes_are_ready(story).await
+    .await
 }
 
 fn namespaces(prefix: &str) -> Result<Vec<String>> {

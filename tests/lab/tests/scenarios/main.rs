@@ -19,6 +19,7 @@ mod families;
 mod ground;
 mod hand_over;
 mod hostile;
+mod install;
 mod manifests;
 mod nodes;
 mod outages;
@@ -37,7 +38,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use anyhow::Result;
-use ferrolb_lab::{Families, Group, Harness, ProxyMode, Setup, Story};
+use ferrolb_lab::{Families, Group, Harness, NodeKind, ProxyMode, Setup, Story};
 
 use scene::Scene;
 
@@ -73,6 +74,13 @@ fn main() -> std::process::ExitCode {
     let bgp_outages = Setup {
         node_monitor_grace: Duration::from_secs(40),
         ..Setup::named("bgp-outages")
+    };
+    // What a backend runs on, and three candidates for its address.
+    let install = Setup {
+        nodes: 4,
+        kind: NodeKind::Real,
+        ferrolb: false,
+        ..Setup::named("install")
     };
     Harness::new()
         .group(
@@ -280,6 +288,26 @@ fn main() -> std::process::ExitCode {
                 .scenario("rebalances", with_pool(cli::rebalances))
                 .scenario("renumbers", without_pool(cli::renumbers))
                 .scenario("migrate_check", without_pool(cli::migrate_check)),
+        )
+        .group(
+            Group::new(install)
+                .scenario("first_page", without_pool(install::first_page))
+                .scenario(
+                    "upgraded_and_rolled_back",
+                    without_pool(install::upgraded_and_rolled_back),
+                )
+                .scenario("speaker_killed", without_pool(install::speaker_killed))
+                .scenario("programs_hang", without_pool(install::programs_hang))
+                .scenario(
+                    "kubelet_and_runtime_restart",
+                    without_pool(install::kubelet_and_runtime_restart),
+                )
+                .scenario("killed_lab_is_swept", without_pool(install::killed_lab_is_swept))
+                .scenario("power_cut_and_reboot", without_pool(install::power_cut_and_reboot))
+                .scenario(
+                    "removed_and_installed_again",
+                    without_pool(install::removed_and_installed_again),
+                ),
         )
         .group(Group::new(ipv6).scenario("ipv6_only", with_pool(families::ipv6_only)))
         .run()

@@ -25,6 +25,10 @@ spec:
           args: ["--http", "8080", "--tcp", "9000", "--udp", "5353"]
           ports:
             - {{ name: http, containerPort: 8080 }}
+          env:
+            - {{ name: NODE_NAME, valueFrom: {{ fieldRef: {{ fieldPath: spec.nodeName }} }} }}
+          # For a receive queue of seconds: beyond it a busy machine would lose what is counted.
+          securityContext: {{ runAsUser: 0, capabilities: {{ add: [NET_ADMIN] }} }}
           readinessProbe:
             httpGet: {{ path: /healthz, port: http }}
             periodSeconds: 1

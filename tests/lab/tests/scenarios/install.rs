@@ -1,0 +1,384 @@
+//! FerroLB as users run it: its manifest, its images, pods on nodes with a real kubelet. Installed, upgraded, killed, hung,
+//! removed and installed again, under clients that ask without a pause.
+//!
+//! The scenarios share a cluster, and each begins with an installation that stands, whoever made it.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use ferrolb_lab::lab::NAMESPACE;
+use ferrolb_lab::run_dir::Living;
+use ferrolb_lab::{Program, realnode, wait_until};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::failover::{Clients, NODE_LOSS, Served, V4, none_lost, served_again, told};
+use crate::ground::swept_after_kill;
+use crate::manifests::{advertisement, deployment, service};
+use crate::scene::{PATIENCE, Scene};
+
+const SPEAKER: &str = "ferrolb-speaker";
+const CONTROLLER: &str = "ferrolb-controller";
+const WORKLOADS: [&str; 2] = ["daemonset/ferrolb-speaker", "deployment/ferrolb-controller"];
+
+/// From the manifest to the first page. The goal is 5 s, on a machine that does nothing else.
+const FIRST_PAGE: Duration = Duration::from_secs(20);
+/// What a rollout, or the end of a program that hangs, may take.
+const ROLLOUT: Duration = Duration::from_secs(60);
+/// The longest time in which nobody answers an ARP request when a speaker is killed. The goal is 200 ms.
+const ARP_SILENCE: Duration = Duration::from_millis(500);
+/// Between two questions of a client that asks anew.
+const ASK: Duration = Duration::from_millis(20);
+
+/// Installs FerroLB, or finds that it is.
+async fn installed(s: &Scene) -> Result<()> {
+    s.import_ferrolb().await?;
+    s.deploy_ferrolb().await
+}
+
+/// Runs kubectl in FerroLB's namespace.
+async fn kubectl(s: &Scene, args: &[&str]) -> Result<String> {
+    s.lab().kubectl(&[&["-n", NAMESPACE], args].concat()).await
+}
+
+async fn rolled_out(s: &Scene) -> Result<()> {
+    let timeout = format!("--timeout={}s", ROLLOUT.as_secs());
+    for workload in WORKLOADS {
+        kubectl(s, &["rollout", "status", workload, &timeout]).await?;
+    }
+    Ok(())
+}
+
+/// How often the container of each pod of a component has been started again, by pod.
+async fn restarts(s: &Scene, component: &str) -> Result<BTreeMap<String, u64>> {
+    let label = format!("app.kubernetes.io/component={component}");
+    let list: Value = serde_json::from_str(&kubectl(s, &["get", "pods", "-l", &label, "-o", "json"]).await?)?;
+    let pods = list["items"].as_array().context("a list has items")?;
+    let count = |pod: &Value| pod["status"]["containerStatuses"][0]["restartCount"].as_u64();
+    Ok(pods
+        .iter()
+        .filter_map(|pod| Some((pod["metadata"]["name"].as_str()?.to_owned(), count(pod)?)))
+        .collect())
+}
+
+/// The pod of the speaker of a node.
+async fn speaker_of(s: &Scene, node: &str) -> Result<String> {
+    let label = "app.kubernetes.io/component=speaker";
+    let field = format!("--field-selector=spec.nodeName={node}");
+    let args = [
+        "get",
+        "pods",
+        "-l",
+        label,
+        &field,
+        "-o",
+        "jsonpath={.items[0].metadata.name}",
+    ];
+    kubectl(s, &args).await
+}
+
+/// Sends a signal to all processes of a program on a node; returns how many there are.
+fn signal(s: &Scene, node: &str, program: &str, what: Signal) -> Result<usize> {
+    let found = s.node(node)?.processes_called(program)?;
+    for pid in &found {
+        kill(Pid::from_raw(*pid), what).with_context(|| format!("{what} to {program} on {node}"))?;
+    }
+    Ok(found.len())
+}
+
+/// A cluster with a Deployment, its images there and nothing of FerroLB: the manifest, a pool and a Service are applied, and a
+/// client has a page.
+pub(crate) async fn first_page(s: Scene) -> Result<()> {
+    s.import_ferrolb().await?;
+    s.apply(&deployment("web", 2)).await?;
+    s.ready("web", 2).await?;
+
+    let begin = Instant::now();
+    let mut laps = Vec::new();
+    let mut lap = |what: &str| laps.push(format!("{what} {:.1} s", begin.elapsed().as_secs_f32()));
+    s.apply_ferrolb().await?;
+    lap("applied");
+    let pool = s.pool();
+    wait_until("the custom resources to be served", PATIENCE, async || {
+        s.apply_config(&pool).await
+    })
+    .await?;
+    lap("pool applied");
+    s.apply(&service("web", "web", "type: LoadBalancer")).await?;
+    let address = s.addresses("web", 1).await?[0];
+    lap("address");
+    s.page(address, 80).await?;
+    let time = begin.elapsed();
+    lap("first page");
+    rolled_out(&s).await?;
+    lap("all pods ready");
+    eprintln!("  manifest -> first page: {}", laps.join(", "));
+    ensure!(time < FIRST_PAGE, "the first page took {time:?}");
+
+    confined(&s)?;
+    unchanged_by_a_second_apply(&s).await
+}
+
+/// What the programs may do on a real node is what their manifest says.
+fn confined(s: &Scene) -> Result<()> {
+    for (program, held) in [(SPEAKER, "0000000000002000"), (CONTROLLER, "0000000000000000")] {
+        let mut seen = 0;
+        for node in s.nodes() {
+            for pid in node.processes_called(program)? {
+                let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+                for set in ["CapEff", "CapBnd"] {
+                    ensure!(
+                        status.contains(&format!("{set}:\t{held}")),
+                        "{program}: {set} is not {held}: {status}"
+                    );
+                }
+                ensure!(
+                    status.contains("NoNewPrivs:\t1"),
+                    "{program} may gain privileges: {status}"
+                );
+                ensure!(
+                    status.contains("Seccomp:\t2"),
+                    "{program} has no seccomp filter: {status}"
+                );
+                seen += 1;
+            }
+        }
+        ensure!(seen >= 2, "{seen} processes of {program}");
+    }
+    Ok(())
+}
+
+/// Whoever applies the manifest once more, as GitOps does all the time, changes nothing.
+async fn unchanged_by_a_second_apply(s: &Scene) -> Result<()> {
+    let generations = "jsonpath={range .items[*]}{.kind}/{.metadata.name}:{.metadata.generation} {end}";
+    let all = "daemonsets,deployments,networkpolicies,poddisruptionbudgets";
+    let before = kubectl(s, &["get", all, "-o", generations]).await?;
+    s.apply_ferrolb().await?;
+    let after = kubectl(s, &["get", all, "-o", generations]).await?;
+    ensure!(before == after, "{before} has become {after}");
+    Ok(())
+}
+
+/// Both workloads roll over to images of another tag, and back, under clients: nothing is lost, not even for one who asks
+/// for the address all the time, a connection lives, and the owner stays.
+pub(crate) async fn upgraded_and_rolled_back(s: Scene) -> Result<()> {
+    installed(&s).await?;
+    for node in s.nodes() {
+        for program in [SPEAKER, CONTROLLER] {
+            let name = |tag: &str| format!("docker.io/ferrolb/{program}:{tag}");
+            node.tag_image(&name(concat!("v", env!("CARGO_PKG_VERSION"))), &name("v0.0.0-next"))
+                .await?;
+        }
+    }
+    let mut clients = Clients::new(s.clone(), V4).await?;
+    for what in ["upgrade", "rollback"] {
+        let begin = Instant::now();
+        for workload in WORKLOADS {
+            let program = workload.split('/').nth(1).unwrap_or_default();
+            let container = program.trim_start_matches("ferrolb-");
+            let image = format!("{container}=ferrolb/{program}:v0.0.0-next");
+            match what {
+                "upgrade" => kubectl(&s, &["set", "image", workload, &image]).await?,
+                _ => kubectl(&s, &["rollout", "undo", workload]).await?,
+            };
+        }
+        clients.asking_anew(rolled_out(&s)).await?;
+        eprintln!("  {what}: rolled out in {:.1} s", begin.elapsed().as_secs_f32());
+        clients.unnoticed(what).await?;
+    }
+    none_lost(&clients.end("upgrade and rollback").await?)
+}
+
+/// The longest time in which nobody answered, while `until` went on.
+async fn arp_silence(s: &Scene, address: IpAddr, until: impl Future<Output = Result<()>>) -> Result<Duration> {
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let client = s.browser();
+    let asking = tokio::task::spawn_blocking(move || -> Result<Duration> {
+        let (mut last, mut longest) = (Instant::now(), Duration::ZERO);
+        while stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
+            let begin = Instant::now();
+            if let Some(first) = client.resolve(address, ASK)?.0.first() {
+                longest = longest.max((begin + first.after).saturating_duration_since(last));
+                last = begin + first.after;
+            }
+        }
+        Ok(longest.max(last.elapsed()))
+    });
+    let outcome = until.await;
+    drop(stop);
+    let longest = asking.await??;
+    outcome.map(|()| longest)
+}
+
+/// The owner's speaker is killed in its container: a standby answers in its name until the kubelet has started it again.
+pub(crate) async fn speaker_killed(s: Scene) -> Result<()> {
+    installed(&s).await?;
+    let served = Served::new(s.clone(), V4).await?;
+    let prober = served.probe(&s.browser()).await?;
+    let owner = served.placement.owner.clone();
+    let pod = speaker_of(&s, &owner).await?;
+    let before = restarts(&s, "speaker").await?;
+    let killed = async {
+        ensure!(
+            signal(&s, &owner, SPEAKER, Signal::SIGKILL)? == 1,
+            "not one speaker on {owner}"
+        );
+        started_again(&s, "speaker", std::slice::from_ref(&pod), &before).await?;
+        rolled_out(&s).await
+    };
+    let silence = arp_silence(&s, served.address, killed).await?;
+    eprintln!(
+        "  speaker killed: nobody answered ARP for {:.0} ms",
+        silence.as_secs_f64() * 1000.0
+    );
+    ensure!(silence < ARP_SILENCE, "nobody answered ARP for {silence:?}");
+    served.unmoved().await?;
+    none_lost(&told("speaker killed", prober))
+}
+
+/// Waits until the containers of these pods have been started once more than `before`.
+async fn started_again(s: &Scene, component: &str, pods: &[String], before: &BTreeMap<String, u64>) -> Result<()> {
+    wait_until(&format!("{pods:?} to be started again"), ROLLOUT, async || {
+        let now = restarts(s, component).await?;
+        let all = pods.iter().all(|pod| now.get(pod) > before.get(pod));
+        ensure!(all, "restarts were {before:?} and are {now:?}");
+        Ok(())
+    })
+    .await
+}
+
+/// The owner's speaker, and every controller, hang: their liveness probes have them replaced, and nobody notices.
+pub(crate) async fn programs_hang(s: Scene) -> Result<()> {
+    installed(&s).await?;
+    let served = Served::new(s.clone(), V4).await?;
+    let prober = served.probe(&s.browser()).await?;
+    let owner = served.placement.owner.clone();
+    let speaker = [speaker_of(&s, &owner).await?];
+    let (speakers, controllers) = (restarts(&s, "speaker").await?, restarts(&s, "controller").await?);
+    let all: Vec<String> = controllers.keys().cloned().collect();
+    let begin = Instant::now();
+    signal(&s, &owner, SPEAKER, Signal::SIGSTOP)?;
+    for node in s.nodes() {
+        signal(&s, node.name(), CONTROLLER, Signal::SIGSTOP)?;
+    }
+    started_again(&s, "speaker", &speaker, &speakers).await?;
+    started_again(&s, "controller", &all, &controllers).await?;
+    eprintln!(
+        "  hanging programs: replaced after {:.1} s",
+        begin.elapsed().as_secs_f32()
+    );
+    rolled_out(&s).await?;
+    s.fence().await?;
+    let now = s.owner(served.address).await?;
+    s.answered_by(served.address, &now).await?;
+    none_lost(&told("hanging programs", prober))
+}
+
+/// The kubelet and the container runtime of the owner's node are started again: pods run on, and nobody notices.
+pub(crate) async fn kubelet_and_runtime_restart(s: Scene) -> Result<()> {
+    installed(&s).await?;
+    let served = Served::new(s.clone(), V4).await?;
+    let prober = served.probe(&s.browser()).await?;
+    let owner = served.placement.owner.clone();
+    let before = (
+        s.node(&owner)?.processes_called(SPEAKER)?,
+        restarts(&s, "speaker").await?,
+    );
+    s.node(&owner)?.restart(Program::Runtime)?;
+    s.node(&owner)?.restart(Program::Kubelet)?;
+    s.node_ready(&owner).await?;
+    rolled_out(&s).await?;
+    let after = (
+        s.node(&owner)?.processes_called(SPEAKER)?,
+        restarts(&s, "speaker").await?,
+    );
+    ensure!(
+        before == after,
+        "speakers and restarts: {before:?} have become {after:?}"
+    );
+    served.unmoved().await?;
+    none_lost(&told("kubelet and runtime restarted", prober))
+}
+
+/// The owner's node loses its power, and is booted again with the same disk: a standby takes over, the speaker comes back, and
+/// the address does not.
+pub(crate) async fn power_cut_and_reboot(s: Scene) -> Result<()> {
+    installed(&s).await?;
+    let served = Served::new(s.clone(), V4).await?;
+    let prober = served.probe(&s.browser()).await?;
+    let lost = served.placement.owner.clone();
+    let before = prober.so_far().answered();
+    served.owner()?.power_off()?;
+    served_again(&prober, before).await?;
+    let tally = told("power cut", prober);
+    ensure!(tally.longest_gap < NODE_LOSS, "nobody answered for too long: {tally:?}");
+    let heir = served.inherited().await?;
+    s.wait_node_ready(&lost, false, PATIENCE).await?;
+
+    let prober = served.probe(&s.browser()).await?;
+    let begin = Instant::now();
+    served.owner()?.power_on()?;
+    s.node_ready(&lost).await?;
+    wait_until(&format!("the speaker of {lost}"), ROLLOUT, async || {
+        let ready = s.admin_of(s.node(&lost)?.host(), "/readyz").await?;
+        ensure!(ready.0 == 200, "{ready:?}");
+        Ok(())
+    })
+    .await?;
+    eprintln!(
+        "  {lost} booted: its speaker is ready after {:.1} s",
+        begin.elapsed().as_secs_f32()
+    );
+    rolled_out(&s).await?;
+    s.fence().await?;
+    ensure!(served.inherited().await? == heir, "the address moved once more");
+    none_lost(&told("reboot", prober))
+}
+
+/// What a lab with real nodes leaves that was killed with SIGKILL, while its pods run, is gone after a sweep.
+pub(crate) async fn killed_lab_is_swept(_: Scene) -> Result<()> {
+    let pods = |lab: &Living| {
+        realnode::remains(lab.id)
+            .iter()
+            .any(|path| path.join("node-1/kubepods").is_dir())
+    };
+    swept_after_kill("install::first_page", pods).await
+}
+
+/// Both workloads are deleted: nobody answers any more, and the Service keeps its address. Installed again, it has the same
+/// one, and it is answered.
+pub(crate) async fn removed_and_installed_again(s: Scene) -> Result<()> {
+    installed(&s).await?;
+    s.apply(&deployment("web", 2)).await?;
+    s.apply_config(&s.pool()).await?;
+    let address = s
+        .apply_and_address("web", &service("web", "web", "type: LoadBalancer"))
+        .await?;
+    s.ready("web", 2).await?;
+    s.page(address, 80).await?;
+    s.owner(address).await?;
+
+    kubectl(&s, &[&["delete"], &WORKLOADS[..]].concat()).await?;
+    s.unanswered(address).await?;
+    ensure!(
+        s.addresses("web", 1).await? == [address],
+        "the Service has lost its address"
+    );
+    // A pool that another Service could take the address from, were it not claimed.
+    s.apply_config(&advertisement(&[s.namespace().to_owned()])).await?;
+
+    installed(&s).await?;
+    s.apply(&service("other", "web", "type: LoadBalancer")).await?;
+    let other = s.addresses("other", 1).await?[0];
+    ensure!(
+        s.addresses("web", 1).await? == [address],
+        "the Service has another address"
+    );
+    ensure!(other != address, "the address was given away");
+    s.page(address, 80).await?;
+    let owner = s.owner(address).await?;
+    s.answered_by(address, &owner).await
+}
