@@ -1,7 +1,8 @@
 # The two commands of the README, and what they stand on. Everything else is `cargo xtask`.
 .PHONY: demo test build prepare
 
-demo: build
+demo: prepare
+	cargo build --locked -p xtask -p ferrolb-lab
 	cargo run --locked -q -p xtask -- demo
 
 test:

@@ -1,22 +1,25 @@
 //! `xtask demo`: FerroLB's main job, shown step by step to a person who reads along.
 //!
-//! A real cluster comes up, a Service gets an IPv4 and an IPv6 address, a client on the LAN gets pages over both, the
+//! On real nodes where this machine can run them, on light ones otherwise: FerroLB is built as they need it, as images or as
+//! programs. A real cluster comes up, a Service gets an IPv4 and an IPv6 address, a client on the LAN gets pages over both, the
 //! node that announces is lost, and pages come again. Every step waits for what it claims and fails when it does not
 //! come, so exit code 0 means that all of it was seen. Nothing is left behind, neither at the end nor after Ctrl-C.
 
 mod screen;
 
 use std::net::{IpAddr, SocketAddr};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use ferrolb_api::VirtualIp;
 use ferrolb_controlplane::KUBERNETES_VERSION;
 use ferrolb_lab::client::{Client, Probe, Response};
-use ferrolb_lab::{Lab, Setup, privilege, run_dir, wait_until};
+use ferrolb_lab::{Lab, NodeKind, Setup, privilege, realnode, run_dir, wait_until};
 use kube::Api;
 use kube::api::ListParams;
 
+use crate::{image, repository};
 use screen::{Screen, seconds};
 
 /// What any step may take at most.
@@ -66,6 +69,8 @@ spec:
         - name: web
           image: ferrolb.lab/web:1
           args: ["--http", "8080"]
+          env:
+            - { name: NODE_NAME, valueFrom: { fieldRef: { fieldPath: spec.nodeName } } }
           ports:
             - { name: http, containerPort: 8080 }
           readinessProbe:
@@ -88,25 +93,66 @@ spec:
 pub(crate) struct Args {}
 
 pub(crate) fn run(Args {}: &Args) -> Result<()> {
-    // First of all: a program with several threads cannot enter a user namespace.
+    let obstacle = realnode::why_not();
+    // Before a user namespace is entered, which has no network to fetch crates by.
+    match obstacle {
+        None => image::run(&image::Args::usual())?,
+        Some(_) => build_programs()?,
+    }
+    // Before any thread: a program with several cannot enter a user namespace.
     privilege::acquire()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("start a runtime")?;
-    runtime.block_on(perform())
+    runtime.block_on(perform(obstacle))
 }
 
-async fn perform() -> Result<()> {
+/// Builds what light nodes run.
+fn build_programs() -> Result<()> {
+    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .current_dir(repository())
+        .args([
+            "build",
+            "--locked",
+            "--release",
+            "-p",
+            "ferrolb-controller",
+            "-p",
+            "ferrolb-speaker",
+        ])
+        .status()
+        .context("run cargo")?;
+    ensure!(status.success(), "the programs cannot be built");
+    Ok(())
+}
+
+async fn perform(obstacle: Option<String>) -> Result<()> {
     let mut screen = Screen::new();
     screen.step("A cluster of three nodes, dual-stack, kube-proxy in nftables mode")?;
+    let kind = match obstacle {
+        None => {
+            screen.say("The nodes are real: a kubelet and containerd each. FerroLB is installed by its manifest and runs in pods.")?;
+            NodeKind::Real
+        }
+        Some(reason) => {
+            screen.say(format!(
+                "The nodes are light: a stand-in for the kubelet runs processes in place of containers, because {reason}."
+            ))?;
+            NodeKind::Light
+        }
+    };
     let mut told = Ok(());
     let mut report = |line: &str| {
         if told.is_ok() {
             told = screen.say(line);
         }
     };
-    let lab = Lab::start_reporting(Setup::named("demo"), &mut report).await?;
+    let setup = Setup {
+        kind,
+        ..Setup::named("demo")
+    };
+    let lab = Lab::start_reporting(setup, &mut report).await?;
     told?;
     let mut demo = Demo { screen, lab };
     let figures = match demo.play().await {
