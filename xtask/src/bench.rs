@@ -6,6 +6,7 @@ mod allocation;
 mod bgp;
 mod figures;
 mod first_service;
+mod install;
 pub(crate) mod l2;
 mod memory;
 
@@ -32,6 +33,8 @@ enum What {
     FirstService(first_service::Args),
     /// Prefixes, changes, memory, restarts and lost nodes, beside FRR and a bare driver.
     Bgp(bgp::Args),
+    /// Installed, upgraded and hurt on nodes with a real kubelet: first page, rollouts, memory in the pod.
+    Install(install::Args),
     /// Nodes and speakers that fail, planned moves, upgrades: how long clients wait, beside keepalived.
     L2(l2::Args),
     /// What both programs hold in memory, with as many Services and nodes as you like, none of them real.
@@ -43,6 +46,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         What::Allocation(args) => allocation::run(args),
         What::Bgp(args) => bgp::run(args),
         What::FirstService(args) => first_service::run(args),
+        What::Install(args) => install::run(args),
         What::L2(args) => l2::run(args),
         What::Memory(args) => memory::run(args),
     }

@@ -31,7 +31,7 @@ use kube::{Api, Client};
 use tokio::task::spawn_blocking;
 
 use super::addresses::Addresses;
-use super::figures::{Row, Times, Usage, mebibytes, millis, table};
+use super::figures::{Row, Times, Usage, mebibytes, millis, table, verdict};
 use super::{footer, pool, progress, publish, runtime};
 use bare::Bare;
 use cluster::{Cluster, Created, NAMESPACE, Writes, client};
@@ -315,10 +315,6 @@ fn memory_goal(services: u32) -> Option<u64> {
         1001..=10_000 => Some(96),
         _ => None,
     }
-}
-
-fn verdict(met: bool) -> &'static str {
-    if met { "met" } else { "missed" }
 }
 
 fn compare(order: &str, ours: &Burst, bare: &Burst, rows: &mut Vec<Row>) {

@@ -18,7 +18,7 @@ use ferrolb_lab::lab::NAMESPACE as FERROLB;
 use ferrolb_lab::net::Host;
 use ferrolb_lab::{Lab, Setup, privilege};
 
-use super::figures::{Row, Times, Usage, mebibytes, millis, table};
+use super::figures::{Row, Times, Usage, mebibytes, millis, table, verdict};
 use super::{footer, progress, publish, runtime};
 use collector::Collector;
 use frr::Router;
@@ -146,10 +146,6 @@ fn collecting(lab: &Lab) -> Result<Host> {
     let route = format!("route add 10.98.0.0/24 via {}\n", host.address());
     lab.node("node-1")?.host().namespace().ip(&route)?;
     Ok(host)
-}
-
-fn verdict(met: bool) -> &'static str {
-    if met { "met" } else { "missed" }
 }
 
 const POOL: &str = r#"apiVersion: metallb.io/v1beta1

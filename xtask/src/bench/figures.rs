@@ -109,6 +109,11 @@ pub(super) fn table(head: [&str; 4], rows: &[Row]) -> String {
     lines.join("\n") + "\n"
 }
 
+/// Whether a goal was met.
+pub(super) fn verdict(met: bool) -> &'static str {
+    if met { "met" } else { "missed" }
+}
+
 /// `12.3 ms`.
 pub(super) fn millis(time: Duration) -> String {
     format!("{:.1} ms", time.as_secs_f64() * 1000.0)

@@ -21,7 +21,7 @@ use ferrolb_lab::net::Host;
 use ferrolb_lab::{Lab, Node, Setup, privilege, wait_until};
 use kube::Api;
 
-use super::figures::{Row, Times, millis, table};
+use super::figures::{Row, Times, millis, table, verdict};
 use super::{footer, pool, progress, publish, runtime};
 use keepalived::Keepalived;
 
@@ -332,10 +332,6 @@ async fn served_again(prober: &Prober, before: u64) -> Result<()> {
         Ok(())
     })
     .await
-}
-
-fn verdict(met: bool) -> &'static str {
-    if met { "met" } else { "missed" }
 }
 
 /// A Service of the pods below.

@@ -4,6 +4,7 @@
 //! A [`Client`] is a host's namespace and nothing else: every call opens its own sockets inside. ARP and neighbour
 //! discovery are spoken in frames of [`pnet`], an implementation that shares no code with what is tested.
 
+mod asker;
 pub(crate) mod frames;
 mod http;
 mod neighbours;
@@ -18,6 +19,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::net::Namespace;
 
+pub use asker::Asker;
 pub use http::Response;
 pub use neighbours::{ArpProbe, Neighbour, Replies, Reply};
 pub use prober::{Probe, Prober, Tally};
@@ -111,6 +113,11 @@ impl Client {
     pub fn resolve(&self, address: IpAddr, patience: Duration) -> Result<Replies> {
         self.namespace
             .run(|| neighbours::resolve(&self.interface, address, patience))?
+    }
+
+    /// Asks who has `address` again and again, until stopped.
+    pub fn asker(&self, address: IpAddr) -> Result<Asker> {
+        Asker::start(self.clone(), address)
     }
 
     /// Sends a crafted ARP request, and collects every ARP answer about its target for `patience`.
