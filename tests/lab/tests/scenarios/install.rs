@@ -4,7 +4,6 @@
 //! The scenarios share a cluster, and each begins with an installation that stands, whoever made it.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -24,14 +23,18 @@ const SPEAKER: &str = "ferrolb-speaker";
 const CONTROLLER: &str = "ferrolb-controller";
 const WORKLOADS: [&str; 2] = ["daemonset/ferrolb-speaker", "deployment/ferrolb-controller"];
 
+/// Capabilities, as the kernel shows them: `CAP_NET_RAW` alone, and none.
+const NET_RAW: &str = "0000000000002000";
+const NOTHING: &str = "0000000000000000";
+/// The user that programs run as that are not root.
+const NOBODY: u32 = 65534;
+
 /// From the manifest to the first page. The goal is 5 s, on a machine that does nothing else.
 const FIRST_PAGE: Duration = Duration::from_secs(20);
 /// What a rollout, or the end of a program that hangs, may take.
 const ROLLOUT: Duration = Duration::from_secs(60);
 /// The longest time in which nobody answers an ARP request when a speaker is killed. The goal is 200 ms.
 const ARP_SILENCE: Duration = Duration::from_millis(500);
-/// Between two questions of a client that asks anew.
-const ASK: Duration = Duration::from_millis(20);
 
 /// Installs FerroLB, or finds that it is.
 async fn installed(s: &Scene) -> Result<()> {
@@ -118,36 +121,30 @@ pub(crate) async fn first_page(s: Scene) -> Result<()> {
     eprintln!("  manifest -> first page: {}", laps.join(", "));
     ensure!(time < FIRST_PAGE, "the first page took {time:?}");
 
-    confined(&s)?;
+    confined(&s, SPEAKER, 0, NET_RAW)?;
+    confined(&s, CONTROLLER, NOBODY, NOTHING)?;
     unchanged_by_a_second_apply(&s).await
 }
 
-/// What the programs may do on a real node is what their manifest says.
-fn confined(s: &Scene) -> Result<()> {
-    for (program, held) in [(SPEAKER, "0000000000002000"), (CONTROLLER, "0000000000000000")] {
-        let mut seen = 0;
-        for node in s.nodes() {
-            for pid in node.processes_called(program)? {
-                let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-                for set in ["CapEff", "CapBnd"] {
-                    ensure!(
-                        status.contains(&format!("{set}:\t{held}")),
-                        "{program}: {set} is not {held}: {status}"
-                    );
-                }
-                ensure!(
-                    status.contains("NoNewPrivs:\t1"),
-                    "{program} may gain privileges: {status}"
-                );
-                ensure!(
-                    status.contains("Seccomp:\t2"),
-                    "{program} has no seccomp filter: {status}"
-                );
-                seen += 1;
-            }
+/// The processes of a program run as this user, with these capabilities, and cannot get more.
+fn confined(s: &Scene, program: &str, user: u32, held: &str) -> Result<()> {
+    let mut seen = 0;
+    for node in s.nodes() {
+        for pid in node.processes_called(program)? {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+            let lines = [
+                format!("Uid:\t{user}\t{user}\t{user}\t{user}"),
+                format!("CapEff:\t{held}"),
+                format!("CapBnd:\t{held}"),
+                "NoNewPrivs:\t1".to_owned(),
+                "Seccomp:\t2".to_owned(),
+            ];
+            let missing = lines.iter().find(|wanted| !status.lines().any(|line| line == *wanted));
+            ensure!(missing.is_none(), "{program}: not {missing:?} but {status}");
+            seen += 1;
         }
-        ensure!(seen >= 2, "{seen} processes of {program}");
     }
+    ensure!(seen >= 2, "{seen} processes of {program}");
     Ok(())
 }
 
@@ -192,25 +189,26 @@ pub(crate) async fn upgraded_and_rolled_back(s: Scene) -> Result<()> {
     none_lost(&clients.end("upgrade and rollback").await?)
 }
 
-/// The longest time in which nobody answered, while `until` went on.
-async fn arp_silence(s: &Scene, address: IpAddr, until: impl Future<Output = Result<()>>) -> Result<Duration> {
-    let (stop, stopped) = std::sync::mpsc::channel::<()>();
-    let client = s.browser();
-    let asking = tokio::task::spawn_blocking(move || -> Result<Duration> {
-        let (mut last, mut longest) = (Instant::now(), Duration::ZERO);
-        while stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
-            let begin = Instant::now();
-            if let Some(first) = client.resolve(address, ASK)?.0.first() {
-                longest = longest.max((begin + first.after).saturating_duration_since(last));
-                last = begin + first.after;
-            }
-        }
-        Ok(longest.max(last.elapsed()))
-    });
-    let outcome = until.await;
-    drop(stop);
-    let longest = asking.await??;
-    outcome.map(|()| longest)
+/// The hardened overlay: speakers run as nobody, and open their raw sockets by the capability of the image's file.
+pub(crate) async fn hardened(s: Scene) -> Result<()> {
+    installed(&s).await?;
+    let overlay = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/overlays/hardened");
+    let apply = ["apply", "--server-side", "--force-conflicts", "-k", overlay];
+    s.lab().kubectl(&apply).await?;
+    rolled_out(&s).await?;
+    confined(&s, SPEAKER, NOBODY, NET_RAW)?;
+    s.apply_pool().await?;
+    s.apply(&deployment("web", 2)).await?;
+    let address = s
+        .apply_and_address("web", &service("web", "web", "type: LoadBalancer"))
+        .await?;
+    s.page(address, 80).await?;
+    let owner = s.owner(address).await?;
+    s.answered_by(address, &owner).await?;
+    // Back to the manifest, which has none of it.
+    kubectl(&s, &["delete", "networkpolicies", "--all"]).await?;
+    installed(&s).await?;
+    confined(&s, SPEAKER, 0, NET_RAW)
 }
 
 /// The owner's speaker is killed in its container: a standby answers in its name until the kubelet has started it again.
@@ -221,15 +219,12 @@ pub(crate) async fn speaker_killed(s: Scene) -> Result<()> {
     let owner = served.placement.owner.clone();
     let pod = speaker_of(&s, &owner).await?;
     let before = restarts(&s, "speaker").await?;
-    let killed = async {
-        ensure!(
-            signal(&s, &owner, SPEAKER, Signal::SIGKILL)? == 1,
-            "not one speaker on {owner}"
-        );
-        started_again(&s, "speaker", std::slice::from_ref(&pod), &before).await?;
-        rolled_out(&s).await
-    };
-    let silence = arp_silence(&s, served.address, killed).await?;
+    let asker = s.browser().asker(served.address)?;
+    let killed = signal(&s, &owner, SPEAKER, Signal::SIGKILL)?;
+    ensure!(killed == 1, "{killed} speakers on {owner}");
+    started_again(&s, "speaker", &[pod], &before).await?;
+    rolled_out(&s).await?;
+    let silence = tokio::task::spawn_blocking(move || asker.stop()).await??;
     eprintln!(
         "  speaker killed: nobody answered ARP for {:.0} ms",
         silence.as_secs_f64() * 1000.0
