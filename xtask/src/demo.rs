@@ -94,10 +94,12 @@ pub(crate) struct Args {}
 
 pub(crate) fn run(Args {}: &Args) -> Result<()> {
     let obstacle = realnode::why_not();
-    // Before a user namespace is entered, which has no network to fetch crates by.
+    // Before a user namespace is entered, which has no network to fetch crates by. What somebody has built elsewhere is used.
+    let given = |variable| std::env::var_os(variable).is_some();
     match obstacle {
-        None => image::run(&image::Args::usual())?,
-        Some(_) => build_programs()?,
+        None if !given("FERROLB_IMAGE_DIR") => image::run(&image::Args::usual())?,
+        Some(_) if !given("FERROLB_BIN_DIR") => build_programs()?,
+        _ => {}
     }
     // Before any thread: a program with several cannot enter a user namespace.
     privilege::acquire()?;
