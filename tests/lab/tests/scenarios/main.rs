@@ -25,6 +25,7 @@ mod nodes;
 mod outages;
 mod partitions;
 mod pools;
+mod rights;
 mod router;
 mod scene;
 mod services;
@@ -74,6 +75,11 @@ fn main() -> std::process::ExitCode {
     let bgp_outages = Setup {
         node_monitor_grace: Duration::from_secs(40),
         ..Setup::named("bgp-outages")
+    };
+    // One node, which announces whatever there is.
+    let rights = Setup {
+        nodes: 1,
+        ..Setup::named("rights")
     };
     // What a backend runs on, and three candidates for its address.
     let install = Setup {
@@ -274,6 +280,12 @@ fn main() -> std::process::ExitCode {
                 .scenario("leader_paused", without_pool(availability::leader_paused))
                 .scenario("two_leaders", without_pool(availability::two_leaders))
                 .scenario("outage", with_pool(availability::outage)),
+        )
+        .group(
+            Group::new(rights)
+                .scenario("controller", with_pool(rights::controller))
+                .scenario("speaker", with_pool(rights::speaker))
+                .scenario("speaker_without_net_raw", without_pool(rights::speaker_without_net_raw)),
         )
         .group(
             Group::new(iptables)

@@ -1,0 +1,214 @@
+//! Least privilege, rule by rule: a program that lacks a right is not ready, and its `/readyz` says which one; so every rule
+//! that the manifest has is needed, and whoever runs it with fewer learns what is missing.
+//!
+//! The rules are read from the cluster, so that one that is added later is tried, too.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use ferrolb_lab::lab::NAMESPACE;
+use ferrolb_lab::net::Host;
+use ferrolb_lab::process::{Capabilities, Process};
+use ferrolb_lab::{Program, wait_until};
+use serde_json::{Value, json};
+
+use crate::manifests::{deployment, service};
+use crate::scene::{PATIENCE, Scene};
+
+/// How soon a program has to say what it lacks.
+const SAID: Duration = Duration::from_secs(10);
+const READS: [&str; 3] = ["get", "list", "watch"];
+/// Rights to write that are not tried. Events are for people: that they cannot be written is no reason to be called not ready.
+/// What a router was told is written when there is a router.
+const NOT_TRIED: [&str; 2] = ["events", "servicebgpstatuses"];
+/// The keys of the heartbeats, which the controller makes and changes.
+const KEYS: &str = "secret/ferrolb-liveness";
+
+/// What a program is left with, and the words of which it must say one.
+struct Case {
+    rules: Vec<Value>,
+    named: Vec<String>,
+    /// What it may no longer do to change something; then something has to be changed before the right is missed.
+    writes: Vec<String>,
+}
+
+/// Without each right in turn.
+fn cases(rules: &[Value]) -> Result<Vec<Case>> {
+    let mut cases = Vec::new();
+    for (index, rule) in rules.iter().enumerate() {
+        let list = |field: &str| -> Result<Vec<String>> {
+            let all = rule[field].as_array();
+            let all = all.with_context(|| format!("no {field} in {rule}"))?;
+            Ok(all.iter().filter_map(Value::as_str).map(str::to_owned).collect())
+        };
+        let (resources, verbs) = (list("resources")?, list("verbs")?);
+        let without = |field: &str, left: Vec<String>| {
+            let mut rules = rules.to_vec();
+            if left.is_empty() {
+                rules.remove(index);
+            } else {
+                rules[index][field] = json!(left);
+            }
+            rules
+        };
+        if verbs.iter().any(|verb| verb == "list") {
+            for resource in &resources {
+                let left = resources.iter().filter(|other| *other != resource).cloned().collect();
+                cases.push(Case {
+                    rules: without("resources", left),
+                    named: vec![resource.clone()],
+                    writes: Vec::new(),
+                });
+            }
+        }
+        let (reads, writes): (Vec<String>, Vec<String>) =
+            verbs.into_iter().partition(|verb| READS.contains(&verb.as_str()));
+        if !writes.is_empty() && !resources.iter().any(|resource| NOT_TRIED.contains(&resource.as_str())) {
+            cases.push(Case {
+                rules: without("verbs", reads),
+                named: resources,
+                writes,
+            });
+        }
+    }
+    Ok(cases)
+}
+
+/// A program whose rights are tried.
+struct Subject<'a> {
+    s: &'a Scene,
+    account: &'static str,
+    process: &'a Process,
+    host: &'a Host,
+    /// What it makes by itself, and would not make again while it is there.
+    own: &'static [&'static str],
+}
+
+impl Subject<'_> {
+    /// Tries each rule of a role of this kind; returns what the program did not say.
+    async fn try_role(&self, kind: &str) -> Result<Vec<String>> {
+        let role = format!("{kind}/{}", self.account);
+        let object: Value = serde_json::from_str(&self.kubectl(&["get", &role, "-o", "json"]).await?)?;
+        let rules = object["rules"].as_array().context("a role has rules")?;
+        let mut missed = Vec::new();
+        for (number, case) in cases(rules)?.into_iter().enumerate() {
+            self.set_rules(&role, &case.rules).await?;
+            self.process.kill();
+            self.forget(&case).await?;
+            self.process.restart()?;
+            if !case.writes.is_empty() {
+                let name = format!("{kind}-{number}");
+                self.s.apply(&service(&name, "web", "type: LoadBalancer")).await?;
+            }
+            if let Err(error) = self.says(&case.named).await {
+                missed.push(format!("{role} without {:?} {:?}: {error:#}", case.writes, case.named));
+            }
+            self.set_rules(&role, rules).await?;
+        }
+        Ok(missed)
+    }
+
+    async fn set_rules(&self, role: &str, rules: &[Value]) -> Result<()> {
+        let patch = json!([{ "op": "replace", "path": "/rules", "value": rules }]).to_string();
+        self.kubectl(&["patch", role, "--type=json", "-p", &patch])
+            .await
+            .map(drop)
+    }
+
+    /// Takes away what the program makes, so that it has to use the rights that it has lost.
+    async fn forget(&self, case: &Case) -> Result<()> {
+        let delete = ["delete", "--ignore-not-found", "--wait=false"];
+        if case.writes.iter().any(|verb| verb == "create") {
+            for own in self.own {
+                let words: Vec<&str> = own.split(' ').collect();
+                self.kubectl(&[&delete, &words[..]].concat()).await?;
+            }
+        } else if !case.writes.is_empty() && case.named == ["secrets"] {
+            // One without keys has to be changed.
+            self.kubectl(&[&delete, &[KEYS][..]].concat()).await?;
+            let name = KEYS.trim_start_matches("secret/");
+            self.kubectl(&["create", "secret", "generic", name]).await?;
+        }
+        Ok(())
+    }
+
+    async fn kubectl(&self, args: &[&str]) -> Result<String> {
+        self.s.lab().kubectl(&[&["-n", NAMESPACE], args].concat()).await
+    }
+
+    async fn says(&self, named: &[String]) -> Result<()> {
+        wait_until(&format!("/readyz to name one of {named:?}"), SAID, async || {
+            ensure!(self.process.is_alive(), "it has ended: {}", self.process.log_tail(3));
+            let (status, body) = self.s.admin_of(self.host, "/readyz").await?;
+            let text = body.to_lowercase();
+            let said = text.lines().any(|line| {
+                line.contains("forbidden") && named.iter().any(|resource| line.contains(resource.as_str()))
+            });
+            ensure!(status != 200 && said, "it says {status} {body}");
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// Each rule of a program in turn.
+async fn each(subject: Subject<'_>) -> Result<()> {
+    let s = subject.s;
+    s.apply(&deployment("web", 1)).await?;
+    s.ready("web", 1).await?;
+    let mut missed = subject.try_role("clusterrole").await?;
+    missed.extend(subject.try_role("role").await?);
+    subject.process.restart()?;
+    s.wait_ferrolb_ready().await?;
+    if missed.is_empty() {
+        return Ok(());
+    }
+    bail!("not told:\n{}", missed.join("\n"))
+}
+
+/// The controller without each of its rights.
+pub(crate) async fn controller(s: Scene) -> Result<()> {
+    each(Subject {
+        s: &s,
+        account: "ferrolb-controller",
+        process: s.controller(),
+        host: s.control_plane(),
+        own: &[KEYS, "lease/ferrolb-controller", "configurationstates --all"],
+    })
+    .await
+}
+
+/// A speaker without each of its rights.
+pub(crate) async fn speaker(s: Scene) -> Result<()> {
+    let node = s.node("node-1")?;
+    each(Subject {
+        s: &s,
+        account: "ferrolb-speaker",
+        process: node.program(Program::Speaker)?,
+        host: node.host(),
+        own: &["speakerstates --all"],
+    })
+    .await
+}
+
+/// A speaker without `NET_RAW` says what it lacks and how to grant it, in `/readyz` and in the log, and is ready once it has it.
+pub(crate) async fn speaker_without_net_raw(s: Scene) -> Result<()> {
+    let node = s.node("node-1")?;
+    let speaker = node.program(Program::Speaker)?;
+    let granted = speaker.spec();
+    speaker.restart_with(granted.clone().capabilities(Capabilities::None))?;
+    let said = wait_until("/readyz to name NET_RAW", PATIENCE, async || {
+        let (status, body) = s.admin_of(node.host(), "/readyz").await?;
+        let said = body
+            .lines()
+            .any(|line| line.contains("layer 2") && line.contains("NET_RAW"));
+        ensure!(status != 200 && said, "it says {status} {body}");
+        let log = speaker.log_tail(50);
+        ensure!(log.contains("capabilities.add"), "the log says {log}");
+        Ok(())
+    })
+    .await;
+    speaker.restart_with(granted)?;
+    said?;
+    s.wait_ferrolb_ready().await
+}
