@@ -71,7 +71,7 @@ pub(crate) async fn cordoned_nodes(s: Scene) -> Result<()> {
     drained?;
     router.forwards(&s, &prefix, &all(&s)).await?;
     let tally = prober.stop();
-    ensure!(tally.lost == 0 && tally.sent > 1000, "{tally:?}");
+    ensure!(tally.lost == 0 && tally.sent > 300, "{tally:?}");
     told.delete(&s, &router).await?;
     s.lab().delete(NAMESPACE, &policy).await
 }

@@ -304,7 +304,7 @@ metadata: {{name: old, namespace: {metallb}}}
 "#
     );
     s.lab().apply(metallb, &yaml).await?;
-    let outside = IpAddr::V4(Ipv4Addr::new(10, 88, 0, 1));
+    let outside = IpAddr::V4(Ipv4Addr::new(10, 88, 1, 1));
     let node = s.nodes()[0].host().addresses();
     let node = *node
         .iter()
