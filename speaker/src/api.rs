@@ -1,5 +1,6 @@
 //! What the owner task writes to the API server: `status.announcer`, `status.probe` and, after a takeover,
-//! `status.placement` of VirtualIPs, and events on Services and Nodes.
+//! `status.placement` of VirtualIPs, and events on Services and Nodes. Hundreds of writes may wait for their turn: what a
+//! request needs is made when it is sent.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -55,7 +56,7 @@ impl Api {
         async move {
             let name = VirtualIpName::of(address).to_string();
             let body = json!({ "status": { "announcer": announcer } });
-            merge_status(&api, &name, &resource_version, SPEAKER_MANAGER, body)
+            Box::pin(merge_status(&api, &name, &resource_version, SPEAKER_MANAGER, body))
                 .await
                 .map(|_| ())
         }
@@ -76,7 +77,7 @@ impl Api {
         } } });
         async move {
             let name = VirtualIpName::of(address).to_string();
-            merge_status(&api, &name, &resource_version, SPEAKER_MANAGER, body)
+            Box::pin(merge_status(&api, &name, &resource_version, SPEAKER_MANAGER, body))
                 .await
                 .map(|_| ())
         }
@@ -106,7 +107,7 @@ impl Api {
         async move {
             let name = VirtualIpName::of(address).to_string();
             let body = json!({ "status": { "probe": probe } });
-            merge_status_of(&api, &name, &uid, SPEAKER_MANAGER, body)
+            Box::pin(merge_status_of(&api, &name, &uid, SPEAKER_MANAGER, body))
                 .await
                 .map(|_| ())
         }
