@@ -7,6 +7,7 @@
 
 pub(crate) mod bgp;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -97,24 +98,24 @@ pub(crate) enum SnapshotError {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Content {
-    node: String,
-    boot: String,
-    duties: BTreeMap<IpAddr, Entry>,
-    peers: BTreeMap<String, BTreeSet<IpAddr>>,
+struct Content<'a> {
+    node: Cow<'a, str>,
+    boot: Cow<'a, str>,
+    duties: BTreeMap<IpAddr, Entry<'a>>,
+    peers: Cow<'a, BTreeMap<String, BTreeSet<IpAddr>>>,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Entry {
-    uid: String,
-    owner: String,
-    standbys: Vec<String>,
+struct Entry<'a> {
+    uid: Cow<'a, str>,
+    owner: Cow<'a, str>,
+    standbys: Cow<'a, [String]>,
     epoch: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    interfaces: Option<BTreeSet<String>>,
+    interfaces: Option<Cow<'a, BTreeSet<String>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    previous_owner: Option<String>,
+    previous_owner: Option<Cow<'a, str>>,
     able: bool,
     /// Milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -195,13 +196,24 @@ pub(crate) struct Memory {
 
 /// The snapshot of what a node has a part in.
 pub(crate) fn encode(identity: &Identity, memory: &Memory) -> Vec<u8> {
-    let entry = |duty: &Duty| Entry {
-        uid: duty.uid.clone(),
-        owner: duty.placement.owner.clone(),
-        standbys: duty.placement.standbys.clone(),
+    let duties = memory.duties.iter().map(|(ip, duty)| (*ip, entry(duty)));
+    let content = Content {
+        node: Cow::Borrowed(&identity.node),
+        boot: Cow::Borrowed(&identity.boot),
+        duties: duties.collect(),
+        peers: Cow::Borrowed(&memory.peers),
+    };
+    FORM.seal(&content)
+}
+
+fn entry(duty: &Duty) -> Entry<'_> {
+    Entry {
+        uid: Cow::Borrowed(&duty.uid),
+        owner: Cow::Borrowed(&duty.placement.owner),
+        standbys: Cow::Borrowed(&duty.placement.standbys),
         epoch: duty.placement.epoch,
-        interfaces: duty.interfaces.clone(),
-        previous_owner: duty.previous_owner.clone(),
+        interfaces: duty.interfaces.as_ref().map(Cow::Borrowed),
+        previous_owner: duty.previous_owner.as_deref().map(Cow::Borrowed),
         able: duty.able,
         interval: duty.liveness.interval.map(millis),
         multiplier: duty.liveness.multiplier,
@@ -210,29 +222,22 @@ pub(crate) fn encode(identity: &Identity, memory: &Memory) -> Vec<u8> {
         refresh: duty.manner.refresh.map(millis),
         conflicts: duty.manner.conflicts.map(Conflicts::from),
         subnet_check: duty.manner.subnet_check,
-    };
-    let content = Content {
-        node: identity.node.clone(),
-        boot: identity.boot.clone(),
-        duties: memory.duties.iter().map(|(ip, duty)| (*ip, entry(duty))).collect(),
-        peers: memory.peers.clone(),
-    };
-    FORM.seal(&content)
+    }
 }
 
 /// What the node had a part in when `bytes` were written.
 pub(crate) fn decode(identity: &Identity, bytes: &[u8]) -> Result<Memory, SnapshotError> {
-    let content: Content = FORM.open(bytes)?;
+    let content: Content<'_> = FORM.open(bytes)?;
     identity.check(&content.node, &content.boot)?;
-    let duty = |entry: Entry| Duty {
-        uid: entry.uid,
-        interfaces: entry.interfaces,
+    let duty = |entry: Entry<'_>| Duty {
+        uid: entry.uid.into_owned(),
+        interfaces: entry.interfaces.map(Cow::into_owned),
         placement: Placement {
-            owner: entry.owner,
-            standbys: entry.standbys,
+            owner: entry.owner.into_owned(),
+            standbys: entry.standbys.into_owned(),
             epoch: entry.epoch,
         },
-        previous_owner: entry.previous_owner,
+        previous_owner: entry.previous_owner.map(Cow::into_owned),
         able: entry.able,
         liveness: Liveness {
             interval: entry.interval.map(Duration::from_millis),
@@ -252,7 +257,7 @@ pub(crate) fn decode(identity: &Identity, bytes: &[u8]) -> Result<Memory, Snapsh
             .into_iter()
             .map(|(ip, entry)| (ip, Arc::new(duty(entry))))
             .collect(),
-        peers: content.peers,
+        peers: content.peers.into_owned(),
     })
 }
 
