@@ -38,8 +38,8 @@ pub(crate) struct Briefing {
     boot: u64,
     duties: BTreeMap<IpAddr, Arc<Duty>>,
     peers: BTreeMap<String, BTreeSet<IpAddr>>,
-    /// Who has a part in an address of this node, or had: it may not know yet that it has none any more.
-    acquainted: BTreeSet<String>,
+    /// This node, and who has a part in an address of it, or had: it may not know yet that it has none any more.
+    acquainted: BTreeSet<Arc<str>>,
     keys: Option<LivenessKeys>,
     duties_out: watch::Sender<Arc<Duties>>,
     ground_out: watch::Sender<Arc<Ground>>,
@@ -56,12 +56,13 @@ impl Briefing {
     ) -> Self {
         let keys = keys_out.borrow().clone();
         let memory = memory_out.borrow().as_ref().clone();
+        let node: Arc<str> = node.into();
         let mut briefing = Briefing {
-            node: node.into(),
+            acquainted: BTreeSet::from([Arc::clone(&node)]),
+            node,
             boot,
             duties: memory.duties,
             peers: memory.peers,
-            acquainted: BTreeSet::new(),
             keys,
             memory_out,
             duties_out: watch::Sender::new(Arc::default()),
@@ -139,10 +140,19 @@ impl Briefing {
             duties: self.duties.clone(),
             peers: members.iter().filter_map(known).collect(),
         };
-        self.acquainted.extend(members);
-        let address = |name: &String| Some((name.as_str().into(), self.peers.get(name)?.clone()));
+        for name in members {
+            if !self.acquainted.contains(name.as_str()) {
+                self.acquainted.insert(name.into());
+            }
+        }
+        let address = |name: &Arc<str>| Some((Arc::clone(name), self.peers.get(&**name)?.clone()));
         let peers = self.acquainted.iter().filter_map(address);
         let keys = self.keys.as_ref();
+        let addresses = self
+            .duties
+            .iter()
+            .map(|(address, duty)| (*address, self.told(address, duty)));
+        let addresses = addresses.collect();
         self.duties_out.send_replace(Arc::new(Duties {
             node: Arc::clone(&self.node),
             boot: self.boot,
@@ -153,13 +163,21 @@ impl Briefing {
                 )
             }),
             peers: peers.collect(),
-            addresses: convert::duties(&self.duties),
+            addresses,
         }));
         self.memory_out.send_if_modified(|old| {
             let changed = **old != memory;
             *old = Arc::new(memory);
             changed
         });
+    }
+
+    /// A duty as the guard takes it. One that is the same as when duties were told last is not made again: most are.
+    fn told(&self, address: &IpAddr, duty: &Arc<Duty>) -> Arc<ferrolb_liveness::Duty> {
+        let before = self.memory_out.borrow();
+        let same = before.duties.get(address).filter(|before| Arc::ptr_eq(before, duty));
+        let told = same.and_then(|_| self.duties_out.borrow().addresses.get(address).cloned());
+        told.unwrap_or_else(|| Arc::new(convert::duty(duty, &self.acquainted)))
     }
 }
 
@@ -231,5 +249,47 @@ pub(crate) fn log(outcome: &Outcome) {
             }
             _ => warn!(node = &**node, state = state.as_str(), "another speaker"),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ferrolb_speaker_core::{Liveness, Manner};
+
+    fn duty(epoch: u64) -> Arc<Duty> {
+        Arc::new(Duty {
+            uid: "uid".to_owned(),
+            interfaces: None,
+            placement: ferrolb_model::Placement {
+                owner: "node-a".to_owned(),
+                standbys: vec!["node-b".to_owned()],
+                epoch,
+            },
+            previous_owner: None,
+            able: true,
+            liveness: Liveness::default(),
+            manner: Manner::default(),
+        })
+    }
+
+    #[test]
+    fn a_duty_that_stays_is_told_as_it_was() {
+        let memory = watch::Sender::new(Arc::default());
+        let mut briefing = Briefing::new(("node-a", 1), watch::Sender::new(None), memory);
+        let (told, _) = briefing.subscribe();
+        let [stays, changes] = ["192.0.2.1", "192.0.2.2"].map(|text| text.parse::<IpAddr>().unwrap());
+        let same = duty(1);
+        briefing.duties(BTreeMap::from([(stays, Arc::clone(&same)), (changes, duty(1))]));
+        let before = Arc::clone(&told.borrow());
+        briefing.duties(BTreeMap::from([(stays, same), (changes, duty(2))]));
+        let after = Arc::clone(&told.borrow());
+        assert!(Arc::ptr_eq(&before.addresses[&stays], &after.addresses[&stays]));
+        let [one, other] = [&after.addresses[&stays], &after.addresses[&changes]];
+        assert_eq!((one.placement.epoch, other.placement.epoch), (1, 2));
+        assert!(
+            Arc::ptr_eq(&one.placement.owner, &other.placement.owner),
+            "names are kept once"
+        );
     }
 }

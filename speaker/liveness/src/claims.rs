@@ -72,7 +72,7 @@ pub enum Compared {
 #[derive(Clone, Debug)]
 pub struct Address {
     /// From the core.
-    pub duty: Duty,
+    pub duty: Arc<Duty>,
     /// As far as this node knows: from the core or better.
     pub belief: Placement,
     /// What this node does.
@@ -86,7 +86,7 @@ pub struct Address {
 
 impl Address {
     /// An address that the core speaks of for the first time.
-    pub fn new(duty: Duty, me: &str) -> (Address, Change) {
+    pub fn new(duty: Arc<Duty>, me: &str) -> (Address, Change) {
         let mut address = Address {
             belief: duty.placement.clone(),
             before: duty.previous_owner.clone(),
@@ -100,7 +100,7 @@ impl Address {
     }
 
     /// The core speaks of it again.
-    pub fn update(&mut self, duty: Duty, me: &str, now: Duration) -> Change {
+    pub fn update(&mut self, duty: Arc<Duty>, me: &str, now: Duration) -> Change {
         if duty.object != self.duty.object {
             // Another object: what is known was about the old one.
             self.belief.epoch = 0;

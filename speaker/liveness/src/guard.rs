@@ -198,9 +198,9 @@ impl Guard {
             .retain(|address, _| duties.addresses.contains_key(address));
         for (address, duty) in &duties.addresses {
             let change = match self.addresses.get_mut(address) {
-                Some(entry) => entry.update(duty.clone(), me, now),
+                Some(entry) => entry.update(Arc::clone(duty), me, now),
                 None => {
-                    let (entry, change) = Address::new(duty.clone(), me);
+                    let (entry, change) = Address::new(Arc::clone(duty), me);
                     self.addresses.insert(*address, entry);
                     change
                 }

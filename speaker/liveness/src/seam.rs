@@ -30,7 +30,7 @@ pub struct Duties {
     pub peers: BTreeMap<Arc<str>, BTreeSet<IpAddr>>,
     /// The addresses this node owns or stands by for, and those it has handed over not long ago. One that is missing
     /// here is let go at once.
-    pub addresses: BTreeMap<IpAddr, Duty>,
+    pub addresses: BTreeMap<IpAddr, Arc<Duty>>,
 }
 
 /// One address.

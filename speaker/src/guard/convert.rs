@@ -1,6 +1,6 @@
 //! The words of the core, of the guard and of layer 2 for the same things. None of the three knows another.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -27,12 +27,12 @@ pub(crate) fn owned(duties: &liveness::Duties) -> Arc<Wanted> {
     })
 }
 
-/// Duties as the guard takes them.
-pub(super) fn duties(all: &BTreeMap<IpAddr, Arc<Duty>>) -> BTreeMap<IpAddr, liveness::Duty> {
-    let duty = |duty: &Duty| liveness::Duty {
+/// A duty as the guard takes it; `names` has the nodes in it.
+pub(super) fn duty(duty: &Duty, names: &BTreeSet<Arc<str>>) -> liveness::Duty {
+    liveness::Duty {
         object: duty.uid.as_str().into(),
-        placement: placement(&duty.placement),
-        previous_owner: duty.previous_owner.as_deref().map(Into::into),
+        placement: placement(&duty.placement, names),
+        previous_owner: duty.previous_owner.as_deref().map(|node| name(node, names)),
         interfaces: match &duty.interfaces {
             None => liveness::InterfaceChoice::All,
             Some(names) => liveness::InterfaceChoice::Named(names.clone()),
@@ -44,8 +44,12 @@ pub(super) fn duties(all: &BTreeMap<IpAddr, Arc<Duty>>) -> BTreeMap<IpAddr, live
             conflicts: conflicts(duty.manner.conflicts),
             subnet_check: duty.manner.subnet_check.unwrap_or(true),
         },
-    };
-    all.iter().map(|(address, of)| (*address, duty(of))).collect()
+    }
+}
+
+/// Every name is kept once.
+fn name(node: &str, names: &BTreeSet<Arc<str>>) -> Arc<str> {
+    names.get(node).map_or_else(|| node.into(), Arc::clone)
 }
 
 fn conflicts(mode: Option<ConflictDetection>) -> liveness::Conflicts {
@@ -67,10 +71,10 @@ fn timing(of: &Liveness) -> liveness::Timing {
     }
 }
 
-fn placement(placement: &Placement) -> liveness::Placement {
+fn placement(placement: &Placement, names: &BTreeSet<Arc<str>>) -> liveness::Placement {
     liveness::Placement {
-        owner: placement.owner.as_str().into(),
-        standbys: placement.standbys.iter().map(|name| name.as_str().into()).collect(),
+        owner: name(&placement.owner, names),
+        standbys: placement.standbys.iter().map(|node| name(node, names)).collect(),
         epoch: placement.epoch,
     }
 }

@@ -208,7 +208,7 @@ async fn nothing_is_wanted_before_every_stream_has_been_heard() {
     let address: IpAddr = ADDRESS.parse().unwrap();
     let duty = bench.duties.borrow().addresses[&address].clone();
     let named = ferrolb_liveness::InterfaceChoice::Named(["eth0".to_owned()].into());
-    assert_eq!((&*duty.placement.owner, duty.interfaces), ("node-a", named));
+    assert_eq!((&*duty.placement.owner, duty.interfaces.clone()), ("node-a", named));
     assert_eq!(bench.memory.borrow().duties.len(), 1);
 
     // What the engine does about it is written, and told to the Service.

@@ -13,8 +13,8 @@ fn placement(owner: &str, standbys: &[&str], epoch: u64) -> Placement {
     }
 }
 
-fn duty(placement: Placement) -> Duty {
-    Duty {
+fn duty(placement: Placement) -> Arc<Duty> {
+    Arc::new(Duty {
         object: "one".into(),
         placement,
         previous_owner: None,
@@ -22,7 +22,7 @@ fn duty(placement: Placement) -> Duty {
         may_announce: true,
         timing: Timing::default(),
         manner: Manner::default(),
-    }
+    })
 }
 
 /// As `me` knows it, placed on `a`, with `b` and `c` standing by.
@@ -50,7 +50,7 @@ fn an_owner_begins_and_tells_all() {
 #[test]
 fn who_cannot_serve_does_not_begin_but_does_not_stop_either() {
     let mut wanting = duty(placement("a", &["b"], 1));
-    wanting.may_announce = false;
+    Arc::make_mut(&mut wanting).may_announce = false;
     let (mut address, change) = Address::new(wanting.clone(), "a");
     assert_eq!((&address.stage, change), (&Stage::Idle, Change::Nothing));
     let able = duty(placement("a", &["b"], 1));
@@ -136,9 +136,9 @@ fn another_object_begins_anew() {
     standby.take(&"b".into());
     let other = Duty {
         object: "two".into(),
-        ..duty(placement("a", &["b"], 1))
+        ..Duty::clone(&duty(placement("a", &["b"], 1)))
     };
-    assert_eq!(standby.update(other, "b", NOW), Change::HandingOver);
+    assert_eq!(standby.update(Arc::new(other), "b", NOW), Change::HandingOver);
     assert_eq!(standby.belief, placement("a", &["b"], 1));
 }
 

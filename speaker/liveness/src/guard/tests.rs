@@ -42,7 +42,7 @@ fn duties(me: &str) -> Duties {
         boot: 7,
         keys: keys(),
         peers: peers.into(),
-        addresses: BTreeMap::from([(ip(VIP), duty)]),
+        addresses: BTreeMap::from([(ip(VIP), Arc::new(duty))]),
     }
 }
 
@@ -235,7 +235,8 @@ fn nobody_is_asked_for_where_nothing_could_be_done() {
     }
     let (mut guard, _) = guard("b", 2);
     let mut duties = duties("b");
-    duties.addresses.values_mut().for_each(|duty| duty.may_announce = false);
+    let all = duties.addresses.values_mut();
+    all.for_each(|duty| Arc::make_mut(duty).may_announce = false);
     guard.handle(Input::Duties(Arc::new(duties)), ms(5));
     from(&mut guard, "a", 1, &hello(1, false), ms(10));
     assert!(questions(&run(&mut guard, ms(5_000))).is_empty(), "not eligible");
@@ -248,7 +249,7 @@ fn a_node_acts_outside_of_its_subnets_only_if_it_may() {
         let [a, b] = octets;
         let duties = duties("b");
         let mut duty = duties.addresses[&ip(VIP)].clone();
-        duty.manner.subnet_check = subnet_check;
+        Arc::make_mut(&mut duty).manner.subnet_check = subnet_check;
         let addresses = BTreeMap::from([([a, b, 0, VIP].into(), duty)]);
         guard.handle(Input::Duties(Arc::new(Duties { addresses, ..duties })), ms(5));
         from(&mut guard, "a", 1, &hello(1, false), ms(10));
@@ -379,7 +380,8 @@ proptest! {
                 _ => {
                     let mut duties = duties(nodes[me]);
                     let placement = Placement { owner: nodes[sender].into(), standbys: vec![nodes[(sender + 2) % 3].into()], epoch };
-                    duties.addresses.values_mut().for_each(|duty| duty.placement = placement.clone());
+                    let all = duties.addresses.values_mut();
+                    all.for_each(|duty| Arc::make_mut(duty).placement = placement.clone());
                     guard.handle(Input::Duties(Arc::new(duties)), now);
                     continue;
                 }

@@ -59,7 +59,7 @@ impl World {
                 timing: self.timing,
                 manner: Manner::default(),
             };
-            part.then_some((*address, duty))
+            part.then(|| (*address, Arc::new(duty)))
         };
         let peers = self
             .nodes

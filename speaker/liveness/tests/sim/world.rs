@@ -299,7 +299,7 @@ impl World {
                 {
                     let mut snapshot = Duties::clone(&self.nodes[node].snapshot);
                     if let Some(duty) = snapshot.addresses.get_mut(address) {
-                        duty.placement = placement.clone();
+                        Arc::make_mut(duty).placement = placement.clone();
                     }
                     self.nodes[node].snapshot = Arc::new(snapshot);
                     let at = self.now + ms(20);
