@@ -2,7 +2,7 @@
 //!
 //! The queue is bounded; what does not fit is counted and dropped. Events are posted one after the other, so a burst of
 //! them cannot crowd out the writes that matter. While the API server cannot be reached they wait, because an outage is when
-//! much happens that is worth telling; what it refuses is dropped. Repetitions are for the caller to avoid. What keeps
+//! much happens that is worth telling; what it refuses, or goes on to forbid, is dropped. Repetitions are for the caller to avoid. What keeps
 //! events from being recorded is logged when it begins, changes and ends.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,6 +29,9 @@ const QUEUE: usize = 1024;
 /// Between two tries while the API server cannot be reached: at first, and at most.
 const RETRY: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(10);
+
+/// So many times an event may be forbidden before it is dropped.
+const FORBIDDEN_MAX: u32 = 4;
 
 /// The API server takes messages of at most 1024 bytes.
 const MAX_MESSAGE: usize = 1024;
@@ -144,11 +147,12 @@ impl Poster {
         }
     }
 
-    /// Tries until the API server has answered.
+    /// Tries until the API server has answered; one that starts may say for a moment that it is forbidden.
     async fn post(&mut self, event: Event) {
         let namespace = event.metadata.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
         let api = Api::<Event>::namespaced(self.client.clone(), namespace);
         let mut pause = Backoff::new(RETRY, RETRY_MAX);
+        let mut forbidden = 0;
         loop {
             let failure = match within(api.create(&PostParams::default(), &event)).await {
                 // Nothing can be said in a namespace that is on its way out. One that is there already was posted by a
@@ -165,7 +169,9 @@ impl Poster {
             if known != self.trouble {
                 warn!(reason = event.reason, "cannot create events: {failure}");
             }
-            if !matches!(failure, Failure::Unavailable(_)) {
+            forbidden += u32::from(matches!(failure, Failure::Forbidden(_)));
+            let may_work = matches!(failure, Failure::Unavailable(_) | Failure::Forbidden(_));
+            if !may_work || forbidden == FORBIDDEN_MAX {
                 self.dropped.inc();
                 return;
             }
@@ -307,6 +313,16 @@ mod tests {
             posted(&[504, 409, 201]).await,
             (["first", "first", "second"].map(str::to_owned).to_vec(), 0)
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_forbidden_for_a_moment_is_recorded() {
+        let (reasons, dropped) = posted(&[403, 503, 403, 201, 201]).await;
+        assert_eq!(reasons, ["first", "first", "first", "first", "second"]);
+        assert_eq!(dropped, 0);
+        let (reasons, dropped) = posted(&[403, 403, 403, 403, 201]).await;
+        assert_eq!(reasons, ["first", "first", "first", "first", "second"]);
+        assert_eq!(dropped, 1);
     }
 
     #[tokio::test(start_paused = true)]
