@@ -158,6 +158,19 @@ impl Client {
         Ok(())
     }
 
+    /// Forgets the MAC address of `address`, so that the next packet asks anew. A question that is under way goes on, and the
+    /// packets that wait for its answer are not lost, as they would be in a table that is emptied.
+    ///
+    /// # Errors
+    /// When the `ip` program fails.
+    pub fn forget_neighbour(&self, address: IpAddr) -> Result<()> {
+        if self.neighbour(address)?.is_some() {
+            let args = ["neighbour", "del", &address.to_string(), "dev", &self.interface];
+            self.namespace.output("ip", &args)?;
+        }
+        Ok(())
+    }
+
     /// Starts to ask `target` every `period` in the background until the prober is stopped.
     ///
     /// # Errors

@@ -328,7 +328,7 @@ impl Clients {
     pub(crate) async fn asking_anew(&self, happens: impl Future<Output = Result<()>>) -> Result<()> {
         let forget = async {
             loop {
-                self.guest.flush_neighbours()?;
+                self.guest.forget_neighbour(self.served.address)?;
                 tokio::time::sleep(FORGET).await;
             }
         };
