@@ -101,7 +101,7 @@ async fn speaker_of(s: &Scene, node: &str) -> Result<String> {
 /// What the speaker's containers have logged since they were last started, by pod; a pod that is about to end is none.
 async fn speakers_say(s: &Scene) -> Result<BTreeMap<String, String>> {
     let label = "app.kubernetes.io/component=speaker";
-    let living = "jsonpath={range .items[*]}{.metadata.name}{' '}{.metadata.deletionTimestamp}{'\n'}{end}";
+    let living = r#"jsonpath={range .items[*]}{.metadata.name}{" "}{.metadata.deletionTimestamp}{"\n"}{end}"#;
     let pods = kubectl(s, &["get", "pods", "-l", label, "-o", living]).await?;
     let mut said = BTreeMap::new();
     for pod in pods.lines().filter_map(|line| line.strip_suffix(' ')) {
@@ -112,10 +112,17 @@ async fn speakers_say(s: &Scene) -> Result<BTreeMap<String, String>> {
     Ok(said)
 }
 
-/// Every speaker has its state directory, and has logged this.
+/// Every speaker has logged this.
 async fn every_speaker_says(s: &Scene, what: &str) -> Result<()> {
     for (pod, log) in speakers_say(s).await? {
         ensure!(log.contains(what), "{pod} does not say {what:?}: {log}");
+    }
+    Ok(())
+}
+
+/// Every speaker reads and writes what it wants to in its state directory.
+async fn every_speaker_has_its_directory(s: &Scene) -> Result<()> {
+    for (pod, log) in speakers_say(s).await? {
         let trouble = NO_DIRECTORY.iter().find(|trouble| log.contains(**trouble));
         ensure!(trouble.is_none(), "{pod} says {trouble:?}: {log}");
     }
@@ -162,6 +169,7 @@ pub(crate) async fn first_page(s: Scene) -> Result<()> {
 
     confined(&s, SPEAKER, NOBODY, NET_RAW)?;
     every_speaker_says(&s, "gave the state directory to the speaker's user").await?;
+    every_speaker_has_its_directory(&s).await?;
     confined(&s, CONTROLLER, NOBODY, NOTHING)?;
     unchanged_by_a_second_apply(&s).await
 }
@@ -225,6 +233,7 @@ pub(crate) async fn upgraded_and_rolled_back(s: Scene) -> Result<()> {
         eprintln!("  {what}: rolled out in {:.1} s", begin.elapsed().as_secs_f32());
         clients.unnoticed(what).await?;
         every_speaker_says(&s, TOOK_OVER).await?;
+        every_speaker_has_its_directory(&s).await?;
     }
     none_lost(&clients.end("upgrade and rollback").await?)
 }
@@ -275,6 +284,7 @@ pub(crate) async fn root_and_back(s: Scene) -> Result<()> {
         clients.unnoticed(what).await?;
         every_speaker_says(&s, GOES_BY_SNAPSHOT).await?;
     }
+    every_speaker_has_its_directory(&s).await?;
     none_lost(&clients.end("to root and back").await?)
 }
 
@@ -289,8 +299,10 @@ pub(crate) async fn speaker_killed(s: Scene) -> Result<()> {
     let asker = s.browser().asker(served.address)?;
     let killed = signal(&s, &owner, SPEAKER, Signal::SIGKILL)?;
     ensure!(killed == 1, "{killed} speakers on {owner}");
-    started_again(&s, "speaker", &[pod], &before).await?;
+    started_again(&s, "speaker", std::slice::from_ref(&pod), &before).await?;
     rolled_out(&s).await?;
+    let log = kubectl(&s, &["logs", &pod]).await?;
+    ensure!(log.contains(GOES_BY_SNAPSHOT), "{pod} has forgotten everything: {log}");
     let silence = tokio::task::spawn_blocking(move || asker.stop()).await??;
     eprintln!(
         "  speaker killed: nobody answered ARP for {:.0} ms",
@@ -395,6 +407,8 @@ pub(crate) async fn power_cut_and_reboot(s: Scene) -> Result<()> {
         begin.elapsed().as_secs_f32()
     );
     rolled_out(&s).await?;
+    confined(&s, SPEAKER, NOBODY, NET_RAW)?;
+    every_speaker_has_its_directory(&s).await?;
     s.fence().await?;
     ensure!(served.inherited().await? == heir, "the address moved once more");
     none_lost(&told("reboot", prober))
