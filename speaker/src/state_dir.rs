@@ -11,13 +11,14 @@
 //! runs as root, without `CAP_DAC_OVERRIDE`, still works in it: the predecessor, until it ends, and one that is
 //! gone back to.
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
 use thiserror::Error;
 
 /// User and group of root.
@@ -112,9 +113,14 @@ fn by_descriptor(file: &File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
+/// Not by the standard library, which leaves `O_PATH` out with musl: there it is one of the bits of the access mode.
+fn open(path: &Path, how: OFlag) -> io::Result<File> {
+    let flags = how | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    Ok(nix::fcntl::open(path, flags, Mode::empty())?.into())
+}
+
 fn directory(dir: &Path, user: u32) -> Result<Held, StateDirError> {
-    let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
-    let file = match OpenOptions::new().read(true).custom_flags(flags.bits()).open(dir) {
+    let file = match open(dir, OFlag::O_DIRECTORY) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotADirectory => {
             return Err(StateDirError::NoDirectory(dir.to_owned()));
@@ -127,8 +133,7 @@ fn directory(dir: &Path, user: u32) -> Result<Held, StateDirError> {
 
 /// A file of the directory; `None` if it is gone: a predecessor is at work.
 fn file(by: &Path, path: PathBuf, user: u32) -> Result<Option<Held>, StateDirError> {
-    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW;
-    let file = match OpenOptions::new().read(true).custom_flags(flags.bits()).open(by) {
+    let file = match open(by, OFlag::O_PATH) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(StateDirError::io(&path)(source)),
