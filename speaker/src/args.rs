@@ -1,5 +1,8 @@
 //! The command line. A bad one ends the process with exit code 2 and one line (see `ferrolb_runtime::args`).
+//!
+//! With a word first ([`Errand`]) the program does that alone, and ends.
 
+use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,6 +15,8 @@ use ferrolb_runtime::args::{CommonArgs, class, is_subdomain};
 const LONGEST_REFRESH: u64 = 86_400;
 
 /// Announces LoadBalancer addresses from this node.
+///
+/// `ferrolb-speaker own-state-dir --help` tells how it gives its state directory to another user.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "ferrolb-speaker", version)]
 pub(crate) struct Args {
@@ -42,7 +47,7 @@ pub(crate) struct Args {
     refresh_interval: u64,
 
     /// TCP port on which routers may connect, where an AnnouncementPolicy lets them; one below 1024 needs
-    /// CAP_NET_BIND_SERVICE
+    /// root and CAP_NET_BIND_SERVICE
     #[arg(long, value_name = "PORT", env = "FERROLB_BGP_PORT", default_value_t = ferrolb_bgp::settings::PORT,
           value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) bgp_port: u16,
@@ -56,6 +61,40 @@ pub(crate) struct Args {
     #[arg(long, value_name = "IP:PORT", env = "FERROLB_KUBE_PROXY_METRICS", default_value = "127.0.0.1:10249",
           value_parser = kube_proxy)]
     pub(crate) kube_proxy_metrics: KubeProxy,
+}
+
+/// What the program can be asked for by a word instead of announcing addresses.
+#[derive(Debug, Parser)]
+#[command(name = "ferrolb-speaker", version)]
+pub(crate) enum Errand {
+    /// Gives the state directory, and a speaker's files in it, to the user that the speaker runs as
+    ///
+    /// For root with CAP_CHOWN, before the speaker starts. Touches nothing else and follows no link. Exits with 0 also when
+    /// the directory stays as it was, with the reason in the log: a speaker without memory is better than none.
+    OwnStateDir(OwnStateDir),
+}
+
+impl Errand {
+    /// Whether this is the word for one.
+    pub(crate) fn is(word: &OsStr) -> bool {
+        word == "own-state-dir"
+    }
+}
+
+/// Which directory gets which owner.
+#[derive(Debug, clap::Args)]
+pub(crate) struct OwnStateDir {
+    /// Flags that every program has; those of the log count.
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+
+    /// The user's number
+    #[arg(long, value_name = "UID", value_parser = clap::value_parser!(u32).range(1..i64::from(u32::MAX)))]
+    pub(crate) uid: u32,
+
+    /// The directory, as in the speaker's own flag
+    #[arg(long, value_name = "DIR", env = "FERROLB_STATE_DIR", default_value = "/run/ferrolb")]
+    pub(crate) state_dir: PathBuf,
 }
 
 /// Where kube-proxy is asked, if it is.
@@ -125,6 +164,23 @@ mod tests {
                 vec!["--node-name=a", "--load-balancer-class=a b"],
                 "example.com/internal",
             ),
+        ] {
+            let report = read(&args).unwrap_err().to_string();
+            assert!(report.contains(says), "{args:?}: {report}");
+        }
+    }
+
+    #[test]
+    fn a_state_directory_is_given_to_a_user_that_is_not_root() {
+        let read = |args: &[&str]| Errand::try_parse_from(["ferrolb-speaker", "own-state-dir"].iter().chain(args));
+        assert!(Errand::is(OsStr::new("own-state-dir")) && !Errand::is(OsStr::new("--uid=1")));
+        let Errand::OwnStateDir(args) = read(&["--uid=65534", "--log-format=json"]).unwrap();
+        assert_eq!((args.uid, args.state_dir), (65534, PathBuf::from("/run/ferrolb")));
+        for (args, says) in [
+            (vec![], "--uid <UID>"),
+            (vec!["--uid=0"], "--uid <UID>"),
+            (vec!["--uid=4294967295"], "--uid <UID>"),
+            (vec!["--uid=nobody"], "--uid <UID>"),
         ] {
             let report = read(&args).unwrap_err().to_string();
             assert!(report.contains(says), "{args:?}: {report}");

@@ -71,6 +71,11 @@ pub(crate) async fn take(socket: &Path, node: &str, signals: &mut Signals) -> Be
         let why = match result {
             Ok(Ok(Some((work, predecessor)))) => return Beginning::With(work, predecessor),
             Ok(Ok(None)) => return Beginning::Alone,
+            Ok(Err(Error::Io(error))) if error.kind() == io::ErrorKind::PermissionDenied => {
+                // Of another user, who may have ended long ago: the admin server's address tells.
+                warn!(socket = %socket.display(), %error, "cannot ask the speaker that ran here for its work");
+                return Beginning::Alone;
+            }
             Ok(Err(error)) => error.to_string(),
             Err(died) => died.to_string(),
         };
@@ -86,7 +91,7 @@ pub(crate) async fn take(socket: &Path, node: &str, signals: &mut Signals) -> Be
 }
 
 /// Binds the admin server's address; `None` if it was told to stop before. A speaker that has no directory with its
-/// predecessor in common waits here for its end, before it has begun anything.
+/// predecessor in common, or may not open its socket, waits here for its end, before it has begun anything.
 pub(crate) async fn bind(address: SocketAddr, signals: &mut Signals) -> Result<Option<TcpListener>, AdminError> {
     let give_up = Instant::now() + PATIENCE;
     let mut said = false;

@@ -22,6 +22,7 @@ mod picture;
 mod prober;
 mod reporter;
 mod snapshot;
+mod state_dir;
 mod store;
 mod takeovers;
 
@@ -45,10 +46,10 @@ use k8s_openapi::api::core::v1::{Node, Secret, Service};
 use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, oneshot, watch as latest};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::api::Api;
-use crate::args::Args;
+use crate::args::{Args, Errand, OwnStateDir};
 use crate::engine::Engine;
 use crate::guard::{Briefing, KeyFile};
 use crate::hand_over::{Beginning, Work};
@@ -79,6 +80,10 @@ const STUCK: Duration = Duration::from_secs(30);
 const END: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|word| Errand::is(&word)) {
+        let Errand::OwnStateDir(args) = common::parse();
+        return own_state_dir(&args);
+    }
     footprint::one_heap();
     client::install_crypto();
     let args: Args = common::parse();
@@ -90,6 +95,19 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Before the speaker that runs as another user. That starts in any case: it goes on without a directory.
+fn own_state_dir(args: &OwnStateDir) -> ExitCode {
+    logs::init(&args.common);
+    let dir = args.state_dir.display();
+    match state_dir::give(&args.state_dir, args.uid) {
+        Ok(0) => {}
+        Ok(changed) => info!(%dir, user = args.uid, changed, "gave the state directory to the speaker's user"),
+        Err(error) => warn!(%dir, user = args.uid, %error,
+            "the state directory is not the speaker's: no snapshot, and no upgrade takes over"),
+    }
+    ExitCode::SUCCESS
 }
 
 /// One thread does everything but layer 2, which has its own: a slow API server cannot delay an answer.

@@ -15,14 +15,16 @@ use crate::{Error, Share, VERSION, admit};
 pub struct Door(UnixListener);
 
 impl Door {
-    /// Opens it, in place of that of a predecessor.
+    /// Opens it, in place of that of a predecessor: for its owner and its group, who is then asked for the user
+    /// ([`Lender::greet`]). In a directory of the speaker's the group is root's, so that a speaker that runs as root finds out
+    /// whether this one still runs.
     pub fn open(path: &Path) -> io::Result<Door> {
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
         let listener = UnixListener::bind(path)?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
         Ok(Door(listener))
     }
 

@@ -28,7 +28,7 @@ const REFUSED: [(&str, &str); 9] = [
     ),
     ("speaker.image.digest=sha256:1234", "digest"),
     ("loadBalancerClass=a b", "loadBalancerClass"),
-    ("speaker.nonRoot=true,speaker.bgpPort=179", "choose a higher port"),
+    ("speaker.bgpPort=179", "choose a higher port"),
     ("networkpolicies.defaultDeny=true", "apiPorts"),
 ];
 

@@ -62,7 +62,7 @@ impl Listeners {
                 let error = match error.kind() {
                     ErrorKind::PermissionDenied => {
                         format!(
-                            "cannot listen on port {}: {error}: one below 1024 needs CAP_NET_BIND_SERVICE",
+                            "cannot listen on port {}: {error}: one below 1024 needs root and CAP_NET_BIND_SERVICE",
                             at.port
                         )
                     }

@@ -26,8 +26,23 @@ const WORKLOADS: [&str; 2] = ["daemonset/ferrolb-speaker", "deployment/ferrolb-c
 /// Capabilities, as the kernel shows them: `CAP_NET_RAW` alone, and none.
 const NET_RAW: &str = "0000000000002000";
 const NOTHING: &str = "0000000000000000";
+/// `CAP_NET_BIND_SERVICE` too.
+const LOW_PORTS: &str = "0000000000002400";
 /// The user that programs run as that are not root.
 const NOBODY: u32 = 65534;
+
+const ROOT: u32 = 0;
+
+/// What speakers log when they begin with the work of the one before, and when with what it has left.
+const TOOK_OVER: &str = "took over from the speaker that ran here";
+const GOES_BY_SNAPSHOT: &str = "going by the snapshot";
+/// And when the directory for it is not theirs.
+const NO_DIRECTORY: [&str; 4] = [
+    "the state directory is not the speaker's",
+    "cannot be written",
+    "the snapshot is not used",
+    "cannot take over from this speaker",
+];
 
 /// From the manifest to the first page. The goal is 5 s, on a machine that does nothing else.
 const FIRST_PAGE: Duration = Duration::from_secs(20);
@@ -83,6 +98,37 @@ async fn speaker_of(s: &Scene, node: &str) -> Result<String> {
     kubectl(s, &args).await
 }
 
+/// What the speaker's containers have logged since they were last started, by pod; a pod that is about to end is none.
+async fn speakers_say(s: &Scene) -> Result<BTreeMap<String, String>> {
+    let label = "app.kubernetes.io/component=speaker";
+    let living = r#"jsonpath={range .items[*]}{.metadata.name}{" "}{.metadata.deletionTimestamp}{"\n"}{end}"#;
+    let pods = kubectl(s, &["get", "pods", "-l", label, "-o", living]).await?;
+    let mut said = BTreeMap::new();
+    for pod in pods.lines().filter_map(|line| line.strip_suffix(' ')) {
+        let log = kubectl(s, &["logs", pod, "--all-containers"]).await?;
+        said.insert(pod.to_owned(), log);
+    }
+    ensure!(said.len() == s.nodes().len(), "{} speakers: {pods}", said.len());
+    Ok(said)
+}
+
+/// Every speaker has logged this.
+async fn every_speaker_says(s: &Scene, what: &str) -> Result<()> {
+    for (pod, log) in speakers_say(s).await? {
+        ensure!(log.contains(what), "{pod} does not say {what:?}: {log}");
+    }
+    Ok(())
+}
+
+/// Every speaker reads and writes what it wants to in its state directory.
+async fn every_speaker_has_its_directory(s: &Scene) -> Result<()> {
+    for (pod, log) in speakers_say(s).await? {
+        let trouble = NO_DIRECTORY.iter().find(|trouble| log.contains(**trouble));
+        ensure!(trouble.is_none(), "{pod} says {trouble:?}: {log}");
+    }
+    Ok(())
+}
+
 /// Sends a signal to all processes of a program on a node; returns how many there are.
 fn signal(s: &Scene, node: &str, program: &str, what: Signal) -> Result<usize> {
     let found = s.node(node)?.processes_called(program)?;
@@ -121,7 +167,9 @@ pub(crate) async fn first_page(s: Scene) -> Result<()> {
     eprintln!("  manifest -> first page: {}", laps.join(", "));
     ensure!(time < FIRST_PAGE, "the first page took {time:?}");
 
-    confined(&s, SPEAKER, 0, NET_RAW)?;
+    confined(&s, SPEAKER, NOBODY, NET_RAW)?;
+    every_speaker_says(&s, "gave the state directory to the speaker's user").await?;
+    every_speaker_has_its_directory(&s).await?;
     confined(&s, CONTROLLER, NOBODY, NOTHING)?;
     unchanged_by_a_second_apply(&s).await
 }
@@ -175,8 +223,7 @@ pub(crate) async fn upgraded_and_rolled_back(s: Scene) -> Result<()> {
         let begin = Instant::now();
         for workload in WORKLOADS {
             let program = workload.split('/').nth(1).unwrap_or_default();
-            let container = program.trim_start_matches("ferrolb-");
-            let image = format!("{container}=ferrolb/{program}:v0.0.0-next");
+            let image = format!("*=ferrolb/{program}:v0.0.0-next");
             match what {
                 "upgrade" => kubectl(&s, &["set", "image", workload, &image]).await?,
                 _ => kubectl(&s, &["rollout", "undo", workload]).await?,
@@ -185,16 +232,22 @@ pub(crate) async fn upgraded_and_rolled_back(s: Scene) -> Result<()> {
         clients.asking_anew(rolled_out(&s)).await?;
         eprintln!("  {what}: rolled out in {:.1} s", begin.elapsed().as_secs_f32());
         clients.unnoticed(what).await?;
+        every_speaker_says(&s, TOOK_OVER).await?;
+        every_speaker_has_its_directory(&s).await?;
     }
     none_lost(&clients.end("upgrade and rollback").await?)
 }
 
-/// The hardened overlay: speakers run as nobody, and open their raw sockets by the capability of the image's file.
+async fn overlaid(s: &Scene, name: &str) -> Result<()> {
+    let overlay = format!("{}/../../deploy/overlays/{name}", env!("CARGO_MANIFEST_DIR"));
+    let apply = ["apply", "--server-side", "--force-conflicts", "-k", &overlay];
+    s.lab().kubectl(&apply).await.map(drop)
+}
+
+/// The hardened overlay: nothing that may not be reached is missed.
 pub(crate) async fn hardened(s: Scene) -> Result<()> {
     installed(&s).await?;
-    let overlay = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/overlays/hardened");
-    let apply = ["apply", "--server-side", "--force-conflicts", "-k", overlay];
-    s.lab().kubectl(&apply).await?;
+    overlaid(&s, "hardened").await?;
     rolled_out(&s).await?;
     confined(&s, SPEAKER, NOBODY, NET_RAW)?;
     s.apply_pool().await?;
@@ -207,8 +260,32 @@ pub(crate) async fn hardened(s: Scene) -> Result<()> {
     s.answered_by(address, &owner).await?;
     // Back to the manifest, which has none of it.
     kubectl(&s, &["delete", "networkpolicies", "--all"]).await?;
+    installed(&s).await
+}
+
+/// Speakers run as root for a while, as those of earlier versions did, and as nobody again. The two do not hand over to each
+/// other, but each goes by what the other has left, and clients notice nothing.
+pub(crate) async fn root_and_back(s: Scene) -> Result<()> {
     installed(&s).await?;
-    confined(&s, SPEAKER, 0, NET_RAW)
+    let mut clients = Clients::new(s.clone(), V4).await?;
+    for (what, user, held) in [("to root", ROOT, LOW_PORTS), ("to nobody", NOBODY, NET_RAW)] {
+        let begin = Instant::now();
+        match user {
+            ROOT => overlaid(&s, "root").await?,
+            _ => s.apply_ferrolb().await?,
+        }
+        clients.asking_anew(rolled_out(&s)).await?;
+        eprintln!("  {what}: rolled out in {:.1} s", begin.elapsed().as_secs_f32());
+        // The last of the old pods may be about to end.
+        wait_until("the speakers' user", ROLLOUT, async || {
+            confined(&s, SPEAKER, user, held)
+        })
+        .await?;
+        clients.unnoticed(what).await?;
+        every_speaker_says(&s, GOES_BY_SNAPSHOT).await?;
+    }
+    every_speaker_has_its_directory(&s).await?;
+    none_lost(&clients.end("to root and back").await?)
 }
 
 /// The owner's speaker is killed in its container: a standby answers in its name until the kubelet has started it again.
@@ -222,8 +299,10 @@ pub(crate) async fn speaker_killed(s: Scene) -> Result<()> {
     let asker = s.browser().asker(served.address)?;
     let killed = signal(&s, &owner, SPEAKER, Signal::SIGKILL)?;
     ensure!(killed == 1, "{killed} speakers on {owner}");
-    started_again(&s, "speaker", &[pod], &before).await?;
+    started_again(&s, "speaker", std::slice::from_ref(&pod), &before).await?;
     rolled_out(&s).await?;
+    let log = kubectl(&s, &["logs", &pod]).await?;
+    ensure!(log.contains(GOES_BY_SNAPSHOT), "{pod} has forgotten everything: {log}");
     let silence = tokio::task::spawn_blocking(move || asker.stop()).await??;
     eprintln!(
         "  speaker killed: nobody answered ARP for {:.0} ms",
@@ -328,6 +407,8 @@ pub(crate) async fn power_cut_and_reboot(s: Scene) -> Result<()> {
         begin.elapsed().as_secs_f32()
     );
     rolled_out(&s).await?;
+    confined(&s, SPEAKER, NOBODY, NET_RAW)?;
+    every_speaker_has_its_directory(&s).await?;
     s.fence().await?;
     ensure!(served.inherited().await? == heir, "the address moved once more");
     none_lost(&told("reboot", prober))

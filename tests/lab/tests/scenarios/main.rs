@@ -309,6 +309,7 @@ fn main() -> std::process::ExitCode {
                     without_pool(install::upgraded_and_rolled_back),
                 )
                 .scenario("hardened", without_pool(install::hardened))
+                .scenario("root_and_back", without_pool(install::root_and_back))
                 .scenario("speaker_killed", without_pool(install::speaker_killed))
                 .scenario("programs_hang", without_pool(install::programs_hang))
                 .scenario(
