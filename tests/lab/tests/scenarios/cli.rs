@@ -183,25 +183,32 @@ pub(crate) async fn renumbers(s: Scene) -> Result<()> {
         .map(drop)
 }
 
+/// The pool of a MetalLB in its own namespace, and that it is announced.
+fn of_metallb(namespace: &str, low: Ipv4Addr, high: Ipv4Addr) -> String {
+    format!(
+        r#"apiVersion: metallb.io/v1beta1
+kind: IPAddressPool
+metadata: {{name: old, namespace: {namespace}}}
+spec: {{addresses: ["{low}-{high}"]}}
+---
+apiVersion: metallb.io/v1beta1
+kind: L2Advertisement
+metadata: {{name: old, namespace: {namespace}}}
+"#
+    )
+}
+
 /// A cluster with MetalLB's objects: who keeps its address, the webhook that has to go, and the objects for the move.
 pub(crate) async fn migrate_check(s: Scene) -> Result<()> {
     let (metallb, [low, high]) = (format!("{}-metallb", s.namespace()), [180, 189].map(|n| s.v4(n)));
     let hook = format!("{metallb}-hook");
     s.lab().kubectl(&["create", "namespace", &metallb]).await?;
+    s.lab().apply(&metallb, &of_metallb(&metallb, low, high)).await?;
     s.lab()
         .apply(
             &metallb,
             &format!(
-                r#"apiVersion: metallb.io/v1beta1
-kind: IPAddressPool
-metadata: {{name: old, namespace: {metallb}}}
-spec: {{addresses: ["{low}-{high}"]}}
----
-apiVersion: metallb.io/v1beta1
-kind: L2Advertisement
-metadata: {{name: old, namespace: {metallb}}}
----
-apiVersion: admissionregistration.k8s.io/v1
+                r#"apiVersion: admissionregistration.k8s.io/v1
 kind: ValidatingWebhookConfiguration
 metadata: {{name: {hook}}}
 webhooks:
@@ -292,18 +299,7 @@ pub(crate) async fn migrate_shadow(s: Scene) -> Result<()> {
 async fn shadowed(s: &Scene, metallb: &str) -> Result<BTreeMap<String, Vec<IpAddr>>> {
     let [low, high, held, late] = [180, 189, 182, 187].map(|n| s.v4(n));
     s.lab().kubectl(&["create", "namespace", metallb]).await?;
-    let yaml = format!(
-        r#"apiVersion: metallb.io/v1beta1
-kind: IPAddressPool
-metadata: {{name: old, namespace: {metallb}}}
-spec: {{addresses: ["{low}-{high}"]}}
----
-apiVersion: metallb.io/v1beta1
-kind: L2Advertisement
-metadata: {{name: old, namespace: {metallb}}}
-"#
-    );
-    s.lab().apply(metallb, &yaml).await?;
+    s.lab().apply(metallb, &of_metallb(metallb, low, high)).await?;
     let outside = IpAddr::V4(Ipv4Addr::new(10, 88, 1, 1));
     let node = s.nodes()[0].host().addresses();
     let node = *node
