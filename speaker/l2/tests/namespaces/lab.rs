@@ -105,7 +105,6 @@ impl Namespace {
             let all = i32::from((libc::ETH_P_ALL as u16).to_be());
             let socket = Socket::new(Domain::PACKET, Type::RAW, Some(all.into())).unwrap();
             bind(&socket, &interface);
-            socket.set_read_timeout(Some(PATIENCE)).unwrap();
             Tap(socket)
         })
     }
@@ -129,17 +128,29 @@ pub(crate) struct Tap(Socket);
 impl Tap {
     /// The next frame that satisfies.
     pub(crate) fn until(&self, what: &str, satisfies: impl Fn(&[u8]) -> bool) -> Vec<u8> {
-        let start = Instant::now();
-        while start.elapsed() < PATIENCE {
+        let frame = self.within(PATIENCE, satisfies);
+        frame.unwrap_or_else(|| panic!("not within {PATIENCE:?}: {what}"))
+    }
+
+    /// The next frame that satisfies, if there is one in time.
+    pub(crate) fn within(&self, patience: Duration, satisfies: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
+        let end = Instant::now() + patience;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            self.0.set_read_timeout(Some(left)).unwrap();
             let mut frame = vec![0; 2_048];
-            let length = (&self.0).read(&mut frame);
-            let length = length.unwrap_or_else(|error| panic!("not within {PATIENCE:?}: {what}: {error}"));
-            frame.truncate(length);
+            match (&self.0).read(&mut frame) {
+                Ok(length) => frame.truncate(length),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return None,
+                Err(error) => panic!("{error}"),
+            }
             if satisfies(&frame) {
-                return frame;
+                return Some(frame);
             }
         }
-        panic!("not within {PATIENCE:?}: {what}");
     }
 }
 
