@@ -7,6 +7,7 @@
 mod cluster;
 
 use std::cell::LazyCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hint::black_box;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -197,17 +198,18 @@ fn place(c: &mut Criterion) {
         config.l2_advertisements.clear();
         Arc::new(config)
     };
-    let nodes = || (0..NODES).map(|n| node(&format!("rack-{}-node-{n:04}", n % 20)));
+    let nodes = |count| (0..count).map(|n| node(&format!("rack-{}-node-{n:04}", n % 20)));
     let objects = LazyCell::new(|| Objects::holding((0..ADDRESSES).map(|n| address(first(), n))));
-    let fresh = |config: &Config, objects: &Objects| {
+    let on = |count, config: &Config, objects: &Objects| {
         let mut cluster = Cluster::listed(&silent(config), objects);
-        for view in nodes() {
+        for view in nodes(count) {
             cluster.handle(Input::Node(view));
         }
         let effects = cluster.handle(Input::Synced);
         cluster.settle(effects);
         cluster
     };
+    let fresh = |config: &Config, objects: &Objects| on(NODES, config, objects);
     let placed = |effects: &[Effect]| {
         let placed = |e: &&Effect| matches!(e, Effect::Write(Write::SetVirtualIpStatus { placement: Some(_), .. }));
         effects.iter().filter(placed).count()
@@ -255,7 +257,7 @@ fn place(c: &mut Criterion) {
                 let mut cluster = fresh(&announced, &objects);
                 let effects = cluster.handle(Input::Config(Arc::clone(&announced)));
                 cluster.settle(effects);
-                let mut down = nodes().next().expect("a node");
+                let mut down = nodes(NODES).next().expect("a node");
                 down.ready = false;
                 let begin = Instant::now();
                 let effects = black_box(cluster.handle(Input::Node(down)));
@@ -267,6 +269,32 @@ fn place(c: &mut Criterion) {
         });
     });
     group.finish();
+    for count in [100, 500, NODES] {
+        let effects = on(count, &announced, &objects).handle(Input::Config(Arc::clone(&announced)));
+        let (median, most) = heartbeat_partners(&effects);
+        println!("{ADDRESSES} addresses on {count} nodes: each has {median} partners in heartbeats, at most {most}");
+    }
+}
+
+/// With how many others a node exchanges heartbeats, as owner or as standby: the median, and the most.
+fn heartbeat_partners(effects: &[Effect]) -> (usize, usize) {
+    let mut partners = BTreeMap::<&str, BTreeSet<&str>>::new();
+    for effect in effects {
+        let Effect::Write(Write::SetVirtualIpStatus {
+            placement: Some(placed),
+            ..
+        }) = effect
+        else {
+            continue;
+        };
+        for standby in &placed.standbys {
+            partners.entry(&placed.owner).or_default().insert(standby);
+            partners.entry(standby).or_default().insert(&placed.owner);
+        }
+    }
+    let mut counts = partners.values().map(BTreeSet::len).collect::<Vec<_>>();
+    counts.sort_unstable();
+    (counts[counts.len() / 2], counts[counts.len() - 1])
 }
 
 /// [`MANY`] Services that have their addresses.
