@@ -251,7 +251,16 @@ pub(crate) fn echoed(connection: &mut TcpStream) -> Result<()> {
 /// The node that owns the address loses its power while the API server is down: a standby takes over. Back, the API
 /// server hears of it; back, the node gets nothing back.
 pub(crate) async fn node_lost(s: Scene) -> Result<()> {
-    let served = Served::new(s.clone(), V4).await?;
+    owner_loses_power(s, V4).await
+}
+
+/// The same on nodes that have IPv6 alone: heartbeats, and the questions to the wire, go over it.
+pub(crate) async fn node_lost_ipv6(s: Scene) -> Result<()> {
+    owner_loses_power(s, V6).await
+}
+
+async fn owner_loses_power(s: Scene, family: &str) -> Result<()> {
+    let served = Served::new(s.clone(), family).await?;
     let prober = served.probe(&s.browser()).await?;
     s.api_server().kill();
     lose_owner(&served, prober).await

@@ -58,7 +58,7 @@ fn main() -> std::process::ExitCode {
         ..Setup::named("iptables")
     };
     let ipv6 = Setup {
-        nodes: 2,
+        nodes: 4,
         families: Families::V6,
         ..Setup::named("ipv6")
     };
@@ -323,7 +323,12 @@ fn main() -> std::process::ExitCode {
                     without_pool(install::removed_and_installed_again),
                 ),
         )
-        .group(Group::new(ipv6).scenario("ipv6_only", with_pool(families::ipv6_only)))
+        .group(
+            Group::new(ipv6)
+                .scenario("ipv6_only", with_pool(families::ipv6_only))
+                .scenario("node_lost", without_pool(failover::node_lost_ipv6))
+                .scenario("speaker_hangs", without_pool(failover::speaker_hangs)),
+        )
         .run()
 }
 
