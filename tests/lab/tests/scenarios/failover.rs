@@ -37,7 +37,7 @@ const LOST: Duration = Duration::from_secs(2);
 
 const RECEIVED: &str = "ferrolb_liveness_received_total";
 const VOUCHED: &str = "ferrolb_liveness_vouched_total";
-const SILENCES: &str = "ferrolb_liveness_silences_total";
+pub(crate) const SILENCES: &str = "ferrolb_liveness_silences_total";
 const DEFENCES: &str = "ferrolb_l2_defences_total{protocol=\"ARP\"}";
 
 pub(crate) const V4: &str = "IPv4";

@@ -20,6 +20,7 @@ mod ground;
 mod hand_over;
 mod hostile;
 mod install;
+mod keys;
 mod manifests;
 mod nodes;
 mod outages;
@@ -177,6 +178,7 @@ fn main() -> std::process::ExitCode {
                 .scenario("announcing_link_lost", without_pool(failover::announcing_link_lost))
                 .scenario("segment_split", without_pool(failover::segment_split))
                 .scenario("node_lost", without_pool(failover::node_lost))
+                .scenario("key_changed", without_pool(keys::changed))
                 .scenario("short_stalls", without_pool(partitions::short_stalls))
                 .scenario("node_shuts_down", without_pool(partitions::node_shuts_down))
                 .scenario("owner_and_heir_lost", without_pool(partitions::owner_and_heir_lost))
