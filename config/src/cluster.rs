@@ -5,7 +5,9 @@ use std::net::IpAddr;
 
 use ferrolb_api::SpeakerState;
 use ferrolb_api::names::labels;
-use ferrolb_model::{AddressUse, Endpoint, EndpointsView, LinkView, NetworkView, NodeView, ServiceId, Stranger};
+use ferrolb_model::{
+    AddressUse, Endpoint, EndpointsView, Family, LinkView, NetworkView, NodeView, ServiceId, Stranger,
+};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, Taint};
 use k8s_openapi::api::discovery::v1::{self as discovery, EndpointSlice};
@@ -104,6 +106,11 @@ pub fn endpoints_view(object: &EndpointSlice) -> Option<EndpointsView> {
     Some(EndpointsView {
         slice: (namespace.clone(), object.metadata.name.clone().unwrap_or_default()),
         service: ServiceId::new(namespace, service),
+        family: if object.address_type == "IPv6" {
+            Family::V6
+        } else {
+            Family::V4
+        },
         endpoints: object.endpoints.iter().map(endpoint).collect(),
     })
 }

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use crate::ip::Family;
 use crate::selector::Labels;
 use crate::service::ServiceId;
 use crate::virtual_ip::Stranger;
@@ -89,6 +90,8 @@ pub struct EndpointsView {
     pub slice: (String, String),
     /// The Service that label `kubernetes.io/service-name` names; slices without it are never views.
     pub service: ServiceId,
+    /// The family of their addresses. A Service with two has a slice of each, with the same pods.
+    pub family: Family,
     /// The endpoints.
     pub endpoints: Vec<Endpoint>,
 }

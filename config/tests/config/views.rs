@@ -254,7 +254,7 @@ endpoints:
     ))
     .unwrap();
     assert_eq!(view.slice, ("shop".to_owned(), "web-x".to_owned()));
-    assert_eq!(view.service, ServiceId::new("shop", "web"));
+    assert_eq!((view.service, view.family), (ServiceId::new("shop", "web"), Family::V4));
     let serves = view.endpoints.iter().map(|e| e.can_serve()).collect::<Vec<_>>();
     assert_eq!(serves, [true, true, true, false, false]);
     assert_eq!(view.endpoints[4].node, None);

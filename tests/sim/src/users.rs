@@ -191,6 +191,7 @@ fn endpoints(rng: &mut Rng, id: &ServiceId) -> Action {
     Action::Endpoints(EndpointsView {
         slice: (id.namespace.clone(), format!("{}-slice", id.name)),
         service: id.clone(),
+        family: Family::V4,
         endpoints: (0..rng.usize(..4)).map(|_| endpoint(rng)).collect(),
     })
 }

@@ -282,6 +282,7 @@ fn endpoints(service: &ServiceId) -> EndpointsView {
     EndpointsView {
         slice: (service.namespace.clone(), format!("{}-slice", service.name)),
         service: service.clone(),
+        family: Family::V4,
         endpoints: NODES.map(endpoint).to_vec(),
     }
 }

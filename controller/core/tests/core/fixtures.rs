@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ferrolb_model::{
-    AddressRequest, Claim, Config, Endpoint, EndpointsView, FamilyPolicy, FamilySet, L2Advertisement, Labels, LinkView,
-    NetworkView, NodeView, OnShrink, Pool, PoolSelection, Port, Protocol, ServiceId, ServiceView, VirtualIp,
+    AddressRequest, Claim, Config, Endpoint, EndpointsView, Family, FamilyPolicy, FamilySet, L2Advertisement, Labels,
+    LinkView, NetworkView, NodeView, OnShrink, Pool, PoolSelection, Port, Protocol, ServiceId, ServiceView, VirtualIp,
 };
 
 pub(crate) fn ip(text: &str) -> IpAddr {
@@ -101,6 +101,7 @@ pub(crate) fn endpoints(service: &str, nodes: &[&str]) -> EndpointsView {
     EndpointsView {
         slice: ("default".to_owned(), format!("{service}-slice")),
         service: id(service),
+        family: Family::V4,
         endpoints: nodes
             .iter()
             .map(|n| Endpoint {

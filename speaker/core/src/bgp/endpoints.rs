@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::AddAssign;
 use std::sync::Arc;
 
-use ferrolb_model::{Endpoint, EndpointsView, ServiceId};
+use ferrolb_model::{Endpoint, EndpointsView, Family, ServiceId};
 
 /// How many endpoints there are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,6 +34,14 @@ impl Count {
     /// Whether one of them can serve: a ready one, else one that terminates if those count.
     pub(crate) fn can_serve(self, terminating: bool) -> bool {
         self.ready > 0 || terminating && self.terminating > 0
+    }
+
+    /// Of two counts of the same pods by their addresses, one for each family, that of the pods.
+    fn most(self, other: Count) -> Count {
+        Count {
+            ready: self.ready.max(other.ready),
+            terminating: self.terminating.max(other.terminating),
+        }
     }
 
     /// How many share the load.
@@ -68,6 +76,7 @@ pub(crate) struct Endpoints {
 struct Known {
     /// Its name.
     slice: Box<str>,
+    family: Family,
     counts: Counts,
     /// The other nodes with a ready endpoint.
     ready_elsewhere: Box<[Arc<str>]>,
@@ -88,6 +97,7 @@ impl Endpoints {
         }
         let new = Known {
             slice: view.slice.1.as_str().into(),
+            family: view.family,
             counts,
             ready_elsewhere: elsewhere.into_iter().map(|name| self.name(name)).collect(),
         };
@@ -121,14 +131,21 @@ impl Endpoints {
         Some(service)
     }
 
-    /// How many endpoints a Service has.
+    /// How many endpoints a Service has. A pod with addresses of both families is one.
     pub(crate) fn of(&self, service: &ServiceId) -> Counts {
-        let mut sum = Counts::default();
+        let (mut v4, mut v6) = (Counts::default(), Counts::default());
         for known in self.of.get(service).into_iter().flatten() {
+            let sum = match known.family {
+                Family::V4 => &mut v4,
+                Family::V6 => &mut v6,
+            };
             sum.here += known.counts.here;
             sum.anywhere += known.counts.anywhere;
         }
-        sum
+        Counts {
+            here: v4.here.most(v6.here),
+            anywhere: v4.anywhere.most(v6.anywhere),
+        }
     }
 
     /// The other nodes with a ready endpoint of a Service; some perhaps more than once.

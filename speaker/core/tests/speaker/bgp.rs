@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ferrolb_model::{
     AnnouncementPolicy, BgpAdvertisement, BgpSettings, Community, Config, DrainSettings, Endpoint, EndpointSettings,
-    EndpointsView, Layer2Settings, NodeRefusal, NodeView, OnRequest, Opener, Password, PasswordSource, Peer,
+    EndpointsView, Family, Layer2Settings, NodeRefusal, NodeView, OnRequest, Opener, Password, PasswordSource, Peer,
     PeerEndpoint, PoolSelection, RemoteAsn, ServiceView, TrafficPolicy,
 };
 use ferrolb_speaker_core::{
@@ -110,6 +110,7 @@ pub(crate) fn endpoints(name: &str, each: &[(&str, bool)]) -> Input {
     Input::Endpoints(EndpointsView {
         slice: ("shop".to_owned(), format!("{name}-1")),
         service: id(name),
+        family: Family::V4,
         endpoints: each.iter().map(endpoint).collect(),
     })
 }
@@ -458,9 +459,23 @@ fn policies_add_what_advertisements_cannot_say() {
         [expected(None)],
         "nothing here adds nothing"
     );
-    bench.tell(endpoints("web", &[(ME, true), (ME, true), (ME, false), (OTHER, true)]));
+    let v4 = endpoints("web", &[(ME, true), (ME, true), (ME, false), (OTHER, true)]);
+    bench.tell(v4.clone());
     // Two endpoints of 1,000 Mbit/s, in octets.
     assert_eq!(bench.wishes("one", "192.0.2.7/32"), [expected(Some(250_000_000))]);
+    // The same pods by their other addresses are no others.
+    let Input::Endpoints(v4) = v4 else { unreachable!() };
+    let mut v6 = EndpointsView {
+        slice: ("shop".to_owned(), "web-2".to_owned()),
+        family: Family::V6,
+        ..v4
+    };
+    bench.tell(Input::Endpoints(v6.clone()));
+    assert_eq!(bench.wishes("one", "192.0.2.7/32"), [expected(Some(250_000_000))]);
+    // Further ones of the same family are.
+    v6.slice.1 = "web-3".to_owned();
+    bench.tell(Input::Endpoints(v6));
+    assert_eq!(bench.wishes("one", "192.0.2.7/32"), [expected(Some(500_000_000))]);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ferrolb_model::{
     AnnouncementPolicy, Announcer, BgpSettings, Config, ConflictDetection, DrainSettings, Endpoint, EndpointSettings,
-    EndpointsView, Layer2Settings, NodeRefusal, Placement, PoolSelection, Stranger, TrafficPolicy, VirtualIp,
+    EndpointsView, Family, Layer2Settings, NodeRefusal, Placement, PoolSelection, Stranger, TrafficPolicy, VirtualIp,
 };
 use ferrolb_speaker_core::{
     Beginning, DataPath, Duty, Effect, Finding, Input, NotReady, Ownership, Probes, Progress, ProxyAnswer, Reading,
@@ -47,6 +47,7 @@ fn endpoints(node: &str, ready: bool, serving: bool) -> Input {
     Input::Endpoints(EndpointsView {
         slice: ("shop".to_owned(), format!("web-{node}")),
         service: id("web"),
+        family: Family::V4,
         endpoints: vec![Endpoint {
             node: Some(node.to_owned()),
             ready,
