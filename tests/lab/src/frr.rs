@@ -1,7 +1,7 @@
 //! FRR on a host of a lab, from Debian's package `frr`.
 //!
 //! Its daemons keep their files in a directory of their own below the lab's, and end when this is dropped. The kernel of
-//! the host's namespace forwards, over all next hops of a route, once there is a network [behind](Frr::behind) it.
+//! the host's namespace forwards, over all next hops of a route, once there is a network [behind](Lab::behind) it.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -89,6 +89,22 @@ impl Frr {
         .await
     }
 
+    /// A daemon that was started.
+    pub fn daemon(&self, daemon: &str) -> Option<&Process> {
+        let name = format!("{}-{daemon}", self.host.name());
+        self.daemons.iter().find(|process| process.name() == name)
+    }
+
+    /// Kills a daemon if it runs, so that it can be started with another configuration.
+    pub fn forget(&mut self, daemon: &str) {
+        let name = format!("{}-{daemon}", self.host.name());
+        self.daemons.retain(|process| process.name() != name);
+        for end in ["vty", "pid"] {
+            // What a killed daemon leaves behind; one that has ended has taken it along.
+            let _ = std::fs::remove_file(self.folder.join(format!("{daemon}.{end}")));
+        }
+    }
+
     /// What a daemon says to commands.
     ///
     /// # Errors
@@ -110,31 +126,11 @@ impl Frr {
         Ok(serde_json::from_str(&self.vtysh(daemon, &[command])?)?)
     }
 
-    /// The network 10.99.`number`.0/24 behind it, in which it has the address 1 and a host the address 2, and the nodes'
-    /// way there. Packets of one flow, by addresses and ports, take one of several next hops.
+    /// See [`Lab::behind`].
     ///
     /// # Errors
     /// When a link, an address or a route cannot be made.
     pub fn behind(&self, lab: &Lab, number: u8) -> Result<Namespace> {
-        let router = self.host.namespace();
-        router.sysctl(&[
-            ("net/ipv4/ip_forward", "1"),
-            ("net/ipv4/fib_multipath_hash_policy", "1"),
-            ("net/ipv6/conf/all/forwarding", "1"),
-        ])?;
-        let behind = Namespace::create(&format!("flb{}-behind{number}", lab.id()))?;
-        router.ip(&format!(
-            "link add eth1 type veth peer name eth0 netns {}\naddr add 10.99.{number}.1/24 dev eth1\nlink set eth1 up\n",
-            behind.name()
-        ))?;
-        behind.ip(&format!(
-            "addr add 10.99.{number}.2/24 dev eth0\nlink set eth0 up\nroute add default via 10.99.{number}.1\n"
-        ))?;
-        for node in lab.nodes() {
-            let via = self.host.address();
-            let route = format!("route add 10.99.{number}.0/24 via {via}\n");
-            node.host().namespace().ip(&route)?;
-        }
-        Ok(behind)
+        lab.behind(&self.host, number)
     }
 }

@@ -11,10 +11,12 @@
 //!
 //! Read first: [`lab`], what scenarios use; then [`net`] and [`process`], the ground that everything stands on.
 
+pub mod bird;
 pub mod capture;
 pub mod client;
 pub mod forward;
 pub mod frr;
+pub mod gobgp;
 pub mod harness;
 pub mod interactive;
 pub mod interrupt;

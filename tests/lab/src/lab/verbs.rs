@@ -13,7 +13,7 @@ use super::boot::{is_ready, wait_for_api_server};
 use super::shared::target_dir;
 use super::wait::{ensure_seen, wait_until};
 use super::{Lab, Program, ferrolb};
-use crate::net::{Host, http_get};
+use crate::net::{Host, Namespace, http_get};
 use crate::realnode::images;
 
 /// An event, as far as scenarios look at it.
@@ -55,6 +55,32 @@ impl Lab {
     /// Like [`Lab::apply_ferrolb`], and waits until all its pods are ready.
     pub async fn deploy_ferrolb(&self) -> Result<()> {
         ferrolb::deploy(&self.shared).await
+    }
+
+    /// Makes a host of the LAN a router: the network 10.99.`number`.0/24 behind it, in which it has the address 1 and a host the
+    /// address 2, and the nodes' way there. Packets of one flow, by addresses and ports, take one of several next hops.
+    ///
+    /// # Errors
+    /// When a link, an address or a route cannot be made.
+    pub fn behind(&self, router: &Host, number: u8) -> Result<Namespace> {
+        router.namespace().sysctl(&[
+            ("net/ipv4/ip_forward", "1"),
+            ("net/ipv4/fib_multipath_hash_policy", "1"),
+            ("net/ipv6/conf/all/forwarding", "1"),
+        ])?;
+        let behind = Namespace::create(&format!("flb{}-behind{number}", self.id()))?;
+        router.namespace().ip(&format!(
+            "link add eth1 type veth peer name eth0 netns {}\naddr add 10.99.{number}.1/24 dev eth1\nlink set eth1 up\n",
+            behind.name()
+        ))?;
+        behind.ip(&format!(
+            "addr add 10.99.{number}.2/24 dev eth0\nlink set eth0 up\nroute add default via 10.99.{number}.1\n"
+        ))?;
+        for node in self.nodes() {
+            let route = format!("route add 10.99.{number}.0/24 via {}\n", router.address());
+            node.host().namespace().ip(&route)?;
+        }
+        Ok(behind)
     }
 
     /// Deletes what the YAML names, without waiting for its end; what is not there is no error.
