@@ -3,10 +3,13 @@
 //!
 //! `--only` chooses parts; each can be measured alone.
 
+mod announcer;
 mod cluster;
 mod collector;
 mod engine;
 mod frr;
+mod hand_over;
+mod silent;
 mod speech;
 
 use std::time::Duration;
@@ -20,6 +23,7 @@ use ferrolb_lab::{Lab, Setup, privilege};
 
 use super::figures::{Row, Times, Usage, mebibytes, millis, table, verdict};
 use super::{footer, progress, publish, runtime};
+use announcer::Announcer;
 use collector::Collector;
 use frr::Router;
 
@@ -52,6 +56,8 @@ enum Part {
     Peers,
     /// Restarts of speakers with graceful restart.
     Restart,
+    /// Upgrades of a speaker with BFD.
+    HandOver,
     /// Nodes that are lost, with BFD.
     NodeLoss,
     /// BFD under load.
@@ -82,14 +88,16 @@ async fn parts(lab: &Lab, args: &Args) -> Result<String> {
     let node = lab.node("node-1")?;
     lab.apply(FERROLB, POOL).await?;
     let mut rows = Vec::new();
+    let mut announcer = Announcer::add(lab)?;
     if wants(Part::Rib) {
-        let frr = Router::start(lab, 240, false, &[]).await?;
+        let frr = Router::start(lab, 240, false, (&[announcer.address()], &[])).await?;
         let second = Duration::from_secs(1);
         let all = [(10_000, second / 10), (100_000, second)];
         let runs = if quick { 1 } else { 5 };
         for (count, goal) in all {
             progress(&format!("{count} prefixes"));
             rows.extend(engine::rib(&frr, node, count, goal, runs)?);
+            rows.push(announcer.rib(lab, &frr, count, runs).await?);
         }
     }
     if [Part::Changes, Part::Service, Part::Peers].into_iter().any(wants) {
@@ -103,20 +111,30 @@ async fn parts(lab: &Lab, args: &Args) -> Result<String> {
             progress("a Service");
             let runs = if quick { 10 } else { 200 };
             rows.extend(cluster::service(lab, &collector, host.address(), runs).await?);
+            let runs = if quick { 3 } else { 20 };
+            rows.extend(announcer.service(lab, &collector, host.address(), runs).await?);
         }
         if wants(Part::Peers) {
             progress("many peers");
             let (size, idle) = if quick { ((5, 50), 5) } else { ((50, 1000), 60) };
-            rows.extend(cluster::peers(lab, &collector, size, Duration::from_secs(idle)).await?);
+            let collector = (&collector, host.address());
+            rows.extend(cluster::peers(lab, collector, &mut announcer, size, Duration::from_secs(idle)).await?);
         }
     }
-    if [Part::Restart, Part::NodeLoss, Part::BfdLoad].into_iter().any(wants) {
-        let frr = Router::start(lab, 242, true, &["bfd 3 50 50"]).await?;
+    if [Part::Restart, Part::HandOver, Part::NodeLoss, Part::BfdLoad]
+        .into_iter()
+        .any(wants)
+    {
+        let frr = Router::start(lab, 242, true, (&[], &["bfd 3 50 50"])).await?;
         let client = Browser::new(&frr.behind(lab)?);
         if wants(Part::Restart) {
             let path = cluster::Path::new(lab, &frr, &client, None).await?;
             rows.push(path.restarts(if quick { 2 } else { 20 }).await?);
             path.end().await?;
+        }
+        if wants(Part::HandOver) {
+            let (runs, more) = if quick { (2, 50) } else { (20, 3_500) };
+            rows.extend(hand_over::upgrades(lab, &frr, &client, runs, more).await?);
         }
         if wants(Part::NodeLoss) {
             let path = cluster::Path::new(lab, &frr, &client, Some(100)).await?;
@@ -126,8 +144,8 @@ async fn parts(lab: &Lab, args: &Args) -> Result<String> {
         if wants(Part::BfdLoad) {
             progress("BFD under load");
             let path = cluster::Path::new(lab, &frr, &client, Some(50)).await?;
-            let time = Duration::from_secs(if quick { 5 } else { 600 });
-            rows.push(path.under_load(time).await?);
+            let time = Duration::from_secs(if quick { 10 } else { 600 });
+            rows.extend(path.under_load(&mut announcer, time).await?);
             path.end().await?;
         }
     }

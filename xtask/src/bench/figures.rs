@@ -17,6 +17,16 @@ impl Times {
         self.0.push(time);
     }
 
+    pub(super) fn append(&mut self, mut other: Self) {
+        self.0.append(&mut other.0);
+    }
+
+    /// The part of the samples that are like this; 0 without samples.
+    pub(super) fn share(&self, like: impl Fn(Duration) -> bool) -> f64 {
+        let count = self.0.iter().filter(|time| like(**time)).count();
+        count as f64 / self.0.len().max(1) as f64
+    }
+
     /// The time that `percent` of the samples do not exceed (nearest rank); zero without samples.
     pub(super) fn quantile(&self, percent: usize) -> Duration {
         let mut sorted = self.0.clone();
@@ -135,6 +145,8 @@ mod tests {
         assert_eq!(times.quantile(99), Duration::from_millis(198));
         assert_eq!(Times(vec![Duration::from_secs(3)]).quantile(99), Duration::from_secs(3));
         assert_eq!(Times::default().median(), Duration::ZERO);
+        assert_eq!(times.quantile(0), Duration::from_millis(1));
+        assert!((times.share(|time| time <= Duration::from_millis(50)) - 0.25).abs() < 1e-9);
     }
 
     #[test]

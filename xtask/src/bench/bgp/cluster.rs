@@ -13,15 +13,18 @@ use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Api;
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 
+use super::announcer::Announcer;
 use super::collector::Collector;
 use super::frr::Router;
+use super::silent::{DETECTION, Seen, Silent};
 use super::{ASN, NODES, PATIENCE, Row, Times, Usage, mebibytes, millis, progress, verdict};
 
-const NAMESPACE: &str = "default";
-const ECHO: u16 = 53;
+pub(super) const NAMESPACE: &str = "default";
+/// The port of the UDP echo.
+pub(super) const ECHO: u16 = 53;
 const WIRE: Duration = Duration::from_millis(20);
 const NODE_LOSS: Duration = Duration::from_millis(400);
 const MEMORY: u64 = 24 * 1024;
@@ -34,13 +37,21 @@ pub(super) fn peer(name: &str, address: IpAddr, selector: &str, more: &str) -> S
     )
 }
 
+/// A BFDProfile `bench` with this interval in milliseconds, three times.
+pub(super) fn profile(interval: u32) -> String {
+    format!(
+        "apiVersion: metallb.io/v1beta1\nkind: BFDProfile\nmetadata: {{name: bench, namespace: {FERROLB}}}\n\
+         spec: {{receiveInterval: {interval}, transmitInterval: {interval}, detectMultiplier: 3}}\n"
+    )
+}
+
 /// The label of one node.
-const NODE_1: &str = "{matchLabels: {kubernetes.io/hostname: node-1}}";
+pub(super) const NODE_1: &str = "{matchLabels: {kubernetes.io/hostname: node-1}}";
 /// All but the node of the pods.
 const NOT_NODE_4: &str = "{matchExpressions: [{key: kubernetes.io/hostname, operator: NotIn, values: [node-4]}]}";
 
 /// Services `bench-N` without a selector, and an endpoint on the last node for each.
-async fn services(lab: &Lab, count: usize) -> Result<()> {
+pub(super) async fn services(lab: &Lab, count: usize) -> Result<()> {
     let (services, slices): (Api<Service>, Api<EndpointSlice>) = apis(lab);
     let create = async |name: String| -> Result<()> {
         let service = serde_json::from_value(json!({
@@ -77,12 +88,17 @@ fn apis(lab: &Lab) -> (Api<Service>, Api<EndpointSlice>) {
     )
 }
 
-async fn clear(lab: &Lab) -> Result<()> {
-    for kind in ["services", "endpointslices"] {
-        lab.kubectl(&["-n", NAMESPACE, "delete", kind, "-l", "app=bench"])
-            .await?;
-    }
-    Ok(())
+pub(super) async fn clear(lab: &Lab) -> Result<()> {
+    let (services, slices) = apis(lab);
+    let (how, which) = (DeleteParams::default(), ListParams::default().labels("app=bench"));
+    services.delete_collection(&how, &which).await?;
+    slices.delete_collection(&how, &which).await?;
+    wait_until("the Services to be gone", PATIENCE, async || {
+        let left = services.list(&which).await?.items.len();
+        ensure!(left == 0, "{left} are left");
+        Ok(())
+    })
+    .await
 }
 
 /// From the API server's word that an endpoint is ready, or is not any more, to the UPDATE on the wire.
@@ -125,16 +141,20 @@ pub(super) async fn service(lab: &Lab, collector: &Collector, router: IpAddr, ru
 /// Memory and idle CPU time of a speaker with so many peers that hold so many prefixes each.
 pub(super) async fn peers(
     lab: &Lab,
-    collector: &Collector,
-    (count, prefixes): (u8, usize),
+    (collector, via): (&Collector, IpAddr),
+    announcer: &mut Announcer,
+    (count, prefixes): (u8, u32),
     idle: Duration,
 ) -> Result<Vec<Row>> {
+    let routers: Vec<IpAddr> = (1..=count).map(|n| Ipv4Addr::new(10, 98, 0, n).into()).collect();
+    announcer.tell(lab, collector, (&routers, via), prefixes).await?;
     collector.forget();
+    let prefixes = usize::try_from(prefixes)?;
     services(lab, prefixes).await?;
-    let all = (1..=count).map(|n| {
-        let address = Ipv4Addr::new(10, 98, 0, n);
-        peer(&format!("bench-{n}"), address.into(), NODE_1, "")
-    });
+    let all = routers
+        .iter()
+        .zip(1..)
+        .map(|(address, n)| peer(&format!("bench-{n}"), *address, NODE_1, ""));
     let all = all.collect::<Vec<_>>().join("---\n");
     lab.apply(FERROLB, &all).await?;
     let total = usize::from(count) * prefixes;
@@ -142,13 +162,16 @@ pub(super) async fn peers(
         (heard.announced >= total).then_some(())
     })?;
     let pid = lab.node("node-1")?.program(Program::Speaker)?.pid();
-    let before = Usage::of(pid)?;
+    // Objects that tell of all these routes are still being written.
+    tokio::time::sleep(idle / 4).await;
+    let (before, beside) = (Usage::of(pid)?, announcer.usage()?);
     tokio::time::sleep(idle).await;
     let after = Usage::of(pid)?;
+    let frr = announcer.used(&beside, idle).await?;
     let cpu = after.percent_of_a_core_since(&before, idle);
     lab.delete(FERROLB, &all).await?;
     clear(lab).await?;
-    Ok(vec![
+    let ours = [
         Row::new(
             format!("{count} peers x {prefixes} prefixes: memory of the speaker"),
             mebibytes(after.rss),
@@ -169,7 +192,8 @@ pub(super) async fn peers(
                 verdict(cpu < 1.0)
             ),
         ),
-    ])
+    ];
+    Ok(ours.into_iter().chain(frr).collect())
 }
 
 /// An echo on the last node, told to FRR by the others, and a client behind FRR.
@@ -184,12 +208,7 @@ pub(super) struct Path<'a> {
 impl<'a> Path<'a> {
     /// Watched by BFD at this interval in milliseconds; or with graceful restart, which BFD would not wait for.
     pub(super) async fn new(lab: &'a Lab, frr: &'a Router, client: &Browser, interval: Option<u32>) -> Result<Self> {
-        let profile = interval.map(|interval| {
-            format!(
-                "apiVersion: metallb.io/v1beta1\nkind: BFDProfile\nmetadata: {{name: bench, namespace: {FERROLB}}}\n\
-                 spec: {{receiveInterval: {interval}, transmitInterval: {interval}, detectMultiplier: 3}}\n---\n"
-            )
-        });
+        let profile = interval.map(|interval| profile(interval) + "---\n");
         let more = match &profile {
             Some(_) => ", bfdProfile: bench",
             None => ", enableGracefulRestart: true",
@@ -306,8 +325,14 @@ impl<'a> Path<'a> {
         Ok(silences.row("node lost: longest silence", &how))
     }
 
-    /// BFD while four threads of the bench do nothing but count: sessions that were lost, by the speakers' own account.
-    pub(super) async fn under_load(&self, time: Duration) -> Result<Row> {
+    /// BFD while four threads of the bench do nothing but count: sessions with FRR that were lost, by the speakers' own account,
+    /// and how soon the silence of a router is noticed, by the speakers and by FRR's bfdd.
+    pub(super) async fn under_load(&self, announcer: &mut Announcer, time: Duration) -> Result<Vec<Row>> {
+        let host = self.lab.add_host("silent", 245)?;
+        let silent = Silent::start(host.namespace())?;
+        let peer = peer("bench-silent", host.address(), NOT_NODE_4, ", bfdProfile: bench");
+        self.lab.apply(FERROLB, &peer).await?;
+        announcer.watch(self.lab, host.address()).await?;
         let stop = Arc::new(AtomicBool::new(false));
         let busy: Vec<_> = (0..4)
             .map(|_| {
@@ -320,31 +345,67 @@ impl<'a> Path<'a> {
         stop.store(true, Ordering::Relaxed);
         busy.into_iter().for_each(|thread| drop(thread.join()));
         let downs = self.downs().await? - before;
-        Ok(Row::new(
-            "BFD 50 ms x 3 under 4 busy loops: sessions lost",
-            downs.to_string(),
-            String::new(),
-            format!("three sessions, {} s; goal 0: {}", time.as_secs(), verdict(downs == 0)),
-        ))
+        let mut seen = silent.end()?;
+        self.lab.delete(FERROLB, &peer).await?;
+        let frr = seen.remove(&announcer.address()).unwrap_or_default();
+        let mut ours = Seen::default();
+        for (_, other) in seen {
+            ours.alarms += other.alarms;
+            ours.silences.append(other.silences);
+        }
+        let seconds = time.as_secs();
+        let row = |what: &str, seen: &Seen, goal: bool| {
+            let silences = &seen.silences;
+            let (least, most) = (silences.quantile(0), silences.quantile(100));
+            let in_time = silences.share(|time| time.abs_diff(DETECTION) <= DETECTION / 20);
+            let met = if goal {
+                format!("; goal all: {}", verdict(in_time >= 1.0 && seen.alarms == 0))
+            } else {
+                String::new()
+            };
+            let how = format!(
+                "since the router's last packet; {} to {}; {:.1} % within 5 % of {}, {} false alarms{met}",
+                millis(least),
+                millis(most),
+                100.0 * in_time,
+                millis(DETECTION),
+                seen.alarms
+            );
+            silences.row(what, &how)
+        };
+        let goal = format!("three sessions with FRR, {seconds} s; goal 0: {}", verdict(downs == 0));
+        Ok(vec![
+            Row::new(
+                "BFD 50 ms x 3 under 4 busy loops: sessions lost",
+                downs.to_string(),
+                String::new(),
+                goal,
+            ),
+            row("  a router falls silent -> noticed", &ours, true),
+            row("  the same by FRR's bfdd", &frr, false),
+        ])
     }
 
+    /// How often the speakers lost a BFD session with FRR.
     async fn downs(&self) -> Result<u64> {
+        let with = format!(
+            "metallb_bfd_session_down_events{{peer=\"{}:179\"",
+            self.frr.host().address()
+        );
         let mut sum = 0;
         for node in &self.lab.nodes()[..3] {
             let metrics = self.lab.metrics(node.host()).await?;
-            let lines = metrics
-                .lines()
-                .filter(|l| l.starts_with("metallb_bfd_session_down_events"));
-            for line in lines {
-                let count = line.rsplit(' ').next().unwrap_or_default();
-                sum += count.parse::<u64>().with_context(|| line.to_owned())?;
-            }
+            let line = metrics.lines().find(|line| line.starts_with(&with));
+            let line = line.with_context(|| format!("no {with} in:\n{metrics}"))?;
+            let count = line.rsplit(' ').next().unwrap_or_default();
+            sum += count.parse::<u64>().with_context(|| line.to_owned())?;
         }
         Ok(sum)
     }
 }
 
-const PODS: &str = r#"apiVersion: apps/v1
+/// An echo on the last node, and its Service.
+pub(super) const PODS: &str = r#"apiVersion: apps/v1
 kind: Deployment
 metadata: { name: echo }
 spec:
@@ -357,7 +418,7 @@ spec:
       containers:
         - name: echo
           image: ferrolb.lab/web:1
-          args: ["--http", "8080", "--udp", "5353"]
+          args: ["--http", "8080", "--udp", "5353", "--tcp", "9000"]
           readinessProbe: { httpGet: { path: /healthz, port: 8080 }, periodSeconds: 1 }
 ---
 apiVersion: v1
@@ -366,5 +427,7 @@ metadata: { name: echo }
 spec:
   type: LoadBalancer
   selector: { app: echo }
-  ports: [{ name: udp, port: 53, targetPort: 5353, protocol: UDP }]
+  ports:
+    - { name: udp, port: 53, targetPort: 5353, protocol: UDP }
+    - { name: tcp, port: 9000 }
 "#;

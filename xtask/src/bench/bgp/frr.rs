@@ -20,8 +20,13 @@ pub(super) struct Router {
 }
 
 impl Router {
-    /// Waits for sessions from each node. `forwards`: with zebra and bfdd, into the kernel; else routes stay in bgpd.
-    pub(super) async fn start(lab: &Lab, number: u8, forwards: bool, lines: &[&str]) -> Result<Self> {
+    /// Waits for sessions from each node, about which `lines` are, and from `others`. `forwards`: with zebra and bfdd, into the kernel; else routes stay in bgpd.
+    pub(super) async fn start(
+        lab: &Lab,
+        number: u8,
+        forwards: bool,
+        (others, lines): (&[IpAddr], &[&str]),
+    ) -> Result<Self> {
         let mut frr = Frr::add(lab, &format!("frr{number}"), number)?;
         let mut text = format!(
             "router bgp {ASN}\n bgp router-id {}\n no bgp ebgp-requires-policy\n no bgp network import-check\n \
@@ -34,6 +39,9 @@ impl Router {
             for line in lines {
                 text += &format!(" neighbor {address} {line}\n");
             }
+        }
+        for address in others {
+            text += &format!(" neighbor {address} remote-as {NODES}\n neighbor {address} passive\n");
         }
         text += " address-family ipv4 unicast\n  maximum-paths 8\n exit-address-family\n";
         if forwards {
@@ -66,6 +74,23 @@ impl Router {
             }
             ensure!(start.elapsed() < PATIENCE, "{held} prefixes instead of {count}");
         }
+    }
+
+    /// What any disturbance of its session with a node, of BGP or BFD, or of its table would change.
+    pub(super) fn undisturbed(&self, node: IpAddr) -> Result<Value> {
+        let node = node.to_string();
+        let session = self.frr.json("bgpd", &format!("show bgp neighbors {node} json"))?;
+        let summary = self.frr.json("bgpd", "show bgp ipv4 unicast summary json")?;
+        let counters = self.frr.json("bfdd", "show bfd peers counters json")?;
+        let downs = counters.as_array().into_iter().flatten();
+        let downs: Vec<_> = downs.map(|counters| &counters["session-down"]).collect();
+        let session = &session[&node];
+        Ok(serde_json::json!({
+            "state": session["bgpState"],
+            "established": session["connectionsEstablished"],
+            "table": summary["tableVersion"],
+            "downs": downs,
+        }))
     }
 
     /// How many sessions of BFD are up.
