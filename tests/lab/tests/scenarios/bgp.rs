@@ -40,8 +40,9 @@ impl Told {
         }
     }
 
-    fn yaml(&self, s: &Scene, router: &Router) -> String {
-        let (name, asn, address) = (&self.name, self.asn, router.address());
+    /// All of them, with the router's address.
+    pub(crate) fn yaml(&self, s: &Scene, address: &str) -> String {
+        let (name, asn) = (&self.name, self.asn);
         format!(
             "{}\n---\napiVersion: metallb.io/v1beta2\nkind: BGPPeer\nmetadata: {{name: {name}, namespace: {NAMESPACE}}}\n\
              spec:\n  myASN: {asn}\n  peerASN: {ASN}\n  peerAddress: {address}\n  connectTime: 1s\n{}---\n{}",
@@ -62,12 +63,12 @@ impl Told {
     }
 
     pub(crate) async fn apply(&self, s: &Scene, router: &Router) -> Result<()> {
-        s.apply_config(&self.yaml(s, router)).await
+        s.apply_config(&self.yaml(s, &router.address())).await
     }
 
     /// Takes peer and advertisement back, so that the next scenario begins without them.
     pub(crate) async fn delete(&self, s: &Scene, router: &Router) -> Result<()> {
-        s.lab().delete(NAMESPACE, &self.yaml(s, router)).await
+        s.lab().delete(NAMESPACE, &self.yaml(s, &router.address())).await
     }
 }
 
@@ -457,15 +458,39 @@ pub(crate) async fn status(s: Scene) -> Result<()> {
 /// Waits until the SpeakerState of `node` says this of its only session.
 pub(crate) async fn state(s: &Scene, node: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<()> {
     wait_until(&format!("{node} to say {what}"), PATIENCE, async || {
-        let state = s.json(&format!("speakerstate/{node}")).await?;
-        let sessions = &state["status"]["bgp"]["sessions"];
-        let [session] = sessions.as_array().context("it has no sessions")?.as_slice() else {
-            anyhow::bail!("its sessions are {sessions}")
+        let sessions = sessions(s, node).await?;
+        let [session] = sessions.as_slice() else {
+            anyhow::bail!("its sessions are {sessions:?}")
         };
         ensure!(wanted(session), "it says {session}");
         Ok(())
     })
     .await
+}
+
+/// Waits until the SpeakerState of `node` says this of its session with a peer.
+pub(crate) async fn session(
+    s: &Scene,
+    node: &str,
+    peer: &str,
+    what: &str,
+    wanted: impl Fn(&Value) -> bool,
+) -> Result<()> {
+    wait_until(&format!("{node} to say {what} of {peer}"), PATIENCE, async || {
+        let sessions = sessions(s, node).await?;
+        let session = sessions.iter().find(|session| session["peer"] == peer);
+        let session = session.with_context(|| format!("its sessions are {sessions:?}"))?;
+        ensure!(wanted(session), "it says {session}");
+        Ok(())
+    })
+    .await
+}
+
+/// The sessions in the SpeakerState of `node`.
+async fn sessions(s: &Scene, node: &str) -> Result<Vec<Value>> {
+    let state = s.json(&format!("speakerstate/{node}")).await?;
+    let sessions = state["status"]["bgp"]["sessions"].as_array();
+    Ok(sessions.context("it has no sessions")?.clone())
 }
 
 /// The prefix of an IPv4 address, as text.

@@ -2,6 +2,8 @@
 //! outages. Seen from the router and from a client behind it.
 
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -183,6 +185,117 @@ pub(crate) async fn key_change(s: Scene) -> Result<()> {
     nobody_tells(&s, "of-the-lab").await?;
     told.delete(&s, &router).await?;
     s.lab().delete(NAMESPACE, &secret("x")).await
+}
+
+/// A directory in memory for the snapshots of a speaker, which goes when this does.
+struct InMemory(PathBuf);
+
+impl InMemory {
+    /// For a speaker that has kept them elsewhere, whose user it is for.
+    fn new(s: &Scene, before: &Path) -> Result<Self> {
+        let path = PathBuf::from(format!("/dev/shm/ferrolb-lab-{}", s.id()));
+        std::fs::create_dir(&path).with_context(|| format!("make {}", path.display()))?;
+        let made = InMemory(path);
+        let of = std::fs::metadata(before)?;
+        std::os::unix::fs::chown(&made.0, Some(of.uid()), Some(of.gid()))?;
+        Ok(made)
+    }
+}
+
+impl Drop for InMemory {
+    fn drop(&mut self) {
+        // What is left is in memory, below a name of this lab.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Keys of sessions outlive a speaker where its directory is in memory: one that starts while the API server is away has its
+/// session with TCP-MD5. Where it is on a disk no key is written, the session waits for the API server, and the router keeps
+/// the routes meanwhile.
+pub(crate) async fn keys_without_api_server(s: Scene) -> Result<()> {
+    const KEY: &str = "s3cret-of-the-lab";
+    let router = Router::start(&s, NODES, &[&format!("neighbor @ password {KEY}")]).await?;
+    let mut told = Told::new(&s, NODES);
+    told.peer = "enableGracefulRestart: true\npasswordSecret: {name: kept-key}".to_owned();
+    s.apply_config(&secret("kept-key", KEY)).await?;
+    told.apply(&s, &router).await?;
+    let address = web(&s, 3, "type: LoadBalancer").await?;
+    let prefix = format!("{address}/32");
+    router.forwards(&s, &prefix, &all(&s)).await?;
+    page(&router, address).await?;
+
+    let [first, second] = ["node-1", "node-2"].map(|node| s.node(node)?.program(Program::Speaker));
+    let (first, second) = (first?, second?);
+    let spec = first.spec();
+    let on_disk = s.run_dir().join("state/node-1");
+    let in_memory = InMemory::new(&s, &on_disk)?;
+    let mut moved = spec.clone();
+    let dir = moved.args.iter().position(|arg| arg == "--state-dir");
+    moved.args[dir.context("the speaker has a state directory")? + 1] = in_memory.0.clone().into();
+    first.restart_with(moved)?;
+    let established = async |node: &str, times: u64| {
+        wait_until(&format!("{node} to be back"), PATIENCE, async || {
+            let session = router.session(&s, node)?;
+            let right = session["bgpState"] == "Established" && session["connectionsEstablished"] == times;
+            ensure!(right, "it is {session}");
+            Ok(())
+        })
+        .await
+    };
+    established("node-1", 2).await?;
+    let kept = |dir: &Path, node: &str| {
+        let file = dir.join(format!("speaker-{node}.bgp"));
+        std::fs::read_to_string(&file).with_context(|| file.display().to_string())
+    };
+    wait_until("the route to be in both snapshots", PATIENCE, async || {
+        let (there, elsewhere) = (
+            kept(&in_memory.0, "node-1")?,
+            kept(&s.run_dir().join("state/node-2"), "node-2")?,
+        );
+        ensure!(
+            there.contains(&prefix) && elsewhere.contains(&prefix),
+            "{there}\n{elsewhere}"
+        );
+        ensure!(there.contains(KEY), "the key is not in memory: {there}");
+        ensure!(!elsewhere.contains("s3cret"), "the key is on a disk: {elsewhere}");
+        Ok(())
+    })
+    .await?;
+    let steady = steady(&router, address)?;
+    s.api_server().kill();
+    let outage = async {
+        first.kill();
+        second.kill();
+        for node in ["node-1", "node-2"] {
+            wait_until(&format!("the router to miss {node}"), PATIENCE, async || {
+                let session = router.session(&s, node)?;
+                ensure!(session["bgpState"] != "Established", "it has not noticed");
+                Ok(())
+            })
+            .await?;
+        }
+        first.restart()?;
+        second.restart()?;
+        established("node-1", 3).await?;
+        let session = router.session(&s, "node-2")?;
+        ensure!(
+            session["bgpState"] != "Established",
+            "it has a key from nowhere: {session}"
+        );
+        router.forwards(&s, &prefix, &all(&s)).await
+    }
+    .await;
+    s.api_server().restart()?;
+    s.wait_api_ready().await?;
+    outage?;
+    established("node-2", 2).await?;
+    router.forwards(&s, &prefix, &all(&s)).await?;
+    none_failed(steady)?;
+    nobody_tells(&s, "s3cret").await?;
+    first.restart_with(spec)?;
+    established("node-1", 4).await?;
+    told.delete(&s, &router).await?;
+    s.lab().delete(NAMESPACE, &secret("kept-key", "x")).await
 }
 
 /// A speaker that starts while the API server is away has its session and its routes from its snapshot, and no request

@@ -159,7 +159,8 @@ impl Routed {
     }
 }
 
-fn profile() -> String {
+/// A BFDProfile of 50 ms x 3.
+pub(crate) fn profile() -> String {
     format!(
         "apiVersion: metallb.io/v1beta1\nkind: BFDProfile\nmetadata: {{name: fastest, namespace: {NAMESPACE}}}\n\
          spec: {{receiveInterval: 50, transmitInterval: 50, detectMultiplier: 3}}\n"

@@ -34,7 +34,7 @@ const NOBODY: u32 = 65534;
 const ROOT: u32 = 0;
 
 /// What speakers log when they begin with the work of the one before, and when with what it has left.
-const TOOK_OVER: &str = "took over from the speaker that ran here";
+pub(crate) const TOOK_OVER: &str = "took over from the speaker that ran here";
 const GOES_BY_SNAPSHOT: &str = "going by the snapshot";
 /// And when the directory for it is not theirs.
 const NO_DIRECTORY: [&str; 4] = [
@@ -52,17 +52,17 @@ const ROLLOUT: Duration = Duration::from_secs(60);
 const ARP_SILENCE: Duration = Duration::from_millis(500);
 
 /// Installs FerroLB, or finds that it is.
-async fn installed(s: &Scene) -> Result<()> {
+pub(crate) async fn installed(s: &Scene) -> Result<()> {
     s.import_ferrolb().await?;
     s.deploy_ferrolb().await
 }
 
 /// Runs kubectl in FerroLB's namespace.
-async fn kubectl(s: &Scene, args: &[&str]) -> Result<String> {
+pub(crate) async fn kubectl(s: &Scene, args: &[&str]) -> Result<String> {
     s.lab().kubectl(&[&["-n", NAMESPACE], args].concat()).await
 }
 
-async fn rolled_out(s: &Scene) -> Result<()> {
+pub(crate) async fn rolled_out(s: &Scene) -> Result<()> {
     let timeout = format!("--timeout={}s", ROLLOUT.as_secs());
     for workload in WORKLOADS {
         kubectl(s, &["rollout", "status", workload, &timeout]).await?;
@@ -113,7 +113,7 @@ async fn speakers_say(s: &Scene) -> Result<BTreeMap<String, String>> {
 }
 
 /// Every speaker has logged this.
-async fn every_speaker_says(s: &Scene, what: &str) -> Result<()> {
+pub(crate) async fn every_speaker_says(s: &Scene, what: &str) -> Result<()> {
     for (pod, log) in speakers_say(s).await? {
         ensure!(log.contains(what), "{pod} does not say {what:?}: {log}");
     }

@@ -9,6 +9,7 @@ mod bad_input;
 mod bgp;
 mod bgp_changes;
 mod bgp_nodes;
+mod bgp_peers;
 mod cli;
 mod conflicts;
 mod contract;
@@ -20,9 +21,11 @@ mod ground;
 mod hand_over;
 mod hostile;
 mod install;
+mod install_bgp;
 mod keys;
 mod manifests;
 mod nodes;
+mod other_routers;
 mod outages;
 mod partitions;
 mod pools;
@@ -76,6 +79,11 @@ fn main() -> std::process::ExitCode {
     let bgp_outages = Setup {
         node_monitor_grace: Duration::from_secs(40),
         ..Setup::named("bgp-outages")
+    };
+    // Speakers run as nobody, and listen for routers nevertheless.
+    let bgp_peers = Setup {
+        speaker_args: vec![format!("--bgp-port={}", bgp_peers::PORT)],
+        ..Setup::named("bgp-peers")
     };
     // One node, which announces whatever there is.
     let rights = Setup {
@@ -241,6 +249,10 @@ fn main() -> std::process::ExitCode {
                     "restart_without_api_server",
                     without_pool(bgp_changes::restart_without_api_server),
                 )
+                .scenario(
+                    "keys_without_api_server",
+                    without_pool(bgp_changes::keys_without_api_server),
+                )
                 .scenario("lost_with_bfd", without_pool(bgp_nodes::lost_with_bfd))
                 .scenario("lost_without_bfd", without_pool(bgp_nodes::lost_without_bfd))
                 .scenario("unnumbered", without_pool(bgp_nodes::unnumbered)),
@@ -251,6 +263,18 @@ fn main() -> std::process::ExitCode {
                 .scenario("predecessor_goes_on", without_pool(hand_over::predecessor_goes_on))
                 .scenario("successor_killed", without_pool(hand_over::successor_killed))
                 .scenario("nothing_in_common", without_pool(hand_over::nothing_in_common)),
+        )
+        .group(
+            Group::new(bgp_peers)
+                .scenario("every_setting", without_pool(bgp_peers::every_setting))
+                .scenario("one_peer_for_a_fleet", without_pool(bgp_peers::one_peer_for_a_fleet))
+                .scenario("router_connects", without_pool(bgp_peers::router_connects))
+                .scenario("one_fault_each", without_pool(bgp_peers::one_fault_each)),
+        )
+        .group(
+            Group::new(Setup::named("other-routers"))
+                .scenario("bird_sees_nothing", without_pool(other_routers::bird_sees_nothing))
+                .scenario("gobgp_sees_nothing", without_pool(other_routers::gobgp_sees_nothing)),
         )
         .group(
             Group::new(Setup::named("hostile")).scenario("everything_wrong", without_pool(hostile::everything_wrong)),
@@ -310,6 +334,7 @@ fn main() -> std::process::ExitCode {
                     "upgraded_and_rolled_back",
                     without_pool(install::upgraded_and_rolled_back),
                 )
+                .scenario("routers_see_nothing", without_pool(install_bgp::routers_see_nothing))
                 .scenario("hardened", without_pool(install::hardened))
                 .scenario("root_and_back", without_pool(install::root_and_back))
                 .scenario("speaker_killed", without_pool(install::speaker_killed))

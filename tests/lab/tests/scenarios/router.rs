@@ -13,7 +13,7 @@ use crate::scene::{PATIENCE, Scene};
 pub(crate) const ASN: u32 = 64512;
 
 /// Its number on the LAN, less that of the scenario.
-const FIRST: u8 = 200;
+pub(crate) const FIRST: u8 = 200;
 
 /// A running FRR.
 pub(crate) struct Router {
@@ -49,6 +49,11 @@ impl Router {
         self.frr.json("bgpd", &format!("{command} json"))
     }
 
+    /// Tells bgpd to do something.
+    pub(crate) fn command(&self, command: &str) -> Result<()> {
+        self.frr.vtysh("bgpd", &[command]).map(drop)
+    }
+
     /// Its paths to a prefix.
     pub(crate) fn paths(&self, prefix: &str) -> Result<Vec<Value>> {
         let family = if prefix.contains(':') { "ipv6" } else { "ipv4" };
@@ -79,18 +84,12 @@ impl Router {
 
     /// The next hops of a prefix in its kernel, in order.
     pub(crate) fn hops(&self, prefix: &str) -> Result<Vec<String>> {
-        let family = if prefix.contains(':') { "-6" } else { "-4" };
-        let args = [family, "-j", "route", "show", prefix, "proto", "bgp"];
-        let text = self.frr.host().namespace().output("ip", &args)?;
-        let routes: Value = serde_json::from_str(if text.trim().is_empty() { "[]" } else { &text })?;
-        let mut hops = Vec::new();
-        for route in routes.as_array().into_iter().flatten() {
-            let several = route["nexthops"].as_array().cloned().unwrap_or_default();
-            let all = several.iter().chain([route]);
-            hops.extend(all.filter_map(|hop| Some(hop["gateway"].as_str()?.to_owned())));
-        }
-        hops.sort();
-        Ok(hops)
+        hops(self.host(), prefix, "bgp")
+    }
+
+    /// Where it runs.
+    pub(crate) fn host(&self) -> &Host {
+        self.frr.host()
     }
 
     /// What it says about its session with a node.
@@ -161,7 +160,8 @@ impl Router {
         self.configure_bgp(&[format!("neighbor {} {words}", s.node(node)?.host().address())])
     }
 
-    fn configure_bgp(&self, lines: &[String]) -> Result<()> {
+    /// Adds lines below `router bgp`.
+    pub(crate) fn configure_bgp(&self, lines: &[String]) -> Result<()> {
         let router = format!("router bgp {ASN}");
         let lines = lines.iter().map(String::as_str);
         let commands = ["configure terminal", &router]
@@ -197,6 +197,22 @@ impl Router {
     pub(crate) fn client(&self) -> Client {
         Client::new(&self.behind)
     }
+}
+
+/// The next hops of a prefix in a host's kernel, in order, of routes that `by` has made, by the name of rtnetlink(7).
+pub(crate) fn hops(host: &Host, prefix: &str, by: &str) -> Result<Vec<String>> {
+    let family = if prefix.contains(':') { "-6" } else { "-4" };
+    let args = [family, "-j", "route", "show", prefix, "proto", by];
+    let text = host.namespace().output("ip", &args)?;
+    let routes: Value = serde_json::from_str(if text.trim().is_empty() { "[]" } else { &text })?;
+    let mut hops = Vec::new();
+    for route in routes.as_array().into_iter().flatten() {
+        let several = route["nexthops"].as_array().cloned().unwrap_or_default();
+        let all = several.iter().chain([route]);
+        hops.extend(all.filter_map(|hop| Some(hop["gateway"].as_str()?.to_owned())));
+    }
+    hops.sort();
+    Ok(hops)
 }
 
 /// The configuration for one neighbour.
