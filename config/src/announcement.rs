@@ -177,6 +177,10 @@ fn peers(objects: &[api::PeerPolicy], report: &mut Report) -> BTreeMap<String, P
                 api::OpenedBy::Router => Opener::Router,
                 api::OpenedBy::Both => Opener::Both,
             }),
+            ttl_security: object.ttl_security_hops.and_then(|hops| {
+                let hops = number(report, format!("{field}.ttlSecurityHops"), hops, 1..=254);
+                hops.and_then(|hops| u8::try_from(hops).ok())
+            }),
         };
         peers.insert(object.name.clone(), settings);
     }

@@ -100,6 +100,7 @@ fn peer(object: &BgpPeer, profiles: &Profiles, report: &mut Report) -> Option<Pe
         ebgp_multihop: spec.ebgp_multi_hop,
         dual_stack: spec.dual_stack_address_family,
         opener: Opener::default(),
+        ttl_security: None,
         my_asn: my_asn?,
         local_asn: local_asn.flatten(),
         remote_asn: remote_asn?,

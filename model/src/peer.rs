@@ -48,6 +48,9 @@ pub struct Peer {
     pub dual_stack: bool,
     /// Who opens the connection. A BGPPeer does not say it.
     pub opener: Opener,
+    /// How many hops away the peer may be at most, checked by the TTL of what arrives (RFC 5082), 1 to 254; `None`: it is not
+    /// checked. A BGPPeer does not say it.
+    pub ttl_security: Option<u8>,
 }
 
 /// Who opens the connection to a router.
@@ -71,6 +74,8 @@ pub struct PeerSettings {
     pub asn: Option<NodeValue>,
     /// Who opens the connection.
     pub opener: Option<Opener>,
+    /// See [`Peer::ttl_security`].
+    pub ttl_security: Option<u8>,
 }
 
 /// Where the address of a peer is found.

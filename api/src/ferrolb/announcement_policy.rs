@@ -354,6 +354,12 @@ pub struct PeerPolicy {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::opened_by")]
     pub opened_by: Option<OpenedBy>,
+
+    /// TTL security (RFC 5082): what comes from further away than so many hops is dropped, where 1 is a router on a link of the
+    /// node. The router has to check the same of the speaker. Without it, any TTL will do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 254))]
+    pub ttl_security_hops: Option<u32>,
 }
 
 /// Where the address of a router is found. Exactly one of the fields.

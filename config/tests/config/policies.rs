@@ -139,13 +139,14 @@ fn what_a_policy_says_of_peers_is_read_and_every_mistake_named() {
         "a",
         1,
         "{bgp: {peers: [{name: tor, address: {nodeLabel: example.com/tor}, asn: {nodeAnnotation: example.com/asn}, openedBy: Both}, \
-         {name: edge, address: {defaultGateway: IPv6}}, {name: core, openedBy: Router}]}}",
+         {name: edge, address: {defaultGateway: IPv6}}, {name: core, openedBy: Router, ttlSecurityHops: 1}]}}",
     );
     let wrong = object::<AnnouncementPolicy>(
         "b",
         1,
         "{bgp: {peers: [{name: ''}, {name: tor, address: {}}, {name: tor, address: {nodeLabel: a, defaultGateway: IPv4}}, \
-         {name: x, asn: {nodeLabel: a, nodeAnnotation: b}}, {name: y, asn: {nodeLabel: 'not a key'}}]}}",
+         {name: x, asn: {nodeLabel: a, nodeAnnotation: b}}, {name: y, asn: {nodeLabel: 'not a key'}}, \
+         {name: z, ttlSecurityHops: 255}]}}",
     );
     let parsed = read(&[right, wrong]);
     let peers = &parsed.config.announcement_policies["a"].bgp.peers;
@@ -153,10 +154,14 @@ fn what_a_policy_says_of_peers_is_read_and_every_mistake_named() {
         address: Some(AddressSource::Node(NodeValue::Label("example.com/tor".to_owned()))),
         asn: Some(NodeValue::Annotation("example.com/asn".to_owned())),
         opener: Some(Opener::Both),
+        ttl_security: None,
     };
     assert_eq!(peers["tor"], tor);
     assert_eq!(peers["edge"].address, Some(AddressSource::DefaultGateway(Family::V6)));
-    assert_eq!(peers["core"].opener, Some(Opener::Router));
+    assert_eq!(
+        (peers["core"].opener, peers["core"].ttl_security),
+        (Some(Opener::Router), Some(1))
+    );
     let mut fields: Vec<&str> = parsed.errors.iter().map(|e| &*e.field).collect();
     fields.sort_unstable();
     let expected = [
@@ -166,6 +171,7 @@ fn what_a_policy_says_of_peers_is_read_and_every_mistake_named() {
         "spec.bgp.peers[2].address",
         "spec.bgp.peers[3].asn",
         "spec.bgp.peers[4].asn.nodeLabel",
+        "spec.bgp.peers[5].ttlSecurityHops",
     ];
     assert_eq!(fields, expected, "{:?}", messages(&parsed));
     assert!(!parsed.config.announcement_policies.contains_key("b"));

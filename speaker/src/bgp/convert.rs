@@ -143,9 +143,11 @@ fn settings(address: IpAddr, planned: &PlannedPeer, router_id: std::net::Ipv4Add
         model::Opener::Router => Opening::Listen,
         model::Opener::Both => Opening::DialAndListen,
     };
-    if given.ebgp_multihop {
-        peer.reach = Reach::MultiHop;
-    }
+    peer.reach = match given.ttl_security {
+        Some(hops) => Reach::Secured { hops },
+        None if given.ebgp_multihop => Reach::MultiHop,
+        None => Reach::Direct,
+    };
     if given.graceful_restart {
         let restart_time = RESTART_TIME;
         peer.graceful_restart = Some(GracefulRestart { restart_time });
@@ -163,16 +165,17 @@ fn whole_seconds(time: Duration) -> u16 {
     u16::try_from(time.as_secs()).unwrap_or(u16::MAX)
 }
 
-/// Over several hops if that is said, and towards routers of our own AS that are in none of our subnets, as FRR does.
+/// Over several hops if that is said in either way, and towards routers of our own AS that are in none of our subnets, as FRR does.
 fn path(given: &model::Peer, peer: &Peer, subnets: &[IpNet]) -> ferrolb_bfd::Path {
     let address = peer.address;
     let near = peer.interface.is_some() || subnets.iter().any(|subnet| subnet.contains(&address));
+    let far = given.ebgp_multihop || given.ttl_security.is_some_and(|hops| hops > 1);
     ferrolb_bfd::Path {
         peer: address,
         local: given.source_address,
         interface: peer.interface.clone(),
         vrf: given.vrf.clone(),
-        multi_hop: peer.interface.is_none() && given.ebgp_multihop || !peer.is_external() && !near,
+        multi_hop: peer.interface.is_none() && far || !peer.is_external() && !near,
     }
 }
 

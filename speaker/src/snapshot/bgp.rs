@@ -55,6 +55,8 @@ struct Entry {
     dual_stack: bool,
     #[serde(default)]
     opened_by: Opened,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ttl_security: Option<u8>,
     /// Index into the routes.
     routes: usize,
 }
@@ -206,6 +208,7 @@ fn entry(planned: &PlannedPeer, routes: usize, may: bool) -> Entry {
             Opener::Router => Opened::Router,
             Opener::Both => Opened::Both,
         },
+        ttl_security: peer.ttl_security,
         routes,
     }
 }
@@ -332,6 +335,7 @@ fn planned(name: String, entry: Entry, routes: Arc<PlannedRoutes>) -> PlannedPee
             Opened::Router => Opener::Router,
             Opened::Both => Opener::Both,
         },
+        ttl_security: entry.ttl_security.filter(|hops| (1..=254).contains(hops)),
     };
     PlannedPeer { peer, password, routes }
 }
@@ -404,32 +408,39 @@ mod tests {
             },
         );
         let first = (any::<(u32, Option<u32>, u16)>(), asn, endpoint, any::<Option<IpAddr>>());
-        let flags = (any::<(bool, bool, bool, Option<Ipv4Addr>)>(), opener);
+        let flags = (
+            any::<(bool, bool, bool, Option<Ipv4Addr>)>(),
+            opener,
+            prop::option::of(1..=254_u8),
+        );
         let rest = (
             prop::option::of(timers),
             prop::option::of(time()),
             prop::option::of(bfd),
         );
-        (first, flags, rest, prop::option::of(".{0,15}")).prop_map(|(first, (flags, opener), rest, vrf)| Peer {
-            name: String::new(),
-            my_asn: first.0.0,
-            local_asn: first.0.1,
-            port: first.0.2,
-            remote_asn: first.1,
-            endpoint: first.2,
-            source_address: first.3,
-            timers: rest.0,
-            connect_time: rest.1,
-            router_id: flags.3,
-            node_selectors: Vec::new(),
-            password: None,
-            bfd: rest.2.map(Arc::new),
-            graceful_restart: flags.0,
-            ebgp_multihop: flags.1,
-            vrf,
-            dual_stack: flags.2,
-            opener,
-        })
+        (first, flags, rest, prop::option::of(".{0,15}")).prop_map(
+            |(first, (flags, opener, ttl_security), rest, vrf)| Peer {
+                name: String::new(),
+                my_asn: first.0.0,
+                local_asn: first.0.1,
+                port: first.0.2,
+                remote_asn: first.1,
+                endpoint: first.2,
+                source_address: first.3,
+                timers: rest.0,
+                connect_time: rest.1,
+                router_id: flags.3,
+                node_selectors: Vec::new(),
+                password: None,
+                bfd: rest.2.map(Arc::new),
+                graceful_restart: flags.0,
+                ebgp_multihop: flags.1,
+                vrf,
+                dual_stack: flags.2,
+                opener,
+                ttl_security,
+            },
+        )
     }
 
     fn any_plan() -> impl Strategy<Value = BgpPlan> {

@@ -109,6 +109,7 @@ struct Said<'a> {
     address: Option<&'a AddressSource>,
     asn: Option<&'a NodeValue>,
     opener: Option<Opener>,
+    ttl_security: Option<u8>,
 }
 
 impl<'a> Said<'a> {
@@ -120,6 +121,7 @@ impl<'a> Said<'a> {
                 address: said.address.or(settings.address.as_ref()),
                 asn: said.asn.or(settings.asn.as_ref()),
                 opener: said.opener.or(settings.opener),
+                ttl_security: said.ttl_security.or(settings.ttl_security),
             })
     }
 }
@@ -134,6 +136,7 @@ pub(super) fn on_node(
     let said = Said::of(config, node.labels, &peer.name);
     let mut peer = peer.clone();
     peer.opener = said.opener.unwrap_or_default();
+    peer.ttl_security = said.ttl_security;
     let mut wrong = None;
     look(
         &mut found.address,

@@ -41,6 +41,7 @@ pub(crate) fn peer(name: &str, n: u8) -> Peer {
         vrf: None,
         dual_stack: false,
         opener: Opener::Speaker,
+        ttl_security: None,
     }
 }
 

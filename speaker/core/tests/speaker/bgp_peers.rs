@@ -209,6 +209,7 @@ fn each_setting_is_taken_from_the_first_policy_of_the_node_that_has_it() {
             "d",
             PeerSettings {
                 address: by_label("tor"),
+                ttl_security: Some(3),
                 ..opener(Opener::Router)
             },
         ),
@@ -218,7 +219,8 @@ fn each_setting_is_taken_from_the_first_policy_of_the_node_that_has_it() {
     let all = ["elsewhere", "asked", "tor", "late"].map(|key| (key, "10.1.0.1"));
     first.tell(labelled(&all));
     stands(&first, Some("10.1.0.1"), &[]);
-    assert_eq!(first.plan.peers["one"].peer.opener, Opener::Both);
+    let one = &first.plan.peers["one"].peer;
+    assert_eq!((one.opener, one.ttl_security), (Opener::Both, Some(3)));
     first.tell(labelled(&[("tor", "10.3.0.1"), ("late", "10.4.0.1")]));
     stands(&first, Some("10.3.0.1"), &[]);
     let nobody = bench(vec![says("c", opener(Opener::Both))]);

@@ -28,6 +28,7 @@ pub(crate) fn peer(address: &str) -> model::Peer {
         vrf: None,
         dual_stack: false,
         opener: model::Opener::Speaker,
+        ttl_security: None,
     }
 }
 
@@ -183,6 +184,13 @@ fn every_setting_arrives() {
                 ..plain.clone()
             },
             vec![Field::Opening],
+        ),
+        (
+            model::Peer {
+                ttl_security: Some(1),
+                ..plain.clone()
+            },
+            vec![Field::Reach],
         ),
         // These are about other things than the session itself.
         (

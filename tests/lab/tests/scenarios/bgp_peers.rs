@@ -263,6 +263,29 @@ pub(crate) async fn router_connects(s: Scene) -> Result<()> {
     s.lab().delete(NAMESPACE, &opened_by("Both")).await
 }
 
+/// A router with TTL security hears nobody who does not do the same; where a policy says so, the speaker does.
+pub(crate) async fn ttl_security(s: Scene) -> Result<()> {
+    let router = Router::start(&s, NODES, &["neighbor @ ttl-security hops 1"]).await?;
+    let name = s.namespace();
+    let told = Told::new(&s, NODES);
+    told.apply(&s, &router).await?;
+    let address = web(&s, 1, "type: LoadBalancer").await?;
+    session(&s, "node-1", name, "that it is not heard", |session| {
+        session["state"] != "Established" && !session["lastError"].as_str().unwrap_or_default().is_empty()
+    })
+    .await?;
+    ensure!(router.establishments(&s)? == 0, "it hears packets with any TTL");
+    let policy = format!(
+        "apiVersion: ferrolb.io/v1alpha1\nkind: AnnouncementPolicy\nmetadata: {{name: {name}}}\n\
+         spec: {{bgp: {{peers: [{{name: {name}, ttlSecurityHops: 1}}]}}}}\n"
+    );
+    s.apply_config(&policy).await?;
+    router.forwards(&s, &format!("{address}/32"), &all(&s)).await?;
+    page(&router, address).await?;
+    told.delete(&s, &router).await?;
+    s.lab().delete(NAMESPACE, &policy).await
+}
+
 /// Peers with which something is wrong say so on their own object and in the state of the node; the one beside them never
 /// notices, and each of them works once it is set right.
 pub(crate) async fn one_fault_each(s: Scene) -> Result<()> {

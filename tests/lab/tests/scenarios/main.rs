@@ -269,6 +269,7 @@ fn main() -> std::process::ExitCode {
                 .scenario("every_setting", without_pool(bgp_peers::every_setting))
                 .scenario("one_peer_for_a_fleet", without_pool(bgp_peers::one_peer_for_a_fleet))
                 .scenario("router_connects", without_pool(bgp_peers::router_connects))
+                .scenario("ttl_security", without_pool(bgp_peers::ttl_security))
                 .scenario("one_fault_each", without_pool(bgp_peers::one_fault_each)),
         )
         .group(
