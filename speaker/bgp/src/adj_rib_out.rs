@@ -11,6 +11,7 @@
 //! Routes that cannot be sent are left out with a [`Refusal`]; if the peer holds an older one, it is withdrawn.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::mem;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -113,10 +114,11 @@ impl AdjRibOut {
         self.close();
         self.context = Some(context);
         self.end_of_rib = end_of_rib.iter().collect();
-        for Told { said, prefixes } in told {
+        let each = told.iter().flat_map(|Told { said, prefixes }| {
             let said = said.clone().map(Arc::new);
-            self.told.extend(prefixes.iter().map(|prefix| (prefix.0, said.clone())));
-        }
+            prefixes.iter().map(move |prefix| (prefix.0, said.clone()))
+        });
+        self.told = each.collect();
     }
 
     /// What the peer was told, and of which families the end was not.
@@ -189,7 +191,12 @@ impl AdjRibOut {
         if message.is_some() || self.wanted.is_partial() {
             return message;
         }
-        self.end_of_rib.pop_first().map(update::end_of_rib)
+        let end = self.end_of_rib.pop_first()?;
+        if self.end_of_rib.is_empty() {
+            // One that was filled in ascending order is half empty.
+            self.told = mem::take(&mut self.told).into_iter().collect();
+        }
+        Some(update::end_of_rib(end))
     }
 
     /// Makes one message of the plan and notes what it tells.

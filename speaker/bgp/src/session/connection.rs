@@ -188,6 +188,10 @@ impl Connection {
 
     pub(super) fn sent(&mut self, now: Duration, octets: usize) {
         self.unsent.advance(octets.min(self.unsent.len()));
+        if self.unsent.is_empty() {
+            // Most of the time nothing waits: sessions do not keep room for it.
+            self.unsent = BytesMut::new();
+        }
         self.waiting_since = (!self.unsent.is_empty()).then_some(now);
     }
 

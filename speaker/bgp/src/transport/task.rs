@@ -117,7 +117,6 @@ pub(crate) async fn run(
         done: false,
     };
     task.obey(first, true);
-    let mut buffer = vec![0; CHUNK];
     let mut listening = true;
     loop {
         if task.orders.lend {
@@ -160,7 +159,7 @@ pub(crate) async fn run(
                 let now = task.now();
                 task.session.connect_failed(now, error.to_string());
             }
-            Wake::Ready(slot) => task.read(slot, &mut buffer),
+            Wake::Ready(slot) => task.read(slot),
             Wake::Timer => {}
         }
         let now = task.now();
@@ -334,10 +333,12 @@ impl Task {
         }
     }
 
-    fn read(&mut self, slot: Slot, buffer: &mut [u8]) {
+    fn read(&mut self, slot: Slot) {
+        // On the stack of the one thread that all sessions share.
+        let mut buffer = [0; CHUNK];
         for _ in 0..IN_A_ROW {
             let Some(stream) = &self.streams[slot] else { return };
-            let result = stream.try_read(buffer);
+            let result = stream.try_read(&mut buffer);
             let now = self.now();
             match result {
                 Ok(0) => return self.session.closed(now, slot, "closed by the peer"),
