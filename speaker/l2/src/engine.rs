@@ -1,4 +1,4 @@
-//! Runs layer 2: one task that owns the sockets, the memberships and the schedule of announcements.
+//! Runs layer 2: one thread that owns the sockets, the memberships and the schedule of announcements.
 //!
 //! What it does follows from two inputs, the addresses wanted and the interfaces there are. Whenever one changes it
 //! makes the plan anew and brings, in this order, sockets and filters, multicast groups, announcements and reports in
@@ -12,45 +12,51 @@
 //! | `questions` (bounded) | in | whoever asks waits, or gives up |
 //! | `announce` (bounded) | in | whoever sends waits, or gives up |
 //! | `notes` (bounded) | out | the note is dropped and counted; whoever asked asks again |
-//! | interfaces (watch) | in, from `netlink` | holds the latest |
+//! | interfaces (watch) | in, from the thread of `ground` | holds the latest |
 //! | `reports` (bounded) | out | the latest of each kind waits in the outbox; a reader that is gone is not told |
 //!
 //! What is wanted before a question comes is in force when it is asked, so that its answers pass the filters; and an
 //! interface that was lost by the time a question is over does not count among those where it was asked.
 //!
-//! Nothing but the reading of frames and the writing of answers happens per frame: no lock, no allocation per answer.
+//! The thread sleeps in `ppoll` on its sockets, and not in a runtime: between a frame and its answer stand one `ppoll`, one
+//! `recv` and one `send`, no lock, no allocation, and little code, since what a processor has not run for milliseconds it
+//! has to fetch first. Answers are counted and remembered after they are sent. The channels are futures that are polled by
+//! hand, when a bell (`bell`) says that one of them has something.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::announce::{self, Announcer, Due};
+use crate::bell::Bell;
 use crate::counters::{ByAddress, Counters, Family};
 use crate::defence::Defence;
 use crate::groups::Membership;
-use crate::io::{Batch, PacketSocket};
-use crate::netlink::{Follower, Interfaces};
+use crate::io::{Batch, PacketSocket, Waits};
+use crate::netlink::Interfaces;
 use crate::outbox::Outbox;
-use crate::seam::{Channels, EngineError, Mac, Note, Question, Settings, Wanted};
+use crate::seam::{Channels, EngineError, Mac, Question, Report, Settings, Wanted};
 use crate::wire::OwnedFrame;
 
 mod answer;
 mod ask;
+mod ground;
 mod port;
 mod reconcile;
 
 use answer::Answers;
 use ask::Asking;
+use ground::Ground;
 use port::Port;
 
 pub(crate) use port::listen;
@@ -58,28 +64,31 @@ pub(crate) use port::listen;
 /// Addresses announced before frames are read again.
 const ANNOUNCED_IN_A_ROW: usize = 64;
 
-/// Runs until `stop` is cancelled, then ends without a word on the wire. Give it a thread of its own:
-/// [`spawn_thread`]. Works in the network namespace of the thread that polls it first.
-pub async fn run(
+/// Runs until `stop` is cancelled, then ends without a word on the wire. It blocks: give it a thread of its own
+/// ([`spawn_thread`]). Works in the network namespace of the thread that calls it.
+pub fn run(
     settings: Settings,
     channels: &mut Channels,
     counters: Arc<Counters>,
     stop: CancellationToken,
 ) -> Result<(), EngineError> {
     PacketSocket::permitted().map_err(EngineError::PacketSocket)?;
-    let follower = Follower::start().await.map_err(EngineError::Netlink)?;
-    let (publish, interfaces) = watch::channel(follower.interfaces());
-    let mut follow = JoinSet::new();
-    follow.spawn(follower.follow(publish));
-    let engine = Engine::new(settings, counters, interfaces.borrow().clone(), channels.notes.clone());
-    tokio::select! {
-        () = engine.run(channels, interfaces, stop) => Ok(()),
-        _ = follow.join_next() => Err(EngineError::Follower),
-    }
+    let bell = Bell::new().map_err(EngineError::Runtime)?;
+    let ground = Ground::start()?;
+    let engine = Engine::new(settings, counters, &ground, channels);
+    let inbox = Inbox {
+        channels,
+        interfaces: ground.interfaces.clone(),
+        stop,
+        listening: true,
+        asked: true,
+        again: true,
+    };
+    engine.run(inbox, bell)
 }
 
-/// Runs the engine on a thread of its own, named `ferrolb-l2`, with a runtime of its own: nothing else the process
-/// does can then delay an answer. The thread ends with [`run`] and gives the channels back, for the next one.
+/// Runs the engine on a thread of its own, named `ferrolb-l2`: nothing else the process does can then delay an answer. The
+/// thread ends with [`run`] and gives the channels back, for the next one.
 pub fn spawn_thread(
     settings: Settings,
     mut channels: Channels,
@@ -89,28 +98,60 @@ pub fn spawn_thread(
     std::thread::Builder::new()
         .name("ferrolb-l2".to_owned())
         .spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let ended = match runtime {
-                Ok(runtime) => runtime.block_on(run(settings, &mut channels, counters, stop)),
-                Err(error) => Err(EngineError::Runtime(error)),
-            };
+            let ended = run(settings, &mut channels, counters, stop);
             (channels, ended)
         })
 }
 
-/// What woke the engine.
+/// What the engine turns to, frames apart.
 enum Wake {
     Stop,
-    Frames(u32, Family),
     /// Something else is wanted, or the interfaces have changed.
     News,
     WantedGone,
+    FollowerGone,
     Asked(Question),
     AskersGone,
     Again(Option<BTreeSet<IpAddr>>),
     Timer,
-    Reported,
-    ReaderGone,
+    /// There is something to report, or room for it again.
+    Report,
+}
+
+/// What comes from other threads.
+struct Inbox<'a> {
+    channels: &'a mut Channels,
+    interfaces: watch::Receiver<Interfaces>,
+    stop: CancellationToken,
+    listening: bool,
+    asked: bool,
+    again: bool,
+}
+
+impl Inbox<'_> {
+    /// The next thing that comes; `full` waits for room for a report as well. Nothing is lost when it is dropped.
+    async fn next(&mut self, full: bool) -> Wake {
+        let Channels {
+            wanted,
+            questions,
+            announce,
+            reports,
+            ..
+        } = &mut *self.channels;
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => Wake::Stop,
+            changed = wanted.changed(), if self.listening => if changed.is_ok() { Wake::News } else { Wake::WantedGone },
+            changed = self.interfaces.changed() => if changed.is_ok() { Wake::News } else { Wake::FollowerGone },
+            question = questions.recv(), if self.asked => question.map_or(Wake::AskersGone, Wake::Asked),
+            addresses = announce.recv(), if self.again => Wake::Again(addresses),
+            _ = reports.reserve(), if full => Wake::Report,
+        }
+    }
+
+    fn has_news(&self) -> bool {
+        self.channels.wanted.has_changed().unwrap_or(false) || self.interfaces.has_changed().unwrap_or(false)
+    }
 }
 
 struct Engine {
@@ -127,15 +168,22 @@ struct Engine {
     defence: Defence,
     outbox: Outbox,
     retry: Option<Duration>,
+    /// When to look at what is asked about addresses that are only listened for.
+    listen_at: Option<Duration>,
+    /// What is waited for: the bell and these sockets.
+    waits: Waits,
+    taps: Vec<(u32, Family)>,
     batch: Batch,
     answers: Answers,
     asking: Asking,
-    /// The socket polled first next time, so that a busy one does not starve the others.
-    turn: usize,
+    reports: mpsc::Sender<Report>,
+    reading: bool,
+    /// Runs what may block.
+    closer: Handle,
 }
 
 impl Engine {
-    fn new(settings: Settings, counters: Arc<Counters>, interfaces: Interfaces, notes: mpsc::Sender<Note>) -> Engine {
+    fn new(settings: Settings, counters: Arc<Counters>, ground: &Ground, channels: &Channels) -> Engine {
         let announcer = Announcer::new(settings.refresh, settings.seed);
         Engine {
             settings,
@@ -143,7 +191,7 @@ impl Engine {
             address_counters: ByAddress::new(),
             start: Instant::now(),
             wanted: Arc::default(),
-            interfaces,
+            interfaces: ground.interfaces.borrow().clone(),
             own_macs: BTreeSet::new(),
             ports: BTreeMap::new(),
             membership: Membership::default(),
@@ -151,77 +199,116 @@ impl Engine {
             defence: Defence::default(),
             outbox: Outbox::default(),
             retry: None,
+            listen_at: None,
+            waits: Waits::default(),
+            taps: Vec::new(),
             batch: Batch::new(),
             answers: Answers::default(),
-            asking: Asking::new(notes),
-            turn: 0,
+            asking: Asking::new(channels.notes.clone()),
+            reports: channels.reports.clone(),
+            reading: true,
+            closer: ground.closer.clone(),
         }
     }
 
-    async fn run(
-        mut self,
-        channels: &mut Channels,
-        mut interfaces: watch::Receiver<Interfaces>,
-        stop: CancellationToken,
-    ) {
-        let Channels {
-            wanted,
-            questions,
-            announce,
-            reports,
-            ..
-        } = channels;
-        self.take_in(wanted, &mut interfaces);
-        let (mut listening, mut asked, mut again, mut reporting) = (true, true, true, true);
+    fn run(mut self, mut inbox: Inbox<'_>, mut bell: Bell) -> Result<(), EngineError> {
+        self.take_in(&mut inbox);
         loop {
-            let deadline = self.next_deadline();
-            let timer = self.start + deadline.unwrap_or_default();
-            let wake = tokio::select! {
-                () = stop.cancelled() => Wake::Stop,
-                (index, family) = poll_fn(|cx| self.poll_ports(cx)) => Wake::Frames(index, family),
-                changed = wanted.changed(), if listening => if changed.is_ok() { Wake::News } else { Wake::WantedGone },
-                question = questions.recv(), if asked => question.map_or(Wake::AskersGone, Wake::Asked),
-                addresses = announce.recv(), if again => Wake::Again(addresses),
-                Ok(()) = interfaces.changed() => Wake::News,
-                () = sleep_until(timer), if deadline.is_some() => Wake::Timer,
-                permit = reports.reserve(), if reporting && !self.outbox.is_empty() => match permit {
-                    Ok(permit) => {
-                        if let Some(report) = self.outbox.pop() {
-                            permit.send(report);
-                        }
-                        Wake::Reported
-                    }
-                    Err(_) => Wake::ReaderGone,
-                },
-            };
-            let news = wanted.has_changed().unwrap_or(false) || interfaces.has_changed().unwrap_or(false);
-            if news && matches!(wake, Wake::Asked(_) | Wake::Again(_) | Wake::Timer) {
-                self.take_in(wanted, &mut interfaces);
+            let wake = self.next(&mut inbox, &mut bell).map_err(EngineError::Wait)?;
+            if matches!(wake, Wake::Asked(_) | Wake::Again(_) | Wake::Timer) && inbox.has_news() {
+                self.take_in(&mut inbox);
             }
             match wake {
-                Wake::Stop => return,
-                Wake::Frames(index, family) => self.answer(index, family),
-                Wake::News => self.take_in(wanted, &mut interfaces),
-                Wake::WantedGone => listening = false,
+                Wake::Stop => return Ok(()),
+                Wake::News => self.take_in(&mut inbox),
+                Wake::WantedGone => inbox.listening = false,
+                Wake::FollowerGone => return Err(EngineError::Follower),
                 Wake::Asked(question) => {
                     self.asking.questions.ask(self.now(), question);
                     self.ask(self.now());
                 }
-                Wake::AskersGone => asked = false,
+                Wake::AskersGone => inbox.asked = false,
                 Wake::Again(Some(addresses)) => self.announcer.again(self.now(), &addresses),
-                Wake::Again(None) => again = false,
+                Wake::Again(None) => inbox.again = false,
                 Wake::Timer => self.tick(),
-                Wake::Reported => {}
-                Wake::ReaderGone => reporting = false,
+                Wake::Report => {}
+            }
+            self.report();
+        }
+    }
+
+    /// Answers frames until there is something else to do.
+    fn next(&mut self, inbox: &mut Inbox<'_>, bell: &mut Bell) -> io::Result<Wake> {
+        let waker = bell.waker();
+        let mut context = Context::from_waker(&waker);
+        let full = self.has_reports();
+        let mut next = pin!(inbox.next(full));
+        let mut rung = true;
+        loop {
+            if rung && let Poll::Ready(wake) = next.as_mut().poll(&mut context) {
+                return Ok(wake);
+            }
+            if !full && self.has_reports() {
+                return Ok(Wake::Report);
+            }
+            let deadline = self.next_deadline();
+            let time = deadline.map(|deadline| deadline.saturating_sub(self.now()));
+            rung = self.wait(bell, time)?;
+            if rung {
+                bell.hush()?;
+            }
+            if deadline.is_some_and(|deadline| deadline <= self.now()) {
+                return Ok(Wake::Timer);
             }
         }
     }
 
+    /// Waits for frames, the bell, or the end of the time, and answers the frames; whether the bell has rung.
+    fn wait(&mut self, bell: &Bell, time: Option<Duration>) -> io::Result<bool> {
+        self.waits.clear();
+        self.waits.push(bell);
+        let mut taps = std::mem::take(&mut self.taps);
+        taps.clear();
+        for (index, port) in &self.ports {
+            for (family, tap) in &port.taps {
+                self.waits.push(&tap.socket);
+                taps.push((*index, *family));
+            }
+        }
+        self.waits.wait(time)?;
+        for (place, (index, family)) in taps.iter().enumerate() {
+            if self.waits.is_ready(place + 1) {
+                self.answer(*index, *family);
+            }
+        }
+        self.taps = taps;
+        Ok(self.waits.is_ready(0))
+    }
+
     /// Puts what is wanted now, and the interfaces as they are now, into force.
-    fn take_in(&mut self, wanted: &mut watch::Receiver<Arc<Wanted>>, interfaces: &mut watch::Receiver<Interfaces>) {
-        self.wanted = wanted.borrow_and_update().clone();
-        self.interfaces = interfaces.borrow_and_update().clone();
+    fn take_in(&mut self, inbox: &mut Inbox<'_>) {
+        self.wanted = inbox.channels.wanted.borrow_and_update().clone();
+        self.interfaces = inbox.interfaces.borrow_and_update().clone();
         self.reconcile();
+    }
+
+    fn has_reports(&self) -> bool {
+        self.reading && !self.outbox.is_empty()
+    }
+
+    /// Says what there is room for.
+    fn report(&mut self) {
+        while self.has_reports() {
+            match self.reports.try_reserve() {
+                Ok(room) => {
+                    if let Some(report) = self.outbox.pop() {
+                        room.send(report);
+                    }
+                }
+                Err(TrySendError::Full(())) => return,
+                Err(TrySendError::Closed(())) => self.reading = false,
+            }
+        }
     }
 
     /// When [`Engine::tick`] has something to do next.
@@ -231,6 +318,7 @@ impl Engine {
             self.defence.next_deadline(),
             self.asking.questions.next_deadline(),
             self.retry,
+            self.listen_at,
         ];
         deadlines.into_iter().flatten().min()
     }
@@ -239,33 +327,14 @@ impl Engine {
         self.start.elapsed()
     }
 
-    /// The first socket, from this turn's on, that has something to read.
-    fn poll_ports(&self, cx: &mut Context<'_>) -> Poll<(u32, Family)> {
-        let taps = || {
-            self.ports
-                .iter()
-                .flat_map(|(index, port)| port.taps.iter().map(|(f, tap)| (*index, *f, tap)))
-        };
-        let count = taps().count();
-        let from_turn = taps()
-            .cycle()
-            .skip(self.turn.checked_rem(count).unwrap_or(0))
-            .take(count);
-        for (index, family, tap) in from_turn {
-            match tap.socket.poll_readable(cx) {
-                Poll::Ready(Ok(())) => return Poll::Ready((index, family)),
-                // Only while the runtime shuts down.
-                Poll::Ready(Err(_)) | Poll::Pending => {}
-            }
-        }
-        Poll::Pending
-    }
-
     /// Sends what is due, and tries again what failed.
     fn tick(&mut self) {
         let now = self.now();
         if self.retry.is_some_and(|at| at <= now) {
             self.reconcile();
+        }
+        if self.listen_at.is_some_and(|at| at <= now) {
+            self.hear_quiet();
         }
         self.ask(now);
         self.defend(now);

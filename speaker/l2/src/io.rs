@@ -3,16 +3,16 @@
 //! A socket is made without a protocol, gets its filter, and only then is bound to interface and protocol: nothing
 //! unfiltered is ever queued. ARP is received by its EtherType. Neighbor Discovery is received from all protocols with
 //! a filter, because a socket for IPv6 alone makes the kernel copy every IPv6 packet; such a socket still costs some
-//! tens of nanoseconds per packet of the interface, so it should exist only while it is needed. All `unsafe` of this
-//! crate is here.
+//! tens of nanoseconds per packet of the interface, so it should exist only while it is needed. A thread waits for its
+//! sockets by [`Waits`], a task by [`Watched`]. All `unsafe` of this crate is here.
 
 use std::io;
 use std::mem::{size_of, zeroed};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use socket2::{Domain, SockFilter, Socket, Type};
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::counters::Family;
@@ -66,6 +66,11 @@ impl Batch {
             })
     }
 
+    /// Did the last read find nothing?
+    pub(crate) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
     /// Did the last read fill all buffers, so that there may be more?
     pub(crate) fn is_full(&self) -> bool {
         self.count == BATCH
@@ -73,10 +78,7 @@ impl Batch {
 }
 
 /// A packet socket bound to one interface and protocol.
-pub(crate) struct PacketSocket {
-    /// Never handed out: the descriptor must stay open and the same while tokio watches it.
-    fd: AsyncFd<Socket>,
-}
+pub(crate) struct PacketSocket(Socket);
 
 impl PacketSocket {
     /// Opens a socket that receives what the filter lets through. Needs `CAP_NET_RAW`.
@@ -92,10 +94,7 @@ impl PacketSocket {
             }
         };
         bind(&socket, protocol as u16, index)?;
-        // SAFETY: the descriptor is valid and owned by `socket`, which is moved into the `AsyncFd`; this type hands
-        // out neither, so it stays open and unchanged until both are dropped together.
-        let fd = unsafe { AsyncFd::register(socket) }.map_err(io::Error::from)?;
-        Ok(PacketSocket { fd })
+        Ok(PacketSocket(socket))
     }
 
     /// May this process open packet sockets?
@@ -105,29 +104,43 @@ impl PacketSocket {
 
     /// Exchanges the filter; no frame passes in between that neither of the two lets through.
     pub(crate) fn set_filter(&self, filter: &[Instruction]) -> io::Result<()> {
-        attach(self.fd.get_ref(), filter)
+        attach(&self.0, filter)
     }
 
-    /// Ready when there may be something to read.
-    pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.fd.poll_read_ready(cx))?.retain_ready();
-        Poll::Ready(Ok(()))
+    /// Reads one frame, with as little between the wire and the caller as can be: most come alone. An empty batch means
+    /// that nothing was there.
+    pub(crate) fn receive_one(&self, batch: &mut Batch) -> io::Result<()> {
+        batch.count = 0;
+        let buffer = &mut batch.buffers[0];
+        // SAFETY: the descriptor is open and `buffer` is valid for writes of the length given.
+        let result = unsafe {
+            libc::recv(
+                self.0.as_raw_fd(),
+                buffer.as_mut_ptr().cast(),
+                FRAME,
+                libc::MSG_DONTWAIT | libc::MSG_TRUNC,
+            )
+        };
+        // The length of the frame, of which there may be more than the buffer holds.
+        let Ok(length) = usize::try_from(result) else {
+            return or_nothing(Err(io::Error::last_os_error()));
+        };
+        batch.received[0] = (length.min(FRAME), length > FRAME);
+        batch.count = 1;
+        Ok(())
     }
 
     /// Reads what is queued, up to a batch. An empty batch means that nothing is left.
     pub(crate) fn receive(&self, batch: &mut Batch) -> io::Result<()> {
         batch.count = 0;
-        match self.fd.try_io(Interest::READABLE, |socket| receive(socket, batch)) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
-            result => result,
-        }
+        or_nothing(receive(&self.0, batch))
     }
 
     /// Sends frames in order until all are sent or one cannot be; returns how many were, and why not all.
     pub(crate) fn send(&self, frames: &[OwnedFrame]) -> (usize, Option<io::Error>) {
         let mut sent = 0;
         while sent < frames.len() {
-            match send(self.fd.get_ref(), &frames[sent..]) {
+            match send(&self.0, &frames[sent..]) {
                 Ok(count) => sent += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return (sent, Some(error)),
@@ -144,7 +157,7 @@ impl PacketSocket {
         // SAFETY: the descriptor is open, `stats` and `length` are valid for writes of the size given.
         let result = unsafe {
             libc::getsockopt(
-                self.fd.get_ref().as_raw_fd(),
+                self.0.as_raw_fd(),
                 libc::SOL_PACKET,
                 libc::PACKET_STATISTICS,
                 (&raw mut stats).cast(),
@@ -152,6 +165,96 @@ impl PacketSocket {
             )
         };
         check(result).map(|_| u64::from(stats.tp_drops))
+    }
+}
+
+impl AsRawFd for PacketSocket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+/// A packet socket that a runtime watches.
+pub(crate) struct Watched(AsyncFd<PacketSocket>);
+
+impl Watched {
+    /// Has the runtime of the caller watch it.
+    pub(crate) fn new(socket: PacketSocket) -> io::Result<Watched> {
+        // SAFETY: the descriptor is valid and owned by `socket`, which is moved into the `AsyncFd`; this type lends it
+        // for reading and writing only, so it stays open and the same until both are dropped together.
+        let fd = unsafe { AsyncFd::register(socket) }.map_err(io::Error::from)?;
+        Ok(Watched(fd))
+    }
+
+    /// The socket, to read from and send on.
+    pub(crate) fn socket(&self) -> &PacketSocket {
+        self.0.get_ref()
+    }
+
+    /// Ready when there may be something to read; the next time for what comes after this.
+    pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.0.poll_read_ready(cx))?.clear_ready();
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Descriptors that a thread waits for, in the order they were given.
+#[derive(Default)]
+pub(crate) struct Waits(Vec<libc::pollfd>);
+
+impl Waits {
+    /// Forgets them all.
+    pub(crate) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// Waits for this one to be readable, too.
+    pub(crate) fn push(&mut self, descriptor: &impl AsRawFd) {
+        self.0.push(libc::pollfd {
+            fd: descriptor.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        });
+    }
+
+    /// Waits until one of them is readable or has failed, or the time is over; without a time, for ever.
+    pub(crate) fn wait(&mut self, time: Option<Duration>) -> io::Result<()> {
+        // The types differ between the C libraries; no engine waits for longer than 31 bits of seconds.
+        let time = time.map(|time| libc::timespec {
+            tv_sec: time.as_secs().min(i32::MAX as u64) as _,
+            tv_nsec: time.subsec_nanos() as _,
+        });
+        let time = time.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+        // SAFETY: the vector holds as many `pollfd` as its length says, which the kernel reads and writes; `time` is null
+        // or points to a `timespec`; the mask of signals is null, which leaves it as it is.
+        let result = unsafe {
+            libc::ppoll(
+                self.0.as_mut_ptr(),
+                self.0.len() as libc::nfds_t,
+                time,
+                std::ptr::null(),
+            )
+        };
+        match check(result) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                self.0.iter_mut().for_each(|entry| entry.revents = 0);
+                Ok(())
+            }
+            result => result.map(drop),
+        }
+    }
+
+    /// Was the descriptor that was given as this one, from 0 on, readable or failed at the last wait?
+    pub(crate) fn is_ready(&self, place: usize) -> bool {
+        self.0.get(place).is_some_and(|entry| entry.revents != 0)
+    }
+}
+
+/// That nothing is there is no error.
+fn or_nothing(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+        result => result,
     }
 }
 
@@ -230,6 +333,10 @@ fn receive(socket: &Socket, batch: &mut Batch) -> io::Result<()> {
 }
 
 fn send(socket: &Socket, frames: &[OwnedFrame]) -> io::Result<usize> {
+    if let [frame] = frames {
+        // Most go alone. A datagram is sent as a whole or not at all.
+        return socket.send(frame.as_bytes()).map(|_| 1);
+    }
     let frames = &frames[..frames.len().min(BATCH)];
     // SAFETY: both are integers and pointers; all zeroes is a value of them, with null pointers.
     let (mut vectors, mut headers): ([libc::iovec; BATCH], [libc::mmsghdr; BATCH]) = unsafe { zeroed() };

@@ -23,10 +23,11 @@
 //! | [`groups`] | what is served | multicast groups to be in |
 //! | [`outbox`] | reports | the latest of each, for a reader that may be slow |
 //!
-//! The rest does IO: [`engine`], [`probe`], `netlink`, `io`. The only capability needed is `CAP_NET_RAW`.
+//! The rest does IO: [`engine`], [`probe`], `netlink`, `io`, `bell`. The only capability needed is `CAP_NET_RAW`.
 #![cfg(target_os = "linux")]
 
 pub mod announce;
+mod bell;
 pub mod counters;
 pub mod defence;
 pub mod engine;

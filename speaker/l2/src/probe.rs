@@ -18,7 +18,7 @@ use tracing::debug;
 use crate::counters::Family;
 use crate::engine::listen;
 use crate::interfaces::{InterfaceState, NamePattern, suitable};
-use crate::io::{Batch, PacketSocket, Received};
+use crate::io::{Batch, Received, Watched};
 use crate::question;
 use crate::responder::{self, Port};
 use crate::seam::{InterfaceChoice, Mac};
@@ -53,7 +53,7 @@ struct Ear {
     mac: Mac,
     asked: BTreeSet<IpAddr>,
     frames: Vec<OwnedFrame>,
-    socket: PacketSocket,
+    socket: Watched,
 }
 
 /// Asks for all of these addresses side by side, each on the interfaces chosen for it that suit: of those, where there are
@@ -77,7 +77,7 @@ pub async fn probe(
     let mut batch = Batch::new();
     for _ in 0..TRIES {
         for ear in &ears {
-            let (sent, error) = ear.socket.send(&ear.frames);
+            let (sent, error) = ear.socket.socket().send(&ear.frames);
             if let Some(error) = error {
                 debug!(interface = ear.interface, family = ear.family.name(), %error, "cannot probe");
             }
@@ -140,7 +140,7 @@ fn open(addresses: &BTreeMap<IpAddr, InterfaceChoice>, links: &[InterfaceState],
             if asked.is_empty() {
                 continue;
             }
-            match listen(link.index, family, &asked) {
+            match listen(link.index, family, &asked).and_then(Watched::new) {
                 Ok(socket) => ears.push(Ear {
                     interface: link.name.clone(),
                     family,
@@ -181,7 +181,7 @@ fn hear(
         peers: &ear.asked,
     };
     loop {
-        if let Err(error) = ear.socket.receive(batch) {
+        if let Err(error) = ear.socket.socket().receive(batch) {
             debug!(interface = ear.interface, family = ear.family.name(), %error, "cannot hear answers to a probe");
             return;
         }

@@ -69,8 +69,8 @@ pub enum Role {
     /// carries the owner's MAC inside and the own one as Ethernet source, so that switches learn nothing wrong. Nothing
     /// is announced.
     StandIn(BTreeMap<String, Mac>),
-    /// Nothing is answered. Requests are heard and remembered for a second; when the role becomes another, the
-    /// remembered ones are answered before anything else.
+    /// Nothing is answered. Requests are heard and remembered for a second (of IPv4 up to a quarter of a second longer, as
+    /// nobody is woken for them); when the role becomes another, the remembered ones are answered before anything else.
     Listen,
 }
 
@@ -270,10 +270,13 @@ pub enum EngineError {
     /// The interfaces cannot be read at start.
     #[error("cannot read the interfaces over netlink: {0}")]
     Netlink(#[source] std::io::Error),
-    /// The task that follows the interfaces died; without it the engine would go on with what it knew last.
-    #[error("the task that follows the interfaces died")]
+    /// The thread that follows the interfaces died; without it the engine would go on with what it knew last.
+    #[error("the thread that follows the interfaces died")]
     Follower,
-    /// The engine's own runtime could not be built.
+    /// What the engine runs on could not be made.
     #[error("cannot build the layer 2 runtime: {0}")]
     Runtime(#[source] std::io::Error),
+    /// The engine cannot wait for its sockets.
+    #[error("cannot wait for packet sockets: {0}")]
+    Wait(#[source] std::io::Error),
 }

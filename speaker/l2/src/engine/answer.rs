@@ -1,6 +1,6 @@
 //! Frames in, answers out; and the answers to requests that came before this node was to answer them.
 
-use std::net::IpAddr;
+use std::time::Duration;
 
 use tracing::debug;
 
@@ -9,19 +9,21 @@ use super::port::Port;
 use crate::counters::{ByAddress, Counters, Family};
 use crate::io::Received;
 use crate::plan::Plan;
-use crate::responder::{self, Action, Decision, Reason};
+use crate::responder::{self, Action, Decision, Reason, Request};
 use crate::seam::Conflicts;
 use crate::wire::OwnedFrame;
 
 /// Batches read from one socket before the others have their turn.
 const BATCHES_IN_A_ROW: usize = 16;
+/// Between two looks at what is asked about addresses that are only listened for.
+const LISTEN: Duration = Duration::from_millis(250);
 
 /// Answers of one family about to be sent on one interface.
 #[derive(Default)]
 pub(super) struct Answers {
     frames: Vec<OwnedFrame>,
-    /// The address each of them answers for, and whether in another's name.
-    about: Vec<(IpAddr, bool)>,
+    /// What each of them answers, and whether in another's name.
+    about: Vec<(Request, bool)>,
 }
 
 impl Answers {
@@ -30,44 +32,56 @@ impl Answers {
         self.about.clear();
     }
 
-    fn push(&mut self, address: IpAddr, for_owner: bool, frame: OwnedFrame) {
+    fn push(&mut self, request: Request, for_owner: bool, frame: OwnedFrame) {
         self.frames.push(frame);
-        self.about.push((address, for_owner));
+        self.about.push((request, for_owner));
     }
 
-    /// Sends and counts them; how many were sent.
+    /// Sends and then counts them; how many were sent.
     fn send(&self, port: &Port, family: Family, counters: &Counters, of_address: &ByAddress) -> usize {
-        for (address, _) in &self.about {
-            counters.requested(family, of_address.get(address).map(|c| &**c));
+        if self.frames.is_empty() {
+            return 0;
         }
         let sent = port.send(family, &self.frames, counters);
-        for (address, for_owner) in &self.about[..sent] {
-            counters.replied(family, of_address.get(address).map(|c| &**c), *for_owner);
+        for (place, (request, for_owner)) in self.about.iter().enumerate() {
+            let of_address = of_address.get(&request.address()).map(|c| &**c);
+            counters.requested(family, of_address);
+            if place < sent {
+                counters.replied(family, of_address, *for_owner);
+            }
         }
         sent
     }
 }
 
 impl Engine {
-    /// Reads from a socket and answers.
+    /// Reads from a socket and answers: the first frame alone, because that is what there is as a rule, and whatever has
+    /// come behind it in batches.
     pub(super) fn answer(&mut self, index: u32, family: Family) {
-        self.turn = self.turn.wrapping_add(1);
-        for _ in 0..BATCHES_IN_A_ROW {
+        for round in 0..=BATCHES_IN_A_ROW {
             let Some(tap) = self.ports.get(&index).and_then(|port| port.taps.get(&family)) else {
                 return;
             };
-            if let Err(error) = tap.socket.receive(&mut self.batch) {
+            let read = match round {
+                0 => tap.socket.receive_one(&mut self.batch),
+                _ => tap.socket.receive(&mut self.batch),
+            };
+            if let Err(error) = read {
                 // Told once when the interface goes down; the socket works again when it comes back.
                 debug!(interface = index, family = family.name(), %error, "cannot read frames");
                 return;
             }
-            self.answer_batch(index, family);
-            if !self.batch.is_full() {
+            if self.batch.is_empty() {
                 return;
             }
-            if let Some(tap) = self.ports.get(&index).and_then(|port| port.taps.get(&family)) {
+            self.answer_batch(index, family);
+            if self.batch.is_full()
+                && let Some(tap) = self.ports.get(&index).and_then(|port| port.taps.get(&family))
+            {
                 self.counters
                     .dropped(Reason::QueueFull, tap.socket.dropped().unwrap_or(0));
+            } else if round > 0 {
+                return;
             }
         }
     }
@@ -81,6 +95,66 @@ impl Engine {
         for (index, family) in taps.collect::<Vec<_>>() {
             self.answer(index, family);
         }
+    }
+
+    /// Reads the questions that nobody was woken for. They are remembered; one for an address that is answered for since
+    /// is answered.
+    pub(super) fn hear_quiet(&mut self) {
+        let quiet = self.ports.iter().filter(|(_, port)| port.quiet.is_some());
+        for index in quiet.map(|(index, _)| *index).collect::<Vec<_>>() {
+            for _ in 0..BATCHES_IN_A_ROW {
+                let Some(tap) = self.ports.get(&index).and_then(|port| port.quiet.as_ref()) else {
+                    break;
+                };
+                if let Err(error) = tap.socket.receive(&mut self.batch) {
+                    debug!(interface = index, %error, "cannot read questions");
+                    break;
+                }
+                self.remember_batch(index);
+                if !self.batch.is_full() {
+                    break;
+                }
+            }
+        }
+        let more = self.ports.values().any(|port| port.quiet.is_some());
+        self.listen_at = more.then(|| self.now() + LISTEN);
+    }
+
+    /// Of what else these frames say the other socket tells.
+    fn remember_batch(&mut self, index: u32) {
+        let now = self.now();
+        let Some(port) = self.ports.get_mut(&index) else { return };
+        let view = responder::Port {
+            mac: port.served.mac,
+            own_macs: &self.own_macs,
+            members: &self.wanted.members,
+            addresses: &port.served.addresses,
+            peers: &self.wanted.peers,
+        };
+        self.answers.clear();
+        for received in self.batch.frames() {
+            let Received::Frame(frame) = received else { continue };
+            let request = match responder::respond(frame, view).action {
+                Action::Reply {
+                    request,
+                    for_owner,
+                    frame,
+                } => {
+                    self.answers.push(request, for_owner, frame);
+                    request
+                }
+                Action::Remember(request) => {
+                    port.memory.remember(now, request);
+                    request
+                }
+                Action::Conflict { .. } | Action::Note | Action::Ignore(_) => continue,
+            };
+            if let Some(asker) = request.asker() {
+                self.announcer.neighbours.asked(index, request.address(), asker);
+            }
+        }
+        self.answers
+            .send(port, Family::Arp, &self.counters, &self.address_counters);
     }
 
     fn answer_batch(&mut self, index: u32, family: Family) {
@@ -110,11 +184,7 @@ impl Engine {
                     for_owner,
                     frame,
                 } => {
-                    let address = request.address();
-                    if let Some(asker) = request.asker() {
-                        self.announcer.neighbours.asked(index, address, asker);
-                    }
-                    self.answers.push(address, for_owner, frame);
+                    self.answers.push(request, for_owner, frame);
                 }
                 Action::Remember(request) => {
                     if let Some(asker) = request.asker() {
@@ -136,6 +206,11 @@ impl Engine {
             }
         }
         self.answers.send(port, family, &self.counters, &self.address_counters);
+        for (request, _) in &self.answers.about {
+            if let Some(asker) = request.asker() {
+                self.announcer.neighbours.asked(index, request.address(), asker);
+            }
+        }
     }
 
     /// Answers the remembered requests for addresses that this plan answers for.
@@ -158,7 +233,7 @@ impl Engine {
                     let address = request.address();
                     if let Some(mac) = told(address).filter(|_| Family::of(address) == family) {
                         let frame = request.answer(served.mac, mac);
-                        self.answers.push(address, !served.owns(address), frame);
+                        self.answers.push(*request, !served.owns(address), frame);
                     }
                 }
                 let sent = self.answers.send(port, family, &self.counters, &self.address_counters);

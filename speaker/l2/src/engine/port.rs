@@ -1,26 +1,31 @@
 //! The sockets of one interface: opened, filtered and closed as the plan says.
+//!
+//! What has to be answered or told at once wakes the thread. ARP requests for addresses that are only listened for do not:
+//! they wait in the queue of a socket of their own, for the next look at it or the moment in which one of them is to be
+//! answered. So a question of a client wakes the process of the node that answers, and none of its standbys.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use tokio::runtime::Handle;
 use tracing::debug;
 
 use crate::counters::{Counters, Family};
 use crate::filter::{self, Instruction};
 use crate::io::PacketSocket;
 use crate::memory::Memory;
-use crate::plan::Served;
+use crate::plan::{Served, Stance};
 use crate::responder::Reason;
 use crate::wire::OwnedFrame;
 
 /// The addresses a filter is made of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Heard {
-    /// Those this node has a part in.
-    addresses: BTreeSet<IpAddr>,
-    /// Those heard as senders only.
-    peers: BTreeSet<IpAddr>,
+    /// Those asked for.
+    targets: BTreeSet<IpAddr>,
+    /// Those that say something, be it a claim or an answer.
+    senders: BTreeSet<IpAddr>,
 }
 
 /// A socket and what it hears.
@@ -34,7 +39,24 @@ pub(super) struct Tap {
 impl Tap {
     /// Does it hear what this address sends?
     pub(super) fn hears(&self, sender: IpAddr) -> bool {
-        self.heard.addresses.contains(&sender) || self.heard.peers.contains(&sender)
+        self.heard.senders.contains(&sender)
+    }
+
+    fn open(index: u32, family: Family, heard: Heard) -> io::Result<Tap> {
+        let (socket, unfiltered) = with_filter(family, &heard, |filter| PacketSocket::open(family, index, filter))?;
+        Ok(Tap {
+            socket,
+            heard,
+            unfiltered,
+        })
+    }
+
+    fn hear(&mut self, family: Family, heard: Heard) -> io::Result<()> {
+        if self.heard != heard {
+            self.unfiltered = with_filter(family, &heard, |filter| self.socket.set_filter(filter))?.1;
+            self.heard = heard;
+        }
+        Ok(())
     }
 }
 
@@ -42,6 +64,8 @@ impl Tap {
 pub(super) struct Port {
     pub(super) served: Served,
     pub(super) taps: BTreeMap<Family, Tap>,
+    /// Hears ARP requests for what is only listened for; nobody waits for it.
+    pub(super) quiet: Option<Tap>,
     pub(super) memory: Memory,
 }
 
@@ -50,43 +74,94 @@ impl Port {
         Port {
             served,
             taps: BTreeMap::new(),
+            quiet: None,
             memory: Memory::default(),
         }
     }
 
     /// Makes the socket of this family hear its addresses among these, or closes it if there are none.
-    pub(super) fn tune(&mut self, index: u32, family: Family, peers: &BTreeSet<IpAddr>) -> io::Result<()> {
+    pub(super) fn tune(
+        &mut self,
+        index: u32,
+        family: Family,
+        peers: &BTreeSet<IpAddr>,
+        closer: &Handle,
+    ) -> io::Result<()> {
         let of_family = |address: &&IpAddr| Family::of(**address) == family;
+        let addresses: BTreeSet<IpAddr> = self.served.addresses.keys().filter(of_family).copied().collect();
         let heard = Heard {
-            addresses: self.served.addresses.keys().filter(of_family).copied().collect(),
-            peers: peers.iter().filter(of_family).copied().collect(),
+            senders: addresses
+                .iter()
+                .chain(peers.iter().filter(of_family))
+                .copied()
+                .collect(),
+            targets: &addresses - &self.only_listened_for(family),
         };
         if heard == Heard::default() {
-            self.close(family);
+            self.close(family, closer);
             return Ok(());
         }
-        let Some(tap) = self.taps.get_mut(&family) else {
-            let (socket, unfiltered) = with_filter(family, &heard, |filter| PacketSocket::open(family, index, filter))?;
-            let tap = Tap {
-                socket,
-                heard,
-                unfiltered,
-            };
-            self.taps.insert(family, tap);
-            return Ok(());
-        };
-        if tap.heard != heard {
-            tap.unfiltered = with_filter(family, &heard, |filter| tap.socket.set_filter(filter))?.1;
-            tap.heard = heard;
+        match self.taps.get_mut(&family) {
+            Some(tap) => tap.hear(family, heard)?,
+            None => {
+                self.taps.insert(family, Tap::open(index, family, heard)?);
+            }
         }
         Ok(())
     }
 
+    /// Makes the quiet socket hear what is asked about addresses that are only listened for. One that is needed no more
+    /// hears nothing then, and may hold something still.
+    pub(super) fn tune_quiet(&mut self, index: u32) -> io::Result<()> {
+        // A socket that hears everything hears these as well.
+        let everything = self.taps.get(&Family::Arp).is_none_or(|tap| tap.unfiltered);
+        let heard = Heard {
+            targets: if everything {
+                BTreeSet::new()
+            } else {
+                self.only_listened_for(Family::Arp)
+            },
+            senders: BTreeSet::new(),
+        };
+        match &mut self.quiet {
+            Some(tap) => tap.hear(Family::Arp, heard),
+            None if heard == Heard::default() => Ok(()),
+            None => {
+                self.quiet = Some(Tap::open(index, Family::Arp, heard)?);
+                Ok(())
+            }
+        }
+    }
+
+    /// A socket for Neighbor Discovery costs something per packet of the interface, so that a second one is not worth it.
+    fn only_listened_for(&self, family: Family) -> BTreeSet<IpAddr> {
+        let all = self.served.addresses.iter().filter(|_| family == Family::Arp);
+        all.filter(|(address, stance)| address.is_ipv4() && **stance == Stance::Listen)
+            .map(|(address, _)| *address)
+            .collect()
+    }
+
     /// Closes a socket off the thread that answers: the kernel waits for all processors to let go of it, which takes
     /// milliseconds.
-    pub(super) fn close(&mut self, family: Family) {
+    pub(super) fn close(&mut self, family: Family, closer: &Handle) {
         if let Some(tap) = self.taps.remove(&family) {
-            tokio::task::spawn_blocking(move || drop(tap));
+            closer.spawn_blocking(move || drop(tap));
+        }
+    }
+
+    /// The same for the quiet socket, if it has nothing to hear any more.
+    pub(super) fn close_idle(&mut self, closer: &Handle) {
+        if let Some(tap) = self.quiet.take_if(|tap| tap.heard == Heard::default()) {
+            closer.spawn_blocking(move || drop(tap));
+        }
+    }
+
+    /// The same for all of them.
+    pub(super) fn close_all(mut self, closer: &Handle) {
+        self.close(Family::Arp, closer);
+        self.close(Family::Ndp, closer);
+        if let Some(tap) = self.quiet.take() {
+            closer.spawn_blocking(move || drop(tap));
         }
     }
 
@@ -105,8 +180,8 @@ impl Port {
 /// A socket that hears what these addresses of the family send.
 pub(crate) fn listen(index: u32, family: Family, senders: &BTreeSet<IpAddr>) -> io::Result<PacketSocket> {
     let heard = Heard {
-        addresses: BTreeSet::new(),
-        peers: senders.clone(),
+        targets: BTreeSet::new(),
+        senders: senders.clone(),
     };
     let (socket, _) = with_filter(family, &heard, |filter| PacketSocket::open(family, index, filter))?;
     Ok(socket)
@@ -120,8 +195,8 @@ fn with_filter<T>(
     mut attach: impl FnMut(&[Instruction]) -> io::Result<T>,
 ) -> io::Result<(T, bool)> {
     let program = match family {
-        Family::Arp => filter::arp(&v4(&heard.addresses), &v4(&heard.peers)),
-        Family::Ndp => filter::ndp(&v6(&heard.addresses), &v6(&heard.peers)),
+        Family::Arp => filter::arp(&v4(&heard.targets), &v4(&heard.senders)),
+        Family::Ndp => filter::ndp(&v6(&heard.targets), &v6(&(&heard.senders - &heard.targets))),
     };
     if let Ok(program) = program {
         match attach(&program) {

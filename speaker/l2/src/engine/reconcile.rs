@@ -33,12 +33,21 @@ impl Engine {
             .iter()
             .filter(|(_, want)| want.role != Role::Listen);
         self.address_counters = self.counters.select(answered.map(|(address, _)| *address));
+        // What waits was asked while this node listened.
+        self.hear_quiet();
         self.recall(&plan);
         for (index, served) in &mut plan {
             faults.extend(self.open_port(*index, served));
         }
         plan.retain(|_, served| !served.addresses.is_empty());
-        self.ports.retain(|index, _| plan.contains_key(index));
+        // What came since was asked of the one who answers now.
+        self.hear_quiet();
+        for port in self.ports.values_mut() {
+            port.close_idle(&self.closer);
+        }
+        for (_, port) in self.ports.extract_if(.., |index, _| !plan.contains_key(index)) {
+            port.close_all(&self.closer);
+        }
         faults.extend(self.membership.set(&groups::groups(&plan), &plan));
         let may_pass = |fault: &Fault| !matches!(fault, Fault::Filter { .. });
         self.retry = faults.iter().any(may_pass).then_some(now + RETRY);
@@ -68,10 +77,9 @@ impl Engine {
         for index in gone {
             self.membership.forget(index);
             self.asking.questions.lost(index);
-            if let Some(mut port) = self.ports.remove(&index) {
+            if let Some(port) = self.ports.remove(&index) {
                 info!(interface = port.served.name, "no longer in use");
-                port.close(Family::Arp);
-                port.close(Family::Ndp);
+                port.close_all(&self.closer);
             }
         }
     }
@@ -86,11 +94,11 @@ impl Engine {
         let mut faults = Vec::new();
         for family in [Family::Arp, Family::Ndp] {
             let (interface, name) = (served.name.clone(), family.name());
-            match port.tune(index, family, &self.wanted.peers) {
+            match port.tune(index, family, &self.wanted.peers, &self.closer) {
                 Ok(()) => {}
                 Err(error) => {
                     warn!(interface, family = name, %error, "cannot open a packet socket");
-                    port.close(family);
+                    port.close(family, &self.closer);
                     served.addresses.retain(|address, _| Family::of(*address) != family);
                     faults.push(Fault::Socket {
                         interface,
@@ -108,6 +116,10 @@ impl Engine {
             }
         }
         port.served.clone_from(served);
+        if let Err(error) = port.tune_quiet(index) {
+            // Who asks while this node only listens is not answered from memory then.
+            warn!(interface = served.name, %error, "cannot listen for questions");
+        }
         faults
     }
 }

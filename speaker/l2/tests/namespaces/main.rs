@@ -177,18 +177,6 @@ fn a_storm_for_other_addresses_wakes_nobody() {
     let Some(mut lab) = Lab::new() else { return };
     lab.engine.want(&[V4, V6]);
     lab.engine.announcing(V6, &["eth0"]);
-    let request = |target: Ipv4Addr| {
-        let packet = arp::Repr {
-            operation: arp::Operation::Request,
-            sender_mac: CLIENT_MAC,
-            sender_ip: Ipv4Addr::new(10, 99, 0, 3),
-            target_mac: [0; 6],
-            target_ip: target,
-        };
-        OwnedFrame::arp(CLIENT_MAC, ethernet::BROADCAST, &packet)
-            .as_bytes()
-            .to_vec()
-    };
     let solicitation = |host: u128| {
         let target = (0xfd99_u128 << 112 | host << 24 | 0x100).into();
         let packet = ndp::Repr {
@@ -203,7 +191,7 @@ fn a_storm_for_other_addresses_wakes_nobody() {
             .as_bytes()
             .to_vec()
     };
-    let arp = (0..10_000u32).map(|n| request(Ipv4Addr::from_bits(0x0a63_0200 + n)));
+    let arp = (0..10_000u32).map(|n| question(Ipv4Addr::from_bits(0x0a63_0200 + n)));
     let storm = arp.chain((1..=10_000).map(solicitation)).collect();
     let before = (lab.engine.frames(), lab.engine.wakeups(&lab.node));
     lab.client.send_frames("c0", storm);
@@ -211,8 +199,22 @@ fn a_storm_for_other_addresses_wakes_nobody() {
     assert_eq!(after.0, before.0, "frames that reached the engine");
     assert!(after.1 - before.1 < 20, "{} wake-ups", after.1 - before.1);
 
-    lab.client.send_frames("c0", vec![request(ip_v4(V4))]);
+    lab.client.send_frames("c0", vec![question(ip_v4(V4))]);
     eventually("it still answers", || lab.engine.counts().arp.replies == 1);
+}
+
+/// The ARP request of a host that is none of the client's addresses.
+fn question(target: Ipv4Addr) -> Vec<u8> {
+    let packet = arp::Repr {
+        operation: arp::Operation::Request,
+        sender_mac: CLIENT_MAC,
+        sender_ip: Ipv4Addr::new(10, 99, 0, 3),
+        target_mac: [0; 6],
+        target_ip: target,
+    };
+    OwnedFrame::arp(CLIENT_MAC, ethernet::BROADCAST, &packet)
+        .as_bytes()
+        .to_vec()
 }
 
 fn ip_v4(text: &str) -> Ipv4Addr {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use ferrolb_l2::{Answer, AnswerKind, Mac, Note, Report, Role, Want, Wanted};
 
 use crate::lab::{CLIENT_MAC, Engine, Lab, NODE, STRANGER_MAC, Segment, eventually};
-use crate::{V4, V6, claim, ip};
+use crate::{V4, V6, claim, ip, ip_v4, question};
 
 /// The client's own addresses.
 const CLIENT: [&str; 2] = ["10.99.0.3", "fd99::3"];
@@ -169,6 +169,25 @@ fn who_asked_a_listener_is_answered_when_it_starts_to_answer() {
     let counts = lab.engine.counts();
     assert_eq!((counts.arp.for_owner, counts.ndp.for_owner), (1, 1));
     assert!(counts.arp.gratuitous >= 2 && counts.ndp.gratuitous >= 1, "{counts:?}");
+}
+
+#[test]
+fn questions_for_what_is_only_listened_for_wake_nobody() {
+    let Some(mut lab) = Lab::new() else { return };
+    ready(&mut lab, "eth0");
+    lab.engine.roles(&[(V4, Role::Listen)], &[]);
+    lab.engine.settle();
+    let before = lab.engine.wakeups(&lab.node);
+    for _ in 0..50 {
+        lab.client.send_frames("c0", vec![question(ip_v4(V4))]);
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let wakeups = lab.engine.wakeups(&lab.node) - before;
+    assert!(wakeups < 10, "{wakeups} wake-ups");
+    // Nor are they lost, and the same one is answered once.
+    lab.engine.roles(&[(V4, Role::Own)], &[]);
+    lab.engine.settle();
+    assert_eq!(lab.engine.counts().arp.from_memory, 1);
 }
 
 #[test]
