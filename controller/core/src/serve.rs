@@ -148,10 +148,18 @@ impl Controller {
             .ingress
             .iter()
             .filter(|a| !held.contains(a) && leaving != Some(**a));
+        // A wish for a pool comes true one family after the other, and is not given up on the way.
+        let wished = |a: IpAddr| {
+            let pool = view.request.as_ref().ok().and_then(|r| r.pool.as_deref());
+            pool.is_some_and(|name| self.world.pool_of(a).is_some_and(|p| p.name == name))
+        };
         for shown in others.filter(|a| stands(a)) {
             let Some(other) = replacement(*shown, &held).filter(|a| !view.ingress.contains(a)) else {
                 continue;
             };
+            if wished(other) && !wished(*shown) {
+                continue;
+            }
             let instead = held.iter().map(|a| if *a == other { *shown } else { *a });
             let decision = Chooser {
                 world: &self.world,

@@ -227,3 +227,22 @@ fn a_kept_address_is_taken_back_by_a_service_that_cannot_have_both_families() {
     lab.settle();
     assert_eq!(lab.writes.len(), before);
 }
+
+#[test]
+fn a_wish_for_the_last_addresses_of_a_pool_comes_true_in_both_families() {
+    let mut lab = Lab::started([
+        pool("a", &["192.0.2.1/32", "2001:db8::1/128"]),
+        pool("b", &["198.51.100.1/32", "2001:db8:b::1/128"]),
+    ]);
+    lab.apply(dual(service("web", 1), PreferDualStack));
+    lab.settle();
+    assert_eq!(lab.shown("web"), ["192.0.2.1", "2001:db8::1"]);
+    lab.apply(asking(dual(service("web", 1), PreferDualStack), Some("b"), &[]));
+    while lab.step_watch() {}
+    // One is claimed, and told by the watch, before the other.
+    lab.step_write();
+    while lab.step_watch() {}
+    lab.pass(Duration::from_secs(100));
+    assert_eq!(lab.shown("web"), ["198.51.100.1", "2001:db8:b::1"]);
+    lab.assert_quiet();
+}
