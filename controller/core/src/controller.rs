@@ -461,7 +461,7 @@ impl Controller {
                 Timer::Overlap(id) => self.end_overlap(&id, effects),
                 Timer::Restless(id) => self.take_up(&id),
                 Timer::Probe(address) => self.probe_missed(address, now),
-                Timer::Occupied(address) => self.occupation_ends(address),
+                Timer::Occupied(address) => self.occupation_ends(address, now),
                 Timer::Belief(address) => {
                     self.dirty.placements.insert(address);
                 }

@@ -14,9 +14,11 @@ use ferrolb_model::{
     Condition, ConflictDetection, NetworkView, NodeView, Probe, Reason, ServiceId, ServiceView, Stranger, VirtualIp,
 };
 
+use crate::allocator::{Echo, Record};
 use crate::controller::Controller;
-use crate::effect::{Effect, EventKind};
+use crate::effect::{Effect, EventKind, Write};
 use crate::line::Turn;
+use crate::report::ServiceState;
 use crate::standing::Coverage;
 use crate::timers::Timer;
 
@@ -157,7 +159,11 @@ impl Controller {
         effects: &mut Vec<Effect>,
     ) {
         let open = |o: &VirtualIp| o.announcer.is_none() && matches!(o.probe.as_deref(), Some(Probe::Asked { .. }));
-        if !object.is_some_and(open) {
+        // That the object before is gone may be heard when the next one is on its way already.
+        let created = |r: &Record| matches!(r.flight.as_deref(), Some(Write::CreateVirtualIp { .. }));
+        let coming = |r: &Record| created(r) || matches!(r.echo, Echo::Created);
+        let late = object.is_none() && self.allocator.record(address).is_some_and(coming);
+        if !late && !object.is_some_and(open) {
             self.probe_ends(address);
         }
         if let Some(Probe::Occupied { node, stranger }) = object.and_then(|object| object.probe.as_deref()) {
@@ -206,12 +212,24 @@ impl Controller {
     /// Whether the Service's status shows the address, or is about to.
     fn has(&self, id: &ServiceId, address: IpAddr) -> bool {
         let shown = |view: &ServiceView| view.ingress.contains(&address);
-        let written = |state: &crate::report::ServiceState| state.flight.is_some() || state.echo_of.is_some();
+        let written = |state: &ServiceState| {
+            let write = state.flight.as_deref();
+            matches!(write, Some(Write::SetServiceStatus { ingress, .. }) if ingress.contains(&address))
+        };
         self.world.service(id).is_some_and(shown) || self.states.get(id).is_some_and(written)
     }
 
-    /// The address may be tried again.
-    pub(crate) fn occupation_ends(&mut self, address: IpAddr) {
+    /// The address may be tried again: with a new VirtualIP, which carries a new question. One that nobody has, and that could
+    /// not be deleted yet, keeps it as it is.
+    pub(crate) fn occupation_ends(&mut self, address: IpAddr, now: Duration) {
+        let stays = |record: &Record| {
+            let probe = record.object.as_ref().and_then(|object| object.probe.as_deref());
+            record.holders.is_empty() && matches!(probe, Some(Probe::Occupied { .. }))
+        };
+        if self.allocator.record(address).is_some_and(stays) {
+            self.timers.set(Timer::Occupied(address), now + HELD);
+            return;
+        }
         self.allocator.vacate(address);
         self.dirty.freed.insert(address);
     }

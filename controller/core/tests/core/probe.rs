@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ferrolb_controller_core::{EventKind, Input, Write};
+use ferrolb_controller_core::{EventKind, Input, Write, WriteError};
 use ferrolb_model::{
     AnnouncementPolicy, Announcer, BgpSettings, ConditionType, Config, ConflictDetection, DrainSettings,
-    EndpointSettings, Layer2Settings, LinkView, NetworkView, PoolSelection, Probe, Stranger,
+    EndpointSettings, FamilyPolicy, Layer2Settings, LinkView, NetworkView, PoolSelection, Probe, Stranger,
 };
 
-use crate::fixtures::{asking, config, endpoints, ip, pool, service};
-use crate::lab::Lab;
+use crate::fixtures::{asking, config, dual, endpoints, ip, pool, service};
+use crate::lab::{Fault, Lab};
 
 const MAC: [u8; 6] = [2, 0, 0x5e, 0, 0, 7];
 
@@ -148,6 +148,56 @@ fn an_address_that_somebody_else_uses_is_passed_over_until_its_rest_ends() {
     lab.pass(Duration::from_secs(2));
     answer(&mut lab, "192.0.2.1", false);
     assert_eq!(lab.shown("late"), ["192.0.2.1"]);
+}
+
+#[test]
+fn a_late_word_that_the_object_before_is_gone_ends_no_question() {
+    let mut lab = lab(&["192.0.2.1/32"]);
+    lab.apply(service("web", 1));
+    while lab.step_watch() {}
+    lab.feed(Input::VirtualIpGone(ip("192.0.2.1")));
+    lab.settle();
+    assert!(lab.shown("web").is_empty(), "nobody has answered");
+    answer(&mut lab, "192.0.2.1", false);
+    assert_eq!(lab.shown("web"), ["192.0.2.1"]);
+}
+
+#[test]
+fn one_address_on_its_way_into_a_status_is_no_excuse_for_the_other() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1/32", "2001:db8::1/128"])]);
+    lab.speakers_think = true;
+    let mut both = network("n1", "192.0.2.200/24", &[]);
+    if let Input::Network(view) = &mut both {
+        view.links[0].subnets.insert("2001:db8::200/64".parse().unwrap());
+    }
+    lab.watched(both);
+    lab.settle();
+    lab.apply(dual(service("web", 1), FamilyPolicy::PreferDualStack));
+    lab.settle();
+    // The first answer lets the status be written; the second one comes before that has ended.
+    let mut object = lab.virtual_ips[&ip("192.0.2.1")].clone();
+    object.probe = None;
+    lab.put_virtual_ip(object);
+    while lab.step_watch() {}
+    answer(&mut lab, "2001:db8::1", true);
+    lab.pass(Duration::from_secs(5));
+    assert_eq!(lab.shown("web"), ["192.0.2.1"]);
+}
+
+#[test]
+fn what_could_not_be_given_back_is_not_taken_again_unasked() {
+    let mut lab = lab(&["192.0.2.1/32"]);
+    lab.apply(service("web", 1));
+    lab.settle();
+    // The deletion of its VirtualIP.
+    lab.faults = [Fault::Error(WriteError::Refused("not now".to_owned()))].into();
+    answer(&mut lab, "192.0.2.1", true);
+    assert!(lab.virtual_ips.contains_key(&ip("192.0.2.1")));
+    lab.pass(Duration::from_secs(40));
+    assert!(lab.shown("web").is_empty(), "nobody has asked since");
+    lab.pass(Duration::from_secs(70));
+    answer(&mut lab, "192.0.2.1", false);
+    assert_eq!(lab.shown("web"), ["192.0.2.1"]);
 }
 
 #[test]
