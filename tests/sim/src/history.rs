@@ -9,7 +9,7 @@ use fastrand::Rng;
 use ferrolb_controller_core::RebalanceRequest;
 use ferrolb_model::{Config, EndpointsView, NodeView, ServiceId, ServiceView};
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, any_address};
 use crate::users::Users;
 
 /// What a seed puts into the world; most seeds leave something out, so that what fails stays readable.
@@ -38,6 +38,8 @@ pub(crate) struct Scenario {
     pub(crate) nodes: bool,
     /// Addresses stand in the status of Services before the first controller starts.
     pub(crate) legacy: bool,
+    /// Speakers tell of the segment, and are asked whether another machine uses an address; some machines do.
+    pub(crate) speakers: bool,
     /// The longest delay of a watch event or a write.
     pub(crate) slow: Duration,
 }
@@ -49,6 +51,7 @@ impl Scenario {
         let (faults, crashes, relists) = (!calm && often(3), !calm && often(3), !calm && often(2));
         let (hands, admin, nodes) = (often(2), often(4), often(3));
         let (legacy, policies) = (!often(3), !often(4));
+        let speakers = !calm && !often(2);
         Scenario {
             replicas: if crashes { rng.usize(1..=3) } else { 1 },
             actions: rng.usize(5..45),
@@ -61,6 +64,7 @@ impl Scenario {
             policies,
             nodes,
             legacy,
+            speakers,
             slow: Duration::from_millis([5, 100, 1000, 4000][rng.usize(..if calm { 2 } else { 4 })]),
         }
     }
@@ -103,6 +107,8 @@ pub(crate) enum Action {
     Move { address: IpAddr, request: String },
     /// Somebody asks to rebalance.
     Rebalance(RebalanceRequest),
+    /// A machine that is no node's comes with this address, or goes.
+    Stranger { address: IpAddr, there: bool },
 }
 
 /// A seed's scenario and everything that happens in it, by time since the start.
@@ -127,7 +133,12 @@ impl History {
         let mut actions = Vec::new();
         for _ in 0..scenario.actions {
             at += gap(&mut rng, &scenario);
-            let action = if rng.u8(..10) < 7 {
+            let action = if scenario.speakers && rng.u8(..6) == 0 {
+                Action::Stranger {
+                    address: any_address(&mut rng),
+                    there: rng.u8(..3) != 0,
+                }
+            } else if rng.u8(..10) < 7 {
                 users.act(&mut rng, &scenario)
             } else {
                 cluster

@@ -103,7 +103,8 @@ impl Ledger {
     }
 
     /// A core asks for a write: by what the core was told, every claim in it must be right, and every address.
-    pub(crate) fn asked(&mut self, replica: &mut Replica, write: &Write) -> Result<(), String> {
+    pub(crate) fn asked(&mut self, replica: &mut Replica, write: &Write, now: Duration) -> Result<(), String> {
+        replica.look_at_probes(now);
         let (address, claims) = match write {
             Write::CreateVirtualIp { address, claims, .. } | Write::UpdateVirtualIp { address, claims, .. } => {
                 (address, claims)
@@ -114,7 +115,7 @@ impl Ledger {
                 resource_version,
                 ..
             } => {
-                self.asked_status(replica, service, ingress)?;
+                self.asked_status(replica, service, ingress, now)?;
                 replica.shows(service, resource_version, ingress);
                 return Ok(());
             }
@@ -124,6 +125,17 @@ impl Ledger {
             }
             Write::SetVirtualIpStatus { .. } => return Ok(()),
         };
+        if let Write::CreateVirtualIp { prober: Some(_), .. } = write {
+            replica.probes(*address);
+        }
+        if let Write::CreateVirtualIp { prober: None, .. } = write {
+            let mut views = claims.iter().flat_map(|c| replica.told.views(&c.service));
+            let found = views.any(|v| v.ingress.contains(address))
+                || claims.iter().any(|c| replica.is_showing(&c.service, *address));
+            if !found && replica.has_prober(*address, now) {
+                return Err(format!("{address} is claimed, and nobody is asked whether it is free"));
+            }
+        }
         let told = replica.told.virtual_ips.get(address).cloned();
         replica.asked(*address, claims);
         let old = match write {
@@ -143,13 +155,22 @@ impl Ledger {
 
     /// An address comes into a status by a claim that the core knows of, a second one of its family beside one that has
     /// to go; and what goes out of it without a cause was never told to be claimed.
-    fn asked_status(&mut self, replica: &Replica, id: &ServiceId, ingress: &[IpAddr]) -> Result<(), String> {
+    fn asked_status(
+        &mut self,
+        replica: &Replica,
+        id: &ServiceId,
+        ingress: &[IpAddr],
+        now: Duration,
+    ) -> Result<(), String> {
         let Some(view) = replica.told.views(id).next() else {
             return Err(format!("shows {ingress:?} in {id}, which does not exist"));
         };
         for address in ingress.iter().filter(|a| !view.ingress.contains(a)) {
             if !replica.knows_claim(*address, view) {
                 return Err(format!("{id} is to show {address} without a claim"));
+            }
+            if let Some(why) = replica.why_not_yet(*address, now) {
+                return Err(format!("{id} is to show {address}, but {why}"));
             }
         }
         for (n, old) in ingress.iter().enumerate() {

@@ -33,8 +33,9 @@ use crate::history::History;
 use crate::sim::{Settings, Sim};
 use crate::store::Store;
 
-/// Without a write for this long, longer than a cool-down and shorter than a sweep, the dust has settled.
-const REST: Duration = Duration::from_secs(80);
+/// Without a write for this long, longer than a cool-down and the belief in a takeover, and shorter than a sweep, the dust has
+/// settled.
+const REST: Duration = Duration::from_secs(100);
 
 /// The same where a write may have been refused: it is tried again after a minute, and a cool-down may follow.
 const REST_AFTER_FAULTS: Duration = Duration::from_secs(140);

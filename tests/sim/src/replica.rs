@@ -7,12 +7,18 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use ferrolb_controller_core::{Controller, Input, Settings, Write, WriteKey};
-use ferrolb_model::{Claim, Config, NodeView, ServiceId, ServiceView, VirtualIp};
+use ferrolb_model::{Claim, Config, NodeView, Probe, ServiceId, ServiceView, VirtualIp};
 
 use crate::store::{KINDS, Key, Store, claims, is_good};
 
 /// How long an old word of a watch counts as an excuse: a decision may wait that long for its write.
 const RECENT: Duration = Duration::from_secs(40);
+
+/// How long an answer about an address is waited for, from the creation of its VirtualIP (ADR 13).
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A speaker that did not answer is not asked for so long.
+const MUTE: Duration = Duration::from_secs(60);
 
 /// What the watches have told a core: the picture that its decisions can be judged by.
 #[derive(Debug, Default)]
@@ -22,6 +28,7 @@ pub(crate) struct Told {
     pub(crate) configs: Vec<(Duration, Arc<Config>)>,
     pub(crate) nodes: BTreeMap<String, NodeView>,
     pub(crate) virtual_ips: BTreeMap<IpAddr, VirtualIp>,
+    pub(crate) networks: BTreeSet<String>,
 }
 
 impl Told {
@@ -57,6 +64,12 @@ impl Told {
             Input::VirtualIpGone(address) => {
                 self.virtual_ips.remove(address);
             }
+            Input::Network(view) => {
+                self.networks.insert(view.node.clone());
+            }
+            Input::NetworkGone(node) => {
+                self.networks.remove(node);
+            }
             _ => {}
         }
         if is_gone(input) {
@@ -75,7 +88,11 @@ impl Told {
 fn is_gone(input: &Input) -> bool {
     matches!(
         input,
-        Input::NodeGone(_) | Input::EndpointsGone(_) | Input::ServiceGone(_) | Input::VirtualIpGone(_)
+        Input::NodeGone(_)
+            | Input::EndpointsGone(_)
+            | Input::ServiceGone(_)
+            | Input::VirtualIpGone(_)
+            | Input::NetworkGone(_)
     )
 }
 
@@ -104,6 +121,13 @@ pub(crate) struct Replica {
     written: BTreeMap<IpAddr, Write>,
     /// What it asked to show since the watch told of the Service last, and the version that it knew.
     showing: BTreeMap<ServiceId, (String, Vec<IpAddr>)>,
+    /// Addresses that it has had asked about and has not been told of since; and since when the VirtualIP with the question
+    /// is known to stand.
+    probing: BTreeMap<IpAddr, Option<Duration>>,
+    /// Addresses that it was told in time to be used by another machine.
+    occupied: BTreeSet<IpAddr>,
+    /// When a speaker last did not answer in time.
+    missed: Option<Duration>,
     /// Claims that it asked for since the watch told of the object last.
     asked: BTreeMap<IpAddr, Vec<Claim>>,
     /// The Services (by uid) that it claimed an address for: doing so again needs no new reason.
@@ -128,9 +152,18 @@ impl Replica {
             tick_at: None,
             written: BTreeMap::new(),
             showing: BTreeMap::new(),
+            probing: BTreeMap::new(),
+            occupied: BTreeSet::new(),
+            missed: None,
             asked: BTreeMap::new(),
             claimed: BTreeSet::new(),
         }
+    }
+
+    /// Has a speaker asked whether an address is free, with the VirtualIP that it asks for.
+    pub(crate) fn probes(&mut self, address: IpAddr) {
+        self.probing.insert(address, None);
+        self.occupied.remove(&address);
     }
 
     /// Asks for these claims on an address.
@@ -150,13 +183,26 @@ impl Replica {
 
     /// Learns that a write did not go through.
     pub(crate) fn failed(&mut self, write: &Write) {
-        if let Write::SetServiceStatus { service, .. } = write {
-            self.showing.remove(service);
+        match write {
+            Write::SetServiceStatus { service, .. } => drop(self.showing.remove(service)),
+            Write::CreateVirtualIp { address, .. } => drop(self.probing.remove(address)),
+            _ => {}
         }
     }
 
     /// Learns that a write went through.
-    pub(crate) fn wrote(&mut self, write: &Write) {
+    pub(crate) fn wrote(&mut self, write: &Write, now: Duration) {
+        if let Write::CreateVirtualIp {
+            address,
+            prober: Some(_),
+            ..
+        } = write
+        {
+            // The answer may have been faster.
+            if let Some(since) = self.probing.get_mut(address) {
+                *since = Some(now);
+            }
+        }
         match write {
             Write::CreateVirtualIp { address, .. } | Write::UpdateVirtualIp { address, .. } => {
                 self.written.insert(*address, write.clone());
@@ -230,6 +276,61 @@ impl Replica {
         self.queues[key.kind()].push_back((key, input));
     }
 
+    fn note_probe(&mut self, address: IpAddr, input: &Input, now: Duration) {
+        let probe = match input {
+            // Whoever announces it has asked.
+            Input::VirtualIp(object) if object.announcer.is_none() => object.probe.as_deref(),
+            _ => None,
+        };
+        self.look_at_probes(now);
+        match probe {
+            Some(Probe::Asked { .. }) => {}
+            Some(Probe::Occupied { .. }) => {
+                if self.probing.remove(&address).is_some() {
+                    self.occupied.insert(address);
+                }
+            }
+            // That an object is gone is no answer to the question in the next one.
+            None if is_gone(input) => drop(self.occupied.remove(&address)),
+            None => {
+                self.probing.remove(&address);
+                self.occupied.remove(&address);
+            }
+        }
+    }
+
+    /// Why the address may not be shown yet, or not at all: the wire is asked first, and what it says counts.
+    pub(crate) fn why_not_yet(&self, address: IpAddr, now: Duration) -> Option<&'static str> {
+        let open = |since: &Option<Duration>| since.is_none_or(|since| now < since + PATIENCE);
+        if self.probing.get(&address).is_some_and(open) {
+            Some("nobody has said yet whether it is free")
+        } else if self.occupied.contains(&address) {
+            Some("another machine uses it")
+        } else {
+            None
+        }
+    }
+
+    /// Whether some speaker can be asked about an address, as far as it was told, and none has been mute not long ago. Of an
+    /// address of no pool nobody is asked.
+    pub(crate) fn has_prober(&self, address: IpAddr, now: Duration) -> bool {
+        let told = |view: &NodeView| view.ready && self.told.networks.contains(&view.name);
+        let config = self.told.configs.last();
+        self.missed.is_none_or(|at| at + MUTE <= now)
+            && config.is_some_and(|(_, config)| config.pool_of(address).is_some())
+            && self.told.nodes.values().any(told)
+    }
+
+    /// Forgets the questions whose time is over, and notes that there were some.
+    pub(crate) fn look_at_probes(&mut self, now: Duration) {
+        let open = self.probing.len();
+        self.probing
+            .retain(|_, since| since.is_none_or(|since| now < since + PATIENCE));
+        if self.probing.len() < open {
+            self.missed = Some(now);
+        }
+    }
+
     /// The next word of a stream. At times one about another object overtakes; about one object the order holds.
     pub(crate) fn next(&mut self, kind: usize, rng: &mut Rng, now: Duration) -> Option<Input> {
         let queue = &mut self.queues[kind];
@@ -257,6 +358,7 @@ impl Replica {
             }
         }
         if let Key::VirtualIp(address) = key {
+            self.note_probe(address, &input, now);
             self.asked.remove(&address);
             // The word on which the write was based may be repeated.
             let base = match self.written.get(&address) {

@@ -4,7 +4,7 @@ mod chaos;
 mod deeds;
 mod writes;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -41,6 +41,7 @@ enum Event {
     Answer(u64),
     Announce(IpAddr),
     TookOver(IpAddr, Placement),
+    Probe { address: IpAddr, uid: String, node: String },
     Lead { replica: usize, term: u64 },
     Start { replica: usize },
     Deposed { replica: usize, life: u64 },
@@ -79,6 +80,10 @@ pub(crate) struct Sim<'a> {
     queue: BTreeMap<(Duration, u64), Event>,
     flights: BTreeMap<u64, Flight>,
     ledger: Ledger,
+    /// Addresses that machines use which are no nodes.
+    strangers: BTreeSet<IpAddr>,
+    /// VirtualIPs (by uid) whose prober has been told.
+    asked: BTreeSet<String>,
     rng: Rng,
     next: u64,
     term: u64,
@@ -111,6 +116,8 @@ impl<'a> Sim<'a> {
             queue: BTreeMap::new(),
             flights: BTreeMap::new(),
             ledger: Ledger::default(),
+            strangers: BTreeSet::new(),
+            asked: BTreeSet::new(),
             rng,
             next: 0,
             term: 0,
@@ -198,6 +205,7 @@ impl<'a> Sim<'a> {
                     self.spread();
                 }
             }
+            Event::Probe { address, uid, node } => self.probe(address, &uid, &node),
             Event::Lead { replica, term } => {
                 let Some(process) = self.replicas[replica].as_mut() else {
                     return Ok(());

@@ -4,13 +4,23 @@
 //! to each replica's watches.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use ferrolb_controller_core::{Input, RebalanceRequest, Write, WriteError};
 use ferrolb_model::{
-    Claim, Config, EndpointsView, NodeView, Placement, Probe, ServiceId, ServiceType, ServiceView, VirtualIp,
+    Claim, Config, EndpointsView, LinkView, NetworkView, NodeView, Placement, Probe, ServiceId, ServiceType,
+    ServiceView, Stranger, VirtualIp,
 };
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+/// The interface of every node.
+pub(crate) const INTERFACE: &str = "eth0";
+/// The subnets of every node: all addresses are in them.
+const SEGMENT: [IpNet; 2] = [
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0)),
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0)),
+];
 
 /// One object of the world, or the configuration as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -21,10 +31,11 @@ pub(crate) enum Key {
     Service(ServiceId),
     VirtualIp(IpAddr),
     Rebalance,
+    Network(String),
 }
 
 /// How many kinds of [`Key`] there are; each has a watch stream of its own.
-pub(crate) const KINDS: usize = 6;
+pub(crate) const KINDS: usize = 7;
 
 impl Key {
     /// The number of its stream.
@@ -36,6 +47,7 @@ impl Key {
             Key::Service(_) => 3,
             Key::VirtualIp(_) => 4,
             Key::Rebalance => 5,
+            Key::Network(_) => 6,
         }
     }
 }
@@ -45,6 +57,8 @@ impl Key {
 pub(crate) struct Store {
     pub(crate) config: Arc<Config>,
     pub(crate) nodes: BTreeMap<String, NodeView>,
+    /// What the speakers of the nodes tell.
+    pub(crate) networks: BTreeMap<String, NetworkView>,
     pub(crate) slices: BTreeMap<(String, String), EndpointsView>,
     pub(crate) services: BTreeMap<ServiceId, ServiceView>,
     pub(crate) virtual_ips: BTreeMap<IpAddr, VirtualIp>,
@@ -87,6 +101,10 @@ impl Store {
                 None => Input::VirtualIpGone(*address),
             },
             Key::Rebalance => Input::Rebalance(self.rebalance.clone()),
+            Key::Network(node) => match self.networks.get(node) {
+                Some(view) => Input::Network(view.clone()),
+                None => Input::NetworkGone(node.clone()),
+            },
         }
     }
 
@@ -98,7 +116,8 @@ impl Store {
             2 => self.slices.keys().cloned().map(Key::Slice).collect(),
             3 => self.services.keys().cloned().map(Key::Service).collect(),
             4 => self.virtual_ips.keys().copied().map(Key::VirtualIp).collect(),
-            _ => vec![Key::Rebalance],
+            5 => vec![Key::Rebalance],
+            _ => self.networks.keys().cloned().map(Key::Network).collect(),
         }
     }
 
@@ -111,6 +130,30 @@ impl Store {
         let key = Key::Node(view.name.clone());
         self.nodes.insert(view.name.clone(), view);
         self.change(key);
+    }
+
+    /// The speaker of a node tells of its one interface, which is in the segment of every address.
+    pub(crate) fn set_network(&mut self, node: &str) {
+        let link = LinkView {
+            name: INTERFACE.to_owned(),
+            running: true,
+            subnets: SEGMENT.into(),
+        };
+        let view = NetworkView {
+            node: node.to_owned(),
+            addresses: BTreeMap::new(),
+            links: vec![link],
+            conflicts: BTreeMap::new(),
+        };
+        if self.networks.insert(node.to_owned(), view).is_none() {
+            self.change(Key::Network(node.to_owned()));
+        }
+    }
+
+    pub(crate) fn remove_network(&mut self, node: &str) {
+        if self.networks.remove(node).is_some() {
+            self.change(Key::Network(node.to_owned()));
+        }
     }
 
     pub(crate) fn remove_node(&mut self, name: &str) {
@@ -281,6 +324,21 @@ impl Store {
         } else {
             Err(WriteError::Conflict)
         }
+    }
+
+    /// The speaker that was asked says what it has found. Gives whether it is still asked.
+    pub(crate) fn answer_probe(&mut self, address: IpAddr, uid: &str, stranger: Option<Stranger>) -> bool {
+        let object = self.virtual_ips.get(&address).filter(|object| object.uid == uid);
+        let Some((object, Probe::Asked { node })) = object.and_then(|o| Some((o, o.probe.as_deref()?))) else {
+            return false;
+        };
+        let node = node.clone();
+        let probe = stranger.map(|stranger| Box::new(Probe::Occupied { node, stranger }));
+        self.put_virtual_ip(VirtualIp {
+            probe,
+            ..object.clone()
+        });
+        true
     }
 
     /// The speaker of the owner notes that it announces. Gives whether there was anything to note.

@@ -65,7 +65,7 @@ fn placement(placed: Option<&Placement>) -> String {
 
 fn virtual_ip(object: &VirtualIp) -> String {
     format!(
-        "VirtualIP {} pool={:?} claims={} key={:?} {:?} at {} announcer={:?} rv={}",
+        "VirtualIP {} pool={:?} claims={} key={:?} {:?} at {} announcer={:?}{} rv={}",
         object.address,
         object.pool,
         claims(&object.claims),
@@ -73,6 +73,11 @@ fn virtual_ip(object: &VirtualIp) -> String {
         object.reclaim_policy,
         placement(object.placement.as_ref()),
         object.announcer.as_ref().map(|a| &a.node),
+        object
+            .probe
+            .iter()
+            .map(|probe| format!(" {probe:?}"))
+            .collect::<String>(),
         object.resource_version
     )
 }
@@ -147,6 +152,9 @@ pub(crate) fn action(action: &Action) -> String {
         Action::TakeOver(address) => format!("standby takes {address} over"),
         Action::Move { address, request } => format!("hand asks to move {address} to {request}"),
         Action::Rebalance(request) => format!("hand asks to rebalance: {request:?}"),
+        Action::Stranger { address, there } => {
+            format!("stranger {} {address}", if *there { "takes" } else { "leaves" })
+        }
     }
 }
 
@@ -182,11 +190,14 @@ pub(crate) fn write(write: &Write) -> String {
             pool,
             claims: all,
             sharing_key,
-            prober: _,
-        } => format!(
-            "creates {address} pool={pool:?} claims={} key={sharing_key:?}",
-            claims(all)
-        ),
+            prober,
+        } => {
+            let asked = prober.iter().map(|node| format!(" asks={node}")).collect::<String>();
+            format!(
+                "creates {address} pool={pool:?} claims={} key={sharing_key:?}{asked}",
+                claims(all)
+            )
+        }
         Write::UpdateVirtualIp {
             address,
             pool,

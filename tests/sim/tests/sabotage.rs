@@ -63,6 +63,18 @@ fn an_address_that_is_taken_away() {
 }
 
 #[test]
+fn an_address_that_nobody_is_asked_about() {
+    caught("nobody is asked", || {
+        each(|write| {
+            if let Write::CreateVirtualIp { prober, .. } = write {
+                *prober = None;
+            }
+            true
+        })
+    });
+}
+
+#[test]
 fn a_claim_for_two_that_may_not_share() {
     caught("may not share", || {
         let mut claimed = Vec::<Claim>::new();

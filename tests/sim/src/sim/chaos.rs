@@ -67,6 +67,7 @@ impl Sim<'_> {
     pub(crate) fn calm_down(&mut self) -> Duration {
         self.log(|| "            nothing happens and nothing fails from here on".to_owned());
         self.peace = true;
+        self.strangers.clear();
         let mut awake = self.now;
         for replica in 0..self.replicas.len() {
             match &self.replicas[replica] {

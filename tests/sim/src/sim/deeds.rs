@@ -4,10 +4,11 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ferrolb_controller_core::Input;
-use ferrolb_model::{Claim, ReclaimPolicy, ServiceType, ServiceView, VirtualIp};
+use ferrolb_model::{Claim, Probe, ReclaimPolicy, ServiceType, ServiceView, Stranger, VirtualIp};
 
 use super::{Event, Sim};
 use crate::history::Action;
+use crate::store::INTERFACE;
 use crate::words;
 
 impl Sim<'_> {
@@ -74,8 +75,18 @@ impl Sim<'_> {
                     });
                 }
             }
-            Action::Node(view) => self.store.set_node(view),
-            Action::NodeGone(name) => self.store.remove_node(&name),
+            Action::Node(view) => {
+                if self.scenario.speakers {
+                    self.store.set_network(&view.name);
+                }
+                self.store.set_node(view);
+            }
+            Action::NodeGone(name) => {
+                self.store.remove_network(&name);
+                self.store.remove_node(&name);
+            }
+            Action::Stranger { address, there: true } => drop(self.strangers.insert(address)),
+            Action::Stranger { address, there: false } => drop(self.strangers.remove(&address)),
             Action::Endpoints(view) => self.store.set_slice(view),
             Action::TakeOver(address) => self.take_over(address),
             Action::Move { address, request } => {
@@ -114,6 +125,27 @@ impl Sim<'_> {
         self.at(at, Event::TookOver(address, placed));
     }
 
+    /// The speaker that is asked about an address answers, unless it has gone or is out of sorts.
+    pub(super) fn probe(&mut self, address: IpAddr, uid: &str, node: &str) {
+        let mute = !self.peace && self.rng.u8(..8) == 0;
+        if mute || !self.store.networks.contains_key(node) {
+            return;
+        }
+        let stranger = self.strangers.contains(&address).then(|| Stranger {
+            mac: [2, 0, 0, 0, 0, 9],
+            interface: INTERFACE.to_owned(),
+        });
+        let found = if stranger.is_some() {
+            "a stranger at"
+        } else {
+            "nobody at"
+        };
+        if self.store.answer_probe(address, uid, stranger) {
+            self.log(|| format!("speaker     {node} has found {found} {address}"));
+            self.spread();
+        }
+    }
+
     /// Takes what changed to every watch, and to the speakers.
     pub(super) fn spread(&mut self) {
         for (key, input) in std::mem::take(&mut self.store.changed) {
@@ -122,6 +154,20 @@ impl Sim<'_> {
             {
                 let (address, at) = (object.address, self.now + self.delay() + Duration::from_millis(5));
                 self.at(at, Event::Announce(address));
+            }
+            if let Input::VirtualIp(object) = &input
+                && let Some(Probe::Asked { node }) = object.probe.as_deref()
+                && self.asked.insert(object.uid.clone())
+            {
+                let at = self.now + self.delay() + Duration::from_millis(30);
+                self.at(
+                    at,
+                    Event::Probe {
+                        address: object.address,
+                        uid: object.uid.clone(),
+                        node: node.clone(),
+                    },
+                );
             }
             for replica in 0..self.replicas.len() {
                 let Some(process) = self.replicas[replica].as_mut() else {

@@ -15,7 +15,7 @@ impl Sim<'_> {
         if !process.writing.insert(write.key()) {
             return Err(format!("two writes under way for {:?}", write.key()));
         }
-        self.ledger.asked(process, &write)?;
+        self.ledger.asked(process, &write, self.now)?;
         let life = process.life;
         self.writes += 1;
         self.last_write = self.now;
@@ -128,7 +128,7 @@ impl Sim<'_> {
                 if let Some(process) = self.process(replica, life) {
                     process.writing.remove(&key);
                     match flight.result {
-                        Ok(()) => process.wrote(&flight.write),
+                        Ok(()) => process.wrote(&flight.write, now),
                         Err(_) => process.failed(&flight.write),
                     }
                 }
