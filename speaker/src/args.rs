@@ -46,6 +46,10 @@ pub(crate) struct Args {
           value_parser = clap::value_parser!(u64).range(0..=LONGEST_REFRESH))]
     refresh_interval: u64,
 
+    /// Do layer 2 alone: no BGP, no BFD, and nothing of either is read from the API server
+    #[arg(long, env = "FERROLB_LAYER2_ONLY")]
+    pub(crate) layer2_only: bool,
+
     /// TCP port on which routers may connect, where an AnnouncementPolicy lets them; one below 1024 needs
     /// root and CAP_NET_BIND_SERVICE
     #[arg(long, value_name = "PORT", env = "FERROLB_BGP_PORT", default_value_t = ferrolb_bgp::settings::PORT,
@@ -139,6 +143,7 @@ mod tests {
         assert_eq!(args.state_dir, PathBuf::from("/run/ferrolb"));
         assert_eq!(args.refresh(), Duration::from_secs(60));
         assert_eq!((args.load_balancer_class, args.liveness_port), (None, 7947));
+        assert!(!args.layer2_only && read(&["--node-name=node-a", "--layer2-only"]).unwrap().layer2_only);
         let proxy = SocketAddr::from(([127, 0, 0, 1], 10249));
         assert_eq!(args.kube_proxy_metrics, KubeProxy(Some(proxy)));
         let off = read(&["--node-name=node-a", "--kube-proxy-metrics="]).unwrap();

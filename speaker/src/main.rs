@@ -55,7 +55,7 @@ use crate::guard::{Briefing, KeyFile};
 use crate::hand_over::{Beginning, Work};
 use crate::kube_proxy::Asker;
 use crate::metrics::Board;
-use crate::news::News;
+use crate::news::{News, Stream};
 use crate::owner::{Ends, Owner};
 use crate::picture::Picture;
 use crate::prober::Prober;
@@ -309,7 +309,8 @@ async fn speak(args: Args) -> anyhow::Result<()> {
         heartbeat,
     };
     let api = Api::new(client.clone(), node, recorder);
-    let owner = Owner::new(ownership, api, args.exclude_interfaces.clone(), takeovers, ends);
+    let (exclude, followed) = (args.exclude_interfaces.clone(), Stream::followed(args.layer2_only));
+    let owner = Owner::new(ownership, api, exclude, followed, takeovers, ends);
     tasks.spawn("owner", owner.run(tasks.stop()));
     spawn_watches(&mut tasks, &client, &args, &readiness, &watches, (news_in, seen_in));
     tasks.run_until(&mut signals).await?;
@@ -356,7 +357,8 @@ fn spawn_watches(
             )
         };
     }
-    bgp::news::spawn_watches(tasks, client, &namespace, readiness, metrics, &news);
+    let of_bgp = (namespace.as_str(), args.layer2_only);
+    bgp::news::spawn_watches(tasks, client, of_bgp, readiness, metrics, &news);
     spawn!("watch pools", pools, news, news::pool);
     spawn!("watch advertisements", ads, news, news::advertisement);
     spawn!("watch services", services, news, news::service);
@@ -365,7 +367,9 @@ fn spawn_watches(
     spawn!("watch virtualips", ips, news, news::virtual_ip);
     spawn!("watch speakerstate", state, seen, state_seen);
     spawn!("watch servicel2statuses", layer2, seen, layer2_seen);
-    spawn!("watch servicebgpstatuses", told, seen, bgp_seen);
+    if !args.layer2_only {
+        spawn!("watch servicebgpstatuses", told, seen, bgp_seen);
+    }
 }
 
 /// Nodes that refresh their announcements do it at different moments.

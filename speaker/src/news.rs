@@ -1,7 +1,7 @@
 //! From watch events to news for the owner task: objects become views at the edge, so that nothing larger is ever
 //! queued or kept.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ferrolb_api::{IpAddressPool, L2Advertisement, VirtualIp};
 use ferrolb_model::{Labels, LivenessKeys, NodeView, ServiceId, VirtualIpName};
@@ -72,7 +72,7 @@ pub(crate) enum Stream {
 
 impl Stream {
     /// All of them.
-    pub(crate) const ALL: [Stream; 12] = [
+    const ALL: [Stream; 12] = [
         Stream::Pools,
         Stream::Advertisements,
         Stream::Services,
@@ -86,6 +86,24 @@ impl Stream {
         Stream::Endpoints,
         Stream::Secrets,
     ];
+
+    /// Those that a speaker follows; one of layer 2 alone has nothing to do with routers.
+    pub(crate) fn followed(layer2_only: bool) -> BTreeSet<Stream> {
+        let of_routers = |stream: &Stream| {
+            matches!(
+                stream,
+                Stream::BgpPeers
+                    | Stream::BgpAdvertisements
+                    | Stream::BfdProfiles
+                    | Stream::Communities
+                    | Stream::Secrets
+            )
+        };
+        Stream::ALL
+            .into_iter()
+            .filter(|stream| !layer2_only || !of_routers(stream))
+            .collect()
+    }
 
     /// Whether the configuration is read from it.
     pub(crate) fn configures(self) -> bool {

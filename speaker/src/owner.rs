@@ -135,11 +135,12 @@ pub(crate) struct Owner {
 pub(crate) struct Deaf;
 
 impl Owner {
-    /// An owner of a core that may know a snapshot and nothing else.
+    /// An owner of a core that may know a snapshot and nothing else, and is going to hear the streams `followed`.
     pub(crate) fn new(
         ownership: Ownership,
         api: Api,
         exclude: Vec<NamePattern>,
+        followed: BTreeSet<Stream>,
         takeovers: Takeovers,
         ends: Ends,
     ) -> Self {
@@ -148,7 +149,7 @@ impl Owner {
             ends,
             api,
             configuration: Configuration::default(),
-            missing: Stream::ALL.into(),
+            missing: followed,
             stale: false,
             config_errors: None,
             writer: Writer::new(WRITES),

@@ -1,4 +1,4 @@
-//! From watch events of what BGP alone depends on to news for the owner task.
+//! From watch events of what BGP needs beside layer 2 to news for the owner task.
 
 use ferrolb_api::{AnnouncementPolicy, BfdProfile, BgpAdvertisement, BgpPeer, Community};
 use ferrolb_config::Configures;
@@ -24,11 +24,11 @@ const WITH_PASSWORD: &str = "type=kubernetes.io/basic-auth";
 /// The key of such a Secret.
 const PASSWORD: &str = "password";
 
-/// Starts the watches.
+/// Starts the watches: of what layer 2 reads as well, if it is there, and of the rest unless layer 2 is `alone`.
 pub(crate) fn spawn_watches(
     tasks: &mut Tasks,
     client: &Client,
-    namespace: &str,
+    (namespace, alone): (&str, bool),
     readiness: &Readiness,
     metrics: &watch::Metrics,
     news: &mpsc::Sender<News>,
@@ -55,12 +55,15 @@ pub(crate) fn spawn_watches(
             tasks.spawn($name, watch);
         }};
     }
+    spawn!("watch announcementpolicies", policies, policy);
+    spawn!("watch endpointslices", slices, endpoints);
+    if alone {
+        return;
+    }
     spawn!("watch bgppeers", peers, peer);
     spawn!("watch bgpadvertisements", ads, advertisement);
     spawn!("watch bfdprofiles", profiles, profile);
     spawn!("watch communities", communities, community);
-    spawn!("watch announcementpolicies", policies, policy);
-    spawn!("watch endpointslices", slices, endpoints);
     spawn!("watch secrets", secrets, secret);
 }
 

@@ -1,6 +1,6 @@
 //! A real Kubernetes control plane: its programs, its certificates and tokens, its command lines.
 //!
-//! This crate knows what to run and with what; it starts nothing but the Go compiler. Whoever runs the programs (the
+//! This crate knows what to run and with what; it starts nothing but the Go compiler, and helm to ask for its version. Whoever runs the programs (the
 //! lab, in network namespaces) takes [`Invocation`]s from a [`ControlPlane`], which also writes every file they read.
 //!
 //! Guarantees:
@@ -9,11 +9,13 @@
 
 mod access;
 mod control_plane;
+mod helm;
 mod pki;
 mod programs;
 
 pub use access::User;
 pub use control_plane::{ControlPlane, Invocation, Plan, ProxyMode};
+pub use helm::helm;
 pub use pki::{Authority, Issued};
 pub use programs::{Program, Programs};
 

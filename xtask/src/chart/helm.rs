@@ -12,12 +12,8 @@ use crate::generate::documents;
 const CHART: &str = "deploy/helm/ferrolb";
 const CASES: &str = "xtask/tests/chart/cases";
 
-/// What is built when there is no helm.
-const MODULE: &str = "helm.sh/helm/v3/cmd/helm";
-const VERSION: &str = "v3.22.0";
-
 /// Values that are refused, and what is said about them.
-const REFUSED: [(&str, &str); 9] = [
+const REFUSED: [(&str, &str); 10] = [
     ("speaker.frr.enabled=true", "frr"),
     ("controller.replicas=0", "replicas"),
     ("controller.logLevel=verbose", "logLevel"),
@@ -29,13 +25,14 @@ const REFUSED: [(&str, &str); 9] = [
     ("speaker.image.digest=sha256:1234", "digest"),
     ("loadBalancerClass=a b", "loadBalancerClass"),
     ("speaker.bgpPort=179", "choose a higher port"),
+    ("speaker.layer2Only=true,speaker.bgpPort=1179", "exclude each other"),
     ("networkpolicies.defaultDeny=true", "apiPorts"),
 ];
 
 /// Renders all cases and says how many there are.
 pub(super) fn run(root: &Path, manifest: &[Value], golden: &mut Golden<'_>) -> Result<usize> {
     let helm = Helm {
-        program: obtain()?,
+        program: ferrolb_controlplane::helm(&mut |line| println!("{line}"))?,
         root,
     };
     let defaults = documents(&helm.template(&[])?, "the chart with default values")?;
@@ -117,22 +114,4 @@ impl Helm<'_> {
         ]);
         output(&mut command, "helm lint").map(drop)
     }
-}
-
-/// helm from `$PATH` or Go's folder of programs; else it is built into the latter.
-fn obtain() -> Result<PathBuf> {
-    let gopath = output(Command::new("go").args(["env", "GOPATH"]), "go env")?;
-    let built = Path::new(gopath.trim()).join("bin/helm");
-    for program in [PathBuf::from("helm"), built.clone()] {
-        let version = Command::new(&program).args(["version", "--short"]).output();
-        if version.is_ok_and(|output| output.stdout.starts_with(b"v3.")) {
-            return Ok(program);
-        }
-    }
-    println!("building helm {VERSION}, once");
-    output(
-        Command::new("go").args(["install", &format!("{MODULE}@{VERSION}")]),
-        "go install",
-    )?;
-    Ok(built)
 }

@@ -43,12 +43,19 @@ pub(super) fn definition(name: &str, crd: &CustomResourceDefinition) -> Result<G
     })
 }
 
+/// The rights of a speaker that does layer 2 alone.
+const LAYER2_ONLY: &str = "deploy/components/layer2-only/speaker-role.yaml";
+
 /// The rights of a program, from its file in `deploy/base`.
 pub(super) fn rights(root: &Path, file: &str, component: &str) -> Result<Generated> {
     let path = Path::new("deploy/base").join(file);
     let text = fs::read_to_string(root.join(&path)).with_context(|| format!("read {}", path.display()))?;
     let documents = documents(&text, &path.display().to_string())?;
     let mut template = header(&path.display().to_string());
+    let fewer: Value = serde_saphyr::from_str(
+        &fs::read_to_string(root.join(LAYER2_ONLY)).with_context(|| format!("read {LAYER2_ONLY}"))?,
+    )
+    .with_context(|| format!("read {LAYER2_ONLY}"))?;
     template.push_str("{{- if .Values.rbac.create }}\n");
     template.push_str(&format!(
         "{{{{- $context := dict \"root\" . \"component\" \"{component}\" }}}}\n"
@@ -57,7 +64,10 @@ pub(super) fn rights(root: &Path, file: &str, component: &str) -> Result<Generat
         let kind = document["kind"].as_str().unwrap_or_default();
         // Whether service accounts are made is a setting of its own: `service-accounts.yaml`.
         if kind != "ServiceAccount" {
-            template.push_str(&right(document, component).with_context(|| format!("{}: {kind}", path.display()))?);
+            let same = kind == "Role" && document["metadata"]["name"] == fewer["metadata"]["name"];
+            let fewer = same.then_some(&fewer["rules"]);
+            let text = right(document, component, fewer);
+            template.push_str(&text.with_context(|| format!("{}: {kind}", path.display()))?);
         }
     }
     template.push_str("{{- end }}\n");
@@ -67,7 +77,8 @@ pub(super) fn rights(root: &Path, file: &str, component: &str) -> Result<Generat
     })
 }
 
-fn right(document: &Value, component: &str) -> Result<String> {
+/// One of them, with the rules of a speaker that does layer 2 alone where those are `fewer`.
+fn right(document: &Value, component: &str, fewer: Option<&Value>) -> Result<String> {
     let kind = document["kind"].as_str().context("a document has no kind")?;
     let name = "{{ include \"ferrolb.fullname\" . }}-".to_owned() + component;
     let namespaced = !kind.starts_with("Cluster");
@@ -83,9 +94,16 @@ fn right(document: &Value, component: &str) -> Result<String> {
     text.push_str("  labels:\n    {{- include \"ferrolb.labels\" $context | nindent 4 }}\n");
     match kind {
         "Role" | "ClusterRole" => {
-            let rules = serde_saphyr::to_string(&json!({"rules": document["rules"]})).context("write the rules")?;
-            text.push_str(rules.trim());
-            text.push('\n');
+            let rules = |of: &Value| serde_saphyr::to_string(&json!({ "rules": of })).context("write the rules");
+            let all = rules(&document["rules"])?;
+            match fewer {
+                Some(fewer) => text.push_str(&format!(
+                    "{{{{- if .Values.speaker.layer2Only }}}}\n{}\n{{{{- else }}}}\n{}\n{{{{- end }}}}\n",
+                    rules(fewer)?.trim(),
+                    all.trim()
+                )),
+                None => text.push_str(&format!("{}\n", all.trim())),
+            }
         }
         "RoleBinding" | "ClusterRoleBinding" => text.push_str(&format!(
             "roleRef:\n  apiGroup: rbac.authorization.k8s.io\n  kind: {}\n  name: {name}\nsubjects:\n  \
