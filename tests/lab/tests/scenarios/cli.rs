@@ -184,7 +184,7 @@ pub(crate) async fn renumbers(s: Scene) -> Result<()> {
 }
 
 /// The pool of a MetalLB in its own namespace, and that it is announced.
-fn of_metallb(namespace: &str, low: Ipv4Addr, high: Ipv4Addr) -> String {
+pub(crate) fn of_metallb(namespace: &str, low: Ipv4Addr, high: Ipv4Addr) -> String {
     format!(
         r#"apiVersion: metallb.io/v1beta1
 kind: IPAddressPool

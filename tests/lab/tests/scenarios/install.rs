@@ -18,10 +18,11 @@ use crate::failover::{Clients, NODE_LOSS, Served, V4, none_lost, served_again, t
 use crate::ground::swept_after_kill;
 use crate::manifests::{advertisement, deployment, service};
 use crate::scene::{PATIENCE, Scene};
+use crate::shell::{EXAMPLE, Shell, quick_start};
 
 const SPEAKER: &str = "ferrolb-speaker";
 const CONTROLLER: &str = "ferrolb-controller";
-const WORKLOADS: [&str; 2] = ["daemonset/ferrolb-speaker", "deployment/ferrolb-controller"];
+pub(crate) const WORKLOADS: [&str; 2] = ["daemonset/ferrolb-speaker", "deployment/ferrolb-controller"];
 
 /// Capabilities, as the kernel shows them: `CAP_NET_RAW` alone, and none.
 const NET_RAW: &str = "0000000000002000";
@@ -121,7 +122,7 @@ pub(crate) async fn every_speaker_says(s: &Scene, what: &str) -> Result<()> {
 }
 
 /// Every speaker reads and writes what it wants to in its state directory.
-async fn every_speaker_has_its_directory(s: &Scene) -> Result<()> {
+pub(crate) async fn every_speaker_has_its_directory(s: &Scene) -> Result<()> {
     for (pod, log) in speakers_say(s).await? {
         let trouble = NO_DIRECTORY.iter().find(|trouble| log.contains(**trouble));
         ensure!(trouble.is_none(), "{pod} says {trouble:?}: {log}");
@@ -138,26 +139,29 @@ fn signal(s: &Scene, node: &str, program: &str, what: Signal) -> Result<usize> {
     Ok(found.len())
 }
 
-/// A cluster with a Deployment, its images there and nothing of FerroLB: the manifest, a pool and a Service are applied, and a
-/// client has a page.
+/// A cluster with a Deployment, its images there and nothing of FerroLB. What the README has new users type is typed, with
+/// addresses of this network, and a client has a page.
 pub(crate) async fn first_page(s: Scene) -> Result<()> {
     s.import_ferrolb().await?;
     s.apply(&deployment("web", 2)).await?;
     s.ready("web", 2).await?;
+    let shell = Shell::new(&s)?;
+    let typed = quick_start()?;
+    let objects = typed.objects.replace(EXAMPLE[0], &s.range_v4());
+    let objects = objects.replace(EXAMPLE[1], &s.range_v6());
 
     let begin = Instant::now();
     let mut laps = Vec::new();
     let mut lap = |what: &str| laps.push(format!("{what} {:.1} s", begin.elapsed().as_secs_f32()));
-    s.apply_ferrolb().await?;
+    shell.run(typed.install).await?;
     lap("applied");
-    let pool = s.pool();
     wait_until("the custom resources to be served", PATIENCE, async || {
-        s.apply_config(&pool).await
+        s.apply(&objects).await
     })
     .await?;
     lap("pool applied");
-    s.apply(&service("web", "web", "type: LoadBalancer")).await?;
-    let address = s.addresses("web", 1).await?[0];
+    let addresses = s.addresses("web", 2).await?;
+    let address = addresses[0];
     lap("address");
     s.page(address, 80).await?;
     let time = begin.elapsed();
@@ -171,7 +175,21 @@ pub(crate) async fn first_page(s: Scene) -> Result<()> {
     every_speaker_says(&s, "gave the state directory to the speaker's user").await?;
     every_speaker_has_its_directory(&s).await?;
     confined(&s, CONTROLLER, NOBODY, NOTHING)?;
-    unchanged_by_a_second_apply(&s).await
+    for address in addresses {
+        s.page(address, 80).await?;
+        s.owner(address).await?;
+        for look in &typed.looks {
+            let look = look.replace(" svc", &format!(" -n {} svc", s.namespace()));
+            let said = shell.run(&look).await?;
+            ensure!(
+                said.contains(&address.to_string()),
+                "{look:?} does not show {address}: {said}"
+            );
+        }
+    }
+    unchanged_by_a_second_apply(&s).await?;
+    // The pool is open to everybody.
+    s.delete(&objects).await
 }
 
 /// The processes of a program run as this user, with these capabilities, and cannot get more.
@@ -204,7 +222,10 @@ async fn unchanged_by_a_second_apply(s: &Scene) -> Result<()> {
     s.apply_ferrolb().await?;
     let after = kubectl(s, &["get", all, "-o", generations]).await?;
     ensure!(before == after, "{before} has become {after}");
-    Ok(())
+    // And is told so before, which fails where anything differs.
+    let manifest = format!("{}/../../deploy/manifests/ferrolb.yaml", env!("CARGO_MANIFEST_DIR"));
+    let difference = ["diff", "--server-side", "--force-conflicts", "-f", &manifest];
+    s.lab().kubectl(&difference).await.map(drop)
 }
 
 /// Both workloads roll over to images of another tag, and back, under clients: nothing is lost, not even for one who asks
@@ -244,20 +265,40 @@ async fn overlaid(s: &Scene, name: &str) -> Result<()> {
     s.lab().kubectl(&apply).await.map(drop)
 }
 
-/// The hardened overlay: nothing that may not be reached is missed.
+/// Whether speakers may list this kind in FerroLB's namespace.
+async fn speakers_may_list(s: &Scene, kind: &str) -> bool {
+    let account = format!("--as=system:serviceaccount:{NAMESPACE}:{SPEAKER}");
+    kubectl(s, &["auth", "can-i", "list", kind, &account]).await.is_ok()
+}
+
+/// The overlays that take away what can be done without, both at once: nothing that may not be reached or read is missed, and
+/// speakers change over under clients.
 pub(crate) async fn hardened(s: Scene) -> Result<()> {
     installed(&s).await?;
+    let of_routers = ["secrets", "bgppeers.metallb.io", "bfdprofiles.metallb.io"];
+    for kind in of_routers {
+        ensure!(speakers_may_list(&s, kind).await, "speakers may not list {kind}");
+    }
+    let clients = Clients::new(s.clone(), V4).await?;
     overlaid(&s, "hardened").await?;
-    rolled_out(&s).await?;
+    overlaid(&s, "layer2-only").await?;
+    clients.asking_anew(rolled_out(&s)).await?;
+    none_lost(&clients.end("change to layer 2 only").await?)?;
+    for kind in of_routers {
+        ensure!(!speakers_may_list(&s, kind).await, "speakers may still list {kind}");
+    }
     confined(&s, SPEAKER, NOBODY, NET_RAW)?;
-    s.apply_pool().await?;
-    s.apply(&deployment("web", 2)).await?;
-    let address = s
-        .apply_and_address("web", &service("web", "web", "type: LoadBalancer"))
+    every_speaker_says(&s, TOOK_OVER).await?;
+    for (pod, log) in speakers_say(&s).await? {
+        ensure!(!log.contains("forbidden"), "{pod} misses a right: {log}");
+    }
+    // A new address is announced, too.
+    let more = s
+        .apply_and_address("more", &service("more", "web", "type: LoadBalancer"))
         .await?;
-    s.page(address, 80).await?;
-    let owner = s.owner(address).await?;
-    s.answered_by(address, &owner).await?;
+    s.page(more, 80).await?;
+    let owner = s.owner(more).await?;
+    s.answered_by(more, &owner).await?;
     // Back to the manifest, which has none of it.
     kubectl(&s, &["delete", "networkpolicies", "--all"]).await?;
     installed(&s).await

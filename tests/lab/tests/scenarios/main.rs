@@ -10,6 +10,7 @@ mod bgp;
 mod bgp_changes;
 mod bgp_nodes;
 mod bgp_peers;
+mod chart;
 mod cli;
 mod conflicts;
 mod contract;
@@ -24,6 +25,8 @@ mod install;
 mod install_bgp;
 mod keys;
 mod manifests;
+mod migration;
+mod monitoring;
 mod nodes;
 mod other_routers;
 mod outages;
@@ -33,6 +36,7 @@ mod rights;
 mod router;
 mod scene;
 mod services;
+mod shell;
 mod speakers;
 mod traffic;
 /// What the tests of one session say to it, too.
@@ -241,7 +245,8 @@ fn main() -> std::process::ExitCode {
                 .scenario("cordoned_nodes", without_pool(bgp_changes::cordoned_nodes))
                 .scenario("pod_moves", without_pool(bgp_changes::pod_moves))
                 .scenario("policy_on_request", without_pool(bgp_changes::policy_on_request))
-                .scenario("key_change", without_pool(bgp_changes::key_change)),
+                .scenario("key_change", without_pool(bgp_changes::key_change))
+                .scenario("dashboard_and_alerts", without_pool(monitoring::dashboard_and_alerts)),
         )
         .group(
             Group::new(bgp_outages)
@@ -349,7 +354,10 @@ fn main() -> std::process::ExitCode {
                 .scenario(
                     "removed_and_installed_again",
                     without_pool(install::removed_and_installed_again),
-                ),
+                )
+                .scenario("chart", without_pool(chart::chart))
+                // Ends with a cluster that FerroLB was removed from.
+                .scenario("in_and_out", without_pool(migration::in_and_out)),
         )
         .group(
             Group::new(ipv6)
