@@ -3,23 +3,25 @@
 //! Each run is a new cluster of three nodes. The pods run on one of them, the other two may announce, so what is lost is
 //! the announcer's doing. Clients ask once a millisecond.
 
-use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::value_parser;
 use ferrolb_api::VirtualIp;
 use ferrolb_lab::client::{Client as Browser, Probe, Prober, Tally};
-use ferrolb_lab::lab::NAMESPACE as FERROLB;
+use ferrolb_lab::lab::{ADMIN_PORT, NAMESPACE as FERROLB};
 use ferrolb_lab::{Lab, Node, NodeKind, Setup, privilege, realnode, wait_until};
 use kube::Api;
+use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::figures::{Row, Times, Usage, mebibytes, millis, table, verdict};
 use super::{footer, progress, publish, runtime};
-use crate::repository;
+use crate::{image, repository};
 
 const NAMESPACE: &str = "default";
 /// What anything may take at most.
@@ -31,6 +33,9 @@ const REQUEST: Duration = Duration::from_millis(400);
 /// From the end of one step to the next.
 const REST: Duration = Duration::from_millis(1500);
 const ECHO: u16 = 53;
+const STREAM: u16 = 9000;
+/// Between two looks at a program that is starting.
+const LOOK: Duration = Duration::from_millis(5);
 const PROGRAMS: [&str; 2] = ["ferrolb-speaker", "ferrolb-controller"];
 const WORKLOADS: [&str; 2] = ["daemonset/ferrolb-speaker", "deployment/ferrolb-controller"];
 
@@ -38,6 +43,8 @@ const FIRST_PAGE_GOAL: Duration = Duration::from_secs(5);
 const ROLLOUT_GOAL: Duration = Duration::from_secs(10);
 const KILLED_GOAL: Duration = Duration::from_millis(200);
 const POWER_CUT_GOAL: Duration = Duration::from_millis(300);
+const START_GOAL: Duration = Duration::from_secs(1);
+const HANG_GOAL: Duration = Duration::from_secs(15);
 /// Resident, KiB; of the speaker and of the controller.
 const MEMORY_GOAL: [u64; 2] = [10 * 1024, 14 * 1024];
 
@@ -69,7 +76,7 @@ spec:
       containers:
         - name: web
           image: ferrolb.lab/web:1
-          args: ["--http", "8080", "--udp", "5353"]
+          args: ["--http", "8080", "--tcp", "9000", "--udp", "5353"]
           # For a receive queue of seconds.
           securityContext: { runAsUser: 0, capabilities: { add: [NET_ADMIN] } }
           readinessProbe:
@@ -85,6 +92,7 @@ spec:
   selector: { app: web }
   ports:
     - { name: http, port: 80, targetPort: 8080 }
+    - { name: tcp, port: 9000 }
     - { name: udp, port: 53, targetPort: 5353, protocol: UDP }
 "#;
 
@@ -93,6 +101,9 @@ pub(crate) struct Args {
     /// How many clusters.
     #[arg(long, default_value_t = 5, value_name = "N", value_parser = value_parser!(u32).range(1..=100))]
     runs: u32,
+    /// How many rolling updates of the speakers, in each cluster.
+    #[arg(long, default_value_t = 2, value_name = "N", value_parser = value_parser!(u32).range(1..=100))]
+    rollouts: u32,
     /// How long the programs are left alone before their memory is read, in each cluster.
     #[arg(long, default_value_t = 60, value_name = "SECONDS")]
     idle: u64,
@@ -106,8 +117,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if let Some(reason) = realnode::why_not() {
         bail!("this machine cannot run real nodes: {reason}");
     }
-    let (runs, idle) = if args.quick { (1, 5) } else { (args.runs, args.idle) };
-    let text = runtime()?.block_on(measure(runs, Duration::from_secs(idle)))?;
+    let (runs, rollouts, idle) = match args.quick {
+        true => (1, 1, 5),
+        false => (args.runs, args.rollouts, args.idle),
+    };
+    let text = runtime()?.block_on(measure(runs, rollouts, Duration::from_secs(idle)))?;
     publish("install", &text)
 }
 
@@ -117,13 +131,29 @@ struct Seen {
     /// From the manifest on: taken by kubectl, custom resources served, address, first page, all pods ready.
     phases: [Times; 5],
     memory: [Vec<u64>; 2],
+    /// Bytes of the executables, which are all that is in the images.
+    sizes: [u64; 2],
+    /// From the start of a process to `/readyz`.
+    starts: [Times; 2],
     rollouts: Times,
     rollout_gaps: Times,
     rollout_silences: Times,
     lost: u64,
     asked: u64,
+    /// Rolling updates, and after how many the owner was another.
+    updates: u64,
+    moved: u64,
+    /// Connections that were open during all rolling updates of a cluster, and how many of them live.
+    connections: u64,
+    living: u64,
     killed: Times,
+    /// Until the containers of programs that hang run again.
+    hangs: [Times; 2],
+    lost_by_hangs: u64,
     power_cuts: Times,
+    /// How often a node was booted again, and how often it got its address back.
+    boots: u64,
+    returned: u64,
 }
 
 const PHASES: [&str; 5] = [
@@ -134,7 +164,7 @@ const PHASES: [&str; 5] = [
     "manifest -> all pods ready",
 ];
 
-async fn measure(runs: u32, idle: Duration) -> Result<String> {
+async fn measure(runs: u32, rollouts: u32, idle: Duration) -> Result<String> {
     let mut seen = Seen::default();
     for run in 1..=runs {
         progress(&format!("cluster {run} of {runs}"));
@@ -144,7 +174,7 @@ async fn measure(runs: u32, idle: Duration) -> Result<String> {
             ..Setup::named("bench-install")
         };
         let lab = Lab::start(setup).await?;
-        let outcome = async { play(&lab, idle, &mut seen).await }.await;
+        let outcome = async { play(&lab, rollouts, idle, &mut seen).await }.await;
         outcome.map_err(|error| anyhow!("{error:#}\n{}", lab.failure_report()))?;
     }
     let rows = seen.rows()?;
@@ -153,44 +183,52 @@ async fn measure(runs: u32, idle: Duration) -> Result<String> {
     Ok(format!("{table}\n{}\n", footer(cluster)))
 }
 
-async fn play(lab: &Lab, idle: Duration, seen: &mut Seen) -> Result<()> {
+async fn play(lab: &Lab, rollouts: u32, idle: Duration, seen: &mut Seen) -> Result<()> {
     let browser = Browser::new(lab.client_host().namespace());
     let address = install(lab, &browser, seen).await?;
 
     progress("memory");
     tokio::time::sleep(idle).await;
-    for (program, memory) in PROGRAMS.into_iter().zip(&mut seen.memory) {
-        for node in lab.nodes() {
-            for pid in node.processes_called(program)? {
-                memory.push(Usage::of(pid)?.rss);
-            }
+    for (index, program) in PROGRAMS.into_iter().enumerate() {
+        for (_, pid) in processes(lab, program)? {
+            seen.memory[index].push(Usage::of(pid)?.rss);
+            let executable = format!("/proc/{pid}/exe");
+            let size = fs::metadata(&executable)
+                .with_context(|| format!("look at {executable}"))?
+                .len();
+            seen.sizes[index] = size;
         }
     }
 
-    progress("rolling update");
-    let prober = probe(&browser, address).await?;
     let guest = Browser::new(lab.add_host("guest", 200)?.namespace());
-    let asker = guest.asker(address)?;
-    let begin = Instant::now();
-    kubectl(lab, &["rollout", "restart", WORKLOADS[0]]).await?;
-    rolled_out(lab, &WORKLOADS[..1]).await?;
-    seen.rollouts.add(begin.elapsed());
-    seen.rollout_silences.add(blocking(move || asker.stop()).await?);
-    let tally = blocking(move || Ok(prober.stop())).await?;
-    seen.rollout_gaps.add(tally.longest_gap);
-    seen.lost += tally.lost;
-    seen.asked += tally.sent;
-    tokio::time::sleep(REST).await;
+    let mut connection = browser.tcp_connect(SocketAddr::new(address, STREAM), PATIENCE)?;
+    for round in 1..=rollouts {
+        progress(&format!("rolling update {round} of {rollouts}"));
+        roll(lab, (&browser, &guest), address, seen).await?;
+    }
+    seen.connections += 1;
+    seen.living += u64::from(lives(&mut connection).is_ok());
 
     progress("kill -9");
-    let owner = owner(lab, address).await?;
-    let asker = guest.asker(address)?;
-    for pid in owner.processes_called(PROGRAMS[0])? {
-        kill(Pid::from_raw(pid), Signal::SIGKILL).context("kill the speaker")?;
-    }
+    let (owner, asker) = (owner(lab, address).await?, guest.asker(address)?);
+    let [speaker] = owner.processes_called(PROGRAMS[0])?[..] else {
+        bail!("not one speaker on {}", owner.name());
+    };
+    kill(Pid::from_raw(speaker), Signal::SIGKILL).context("kill the speaker")?;
+    seen.starts[0].add(start(lab, owner.name(), PROGRAMS[0], &[speaker]).await?);
     tokio::time::sleep(REST).await;
-    rolled_out(lab, &WORKLOADS).await?;
     seen.killed.add(blocking(move || asker.stop()).await?);
+    rolled_out(lab, &WORKLOADS).await?;
+    let before = processes(lab, PROGRAMS[1])?;
+    let (node, controller) = before.first().context("no controller runs")?;
+    let before: Vec<i32> = before.iter().map(|(_, pid)| *pid).collect();
+    kill(Pid::from_raw(*controller), Signal::SIGKILL).context("kill a controller")?;
+    seen.starts[1].add(start(lab, node, PROGRAMS[1], &before).await?);
+    rolled_out(lab, &WORKLOADS).await?;
+    tokio::time::sleep(REST).await;
+
+    progress("hanging programs");
+    hang(lab, &browser, address, seen).await?;
     tokio::time::sleep(REST).await;
 
     progress("power cut");
@@ -201,7 +239,139 @@ async fn play(lab: &Lab, idle: Duration, seen: &mut Seen) -> Result<()> {
     answered(&prober, before + 500).await?;
     let tally: Tally = blocking(move || Ok(prober.stop())).await?;
     seen.power_cuts.add(tally.longest_gap);
+    let heir = wait_until("an heir", PATIENCE, async || {
+        let heir = self::owner(lab, address).await?;
+        (heir.name() != owner.name())
+            .then_some(heir)
+            .context("it is the node without power")
+    })
+    .await?;
+    lab.wait_node_ready(owner.name(), false, PATIENCE).await?;
+    owner.power_on()?;
+    lab.wait_node_ready(owner.name(), true, PATIENCE).await?;
+    rolled_out(lab, &WORKLOADS).await?;
+    tokio::time::sleep(REST).await;
+    seen.boots += 1;
+    seen.returned += u64::from(self::owner(lab, address).await?.name() != heir.name());
     Ok(())
+}
+
+/// The processes of a program, each with its node.
+fn processes(lab: &Lab, program: &str) -> Result<Vec<(String, i32)>> {
+    let mut found = Vec::new();
+    for node in lab.nodes() {
+        found.extend(
+            node.processes_called(program)?
+                .into_iter()
+                .map(|pid| (node.name().to_owned(), pid)),
+        );
+    }
+    Ok(found)
+}
+
+/// One rolling update of the speakers, under a client that knows the address and one that asks for it.
+async fn roll(lab: &Lab, (knows, asks): (&Browser, &Browser), address: IpAddr, seen: &mut Seen) -> Result<()> {
+    let before = owner(lab, address).await?.name().to_owned();
+    let prober = probe(knows, address).await?;
+    let asker = asks.asker(address)?;
+    let begin = Instant::now();
+    kubectl(lab, &["rollout", "restart", WORKLOADS[0]]).await?;
+    rolled_out(lab, &WORKLOADS[..1]).await?;
+    seen.rollouts.add(begin.elapsed());
+    seen.rollout_silences.add(blocking(move || asker.stop()).await?);
+    let tally = blocking(move || Ok(prober.stop())).await?;
+    seen.rollout_gaps.add(tally.longest_gap);
+    seen.lost += tally.lost;
+    seen.asked += tally.sent;
+    tokio::time::sleep(REST).await;
+    seen.updates += 1;
+    seen.moved += u64::from(owner(lab, address).await?.name() != before);
+    Ok(())
+}
+
+/// The connection still answers.
+fn lives(connection: &mut TcpStream) -> Result<()> {
+    connection.write_all(b"alive?").context("write")?;
+    let mut answer = Vec::new();
+    // The name of the pod comes first.
+    while !answer.ends_with(b"alive?") {
+        let mut byte = [0];
+        connection.read_exact(&mut byte).context("read")?;
+        answer.extend(byte);
+    }
+    Ok(())
+}
+
+/// How long a process that is none of `before` takes on the node from its start until it says that it is ready.
+async fn start(lab: &Lab, node: &str, program: &str, before: &[i32]) -> Result<Duration> {
+    let begin = Instant::now();
+    let node = lab.node(node)?;
+    loop {
+        let now = node.processes_called(program)?;
+        if let Some(pid) = now.into_iter().find(|pid| !before.contains(pid)) {
+            let namespace = File::open(format!("/proc/{pid}/ns/net")).context("open the program's network")?;
+            let address = SocketAddr::from((Ipv6Addr::LOCALHOST, ADMIN_PORT));
+            let ask = move || ready(&namespace, address);
+            if blocking(ask).await.unwrap_or(false) {
+                return age(pid);
+            }
+        }
+        ensure!(
+            begin.elapsed() < PATIENCE,
+            "{program} on {} was not started again",
+            node.name()
+        );
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// The owner's speaker and then all controllers are stopped: how long until their containers run anew.
+async fn hang(lab: &Lab, browser: &Browser, address: IpAddr, seen: &mut Seen) -> Result<()> {
+    let prober = probe(browser, address).await?;
+    let owner = owner(lab, address).await?.name().to_owned();
+    for (index, program) in PROGRAMS.into_iter().enumerate() {
+        let mut stopped = processes(lab, program)?;
+        stopped.retain(|(node, _)| index == 1 || *node == owner);
+        let begin = Instant::now();
+        for (_, pid) in &stopped {
+            kill(Pid::from_raw(*pid), Signal::SIGSTOP).context("stop a program")?;
+        }
+        let before: Vec<i32> = stopped.iter().map(|(_, pid)| *pid).collect();
+        for (node, _) in &stopped {
+            start(lab, node, program, &before).await?;
+        }
+        seen.hangs[index].add(begin.elapsed());
+        rolled_out(lab, &WORKLOADS).await?;
+    }
+    let tally = blocking(move || Ok(prober.stop())).await?;
+    seen.lost_by_hangs += tally.lost;
+    Ok(())
+}
+
+/// Whether a program in this network says that it is ready.
+fn ready(namespace: &File, address: SocketAddr) -> Result<bool> {
+    let ask = || -> Result<bool> {
+        setns(namespace, CloneFlags::CLONE_NEWNET).context("enter the program's network")?;
+        let mut stream = TcpStream::connect_timeout(&address, REQUEST)?;
+        stream.set_read_timeout(Some(REQUEST))?;
+        stream.write_all(b"GET /readyz HTTP/1.0\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer.split_whitespace().nth(1) == Some("200"))
+    };
+    // A thread of its own: it does not come back from there.
+    std::thread::scope(|scope| scope.spawn(ask).join()).map_err(|_| anyhow!("the thread has panicked"))?
+}
+
+/// How long ago the process was started, to a hundredth of a second.
+fn age(pid: i32) -> Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("read when a program was started")?;
+    // What is in brackets may have spaces in it; the start is the 22nd field.
+    let after = stat.rsplit_once(')').map(|(_, rest)| rest).unwrap_or_default();
+    let ticks: u64 = after.split_whitespace().nth(19).context("no start in it")?.parse()?;
+    let uptime = fs::read_to_string("/proc/uptime").context("read the uptime")?;
+    let up: f64 = uptime.split_whitespace().next().context("no uptime")?.parse()?;
+    Ok(Duration::from_secs_f64(up).saturating_sub(Duration::from_millis(ticks * 10)))
 }
 
 /// Installs FerroLB beside pods that are ready, and takes the time of each phase.
@@ -261,6 +431,10 @@ impl Seen {
             let what = format!("{program} with one Service");
             rows.push(Row::new(what, mebibytes(*middle), mebibytes(*last), how));
         }
+        for (index, program) in PROGRAMS.into_iter().enumerate() {
+            let how = format!("process start -> /readyz; {}", goal(&self.starts[index], START_GOAL));
+            rows.push(row(&format!("{program} starts"), &self.starts[index], how));
+        }
         let how = goal(&self.rollouts, ROLLOUT_GOAL);
         rows.push(row("rolling update of three speakers", &self.rollouts, how));
         let how = format!(
@@ -280,21 +454,66 @@ impl Seen {
             &self.rollout_silences,
             how,
         ));
+        let how = format!("of {} updates; goal 0: {}", self.updates, verdict(self.moved == 0));
+        rows.push(Row::new(
+            "  with another owner afterwards",
+            self.moved.to_string(),
+            String::new(),
+            how,
+        ));
+        let (living, all) = (self.living, self.connections);
+        let how = format!(
+            "of {all}, open during all of a cluster's; goal all: {}",
+            verdict(living == all)
+        );
+        rows.push(Row::new(
+            "  TCP connections that live on",
+            living.to_string(),
+            String::new(),
+            how,
+        ));
         let how = goal(&self.killed, KILLED_GOAL);
         rows.push(row(
             "speaker killed: silence for clients that ask for it",
             &self.killed,
             how,
         ));
+        for (index, program) in PROGRAMS.into_iter().enumerate() {
+            let how = format!("until it is ready again; {}", goal(&self.hangs[index], HANG_GOAL));
+            rows.push(row(&format!("{program} hangs"), &self.hangs[index], how));
+        }
+        let lost = self.lost_by_hangs;
+        let how = format!("goal 0: {}", verdict(lost == 0));
+        rows.push(Row::new(
+            "  questions lost meanwhile",
+            lost.to_string(),
+            String::new(),
+            how,
+        ));
         let how = goal(&self.power_cuts, POWER_CUT_GOAL);
         rows.push(row("owner's node loses its power: silence", &self.power_cuts, how));
-        for program in PROGRAMS {
+        let how = format!("of {} boots; goal 0: {}", self.boots, verdict(self.returned == 0));
+        rows.push(Row::new(
+            "  booted, it gets its address back",
+            self.returned.to_string(),
+            String::new(),
+            how,
+        ));
+        for (program, unpacked) in PROGRAMS.into_iter().zip(self.sizes) {
             let path = repository().join(format!("target/images/{program}.oci.tar"));
-            let size = fs::metadata(&path)
+            let packed = fs::metadata(&path)
                 .with_context(|| format!("look at {}", path.display()))?
                 .len();
-            let how = "the image's archive, compressed".to_owned();
-            rows.push(Row::new(program, mebibytes(size / 1024), String::new(), how));
+            let met = verdict(unpacked <= image::LIMIT);
+            let how = format!("unpacked, of the image; goal {}: {met}", mebibytes(image::LIMIT / 1024));
+            rows.push(Row::new(
+                format!("{program}, size"),
+                mebibytes(unpacked / 1024),
+                String::new(),
+                how,
+            ));
+            let how = "its archive, compressed".to_owned();
+            rows.push(Row::new("", mebibytes(packed / 1024), String::new(), how));
         }
         Ok(rows)
     }
