@@ -88,3 +88,16 @@ fn gzip(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
     encoder.write_all(bytes)?;
     encoder.finish()
 }
+
+/// A packed tar archive of files of root, each with a name, its bytes and its mode; the same files give the same bytes.
+///
+/// # Errors
+/// When a name cannot stand in an archive.
+pub fn bundle(files: &[(&str, &[u8], u32)], epoch: u64) -> Result<Vec<u8>, Error> {
+    let mut tar = Builder::new(Vec::new());
+    for (name, bytes, mode) in files {
+        let mut header = file_header(bytes.len(), *mode, epoch);
+        tar.append_data(&mut header, name, *bytes).map_err(Error::Tar)?;
+    }
+    tar.into_inner().and_then(|tar| gzip(&tar)).map_err(Error::Tar)
+}

@@ -22,7 +22,7 @@ use oci_spec::image::{
 use serde::Serialize;
 use sha2::Digest as _;
 
-pub use layer::{Library, Program};
+pub use layer::{Library, Program, bundle};
 
 /// User and group that programs run as: nobody.
 pub const USER: u32 = 65534;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io::Read;
 
 use ferrolb_image::capability::{Capability, PAX_KEY, attribute};
-use ferrolb_image::{About, Architecture, Archive, Error, Program, archive};
+use ferrolb_image::{About, Architecture, Archive, Error, Program, archive, bundle};
 use proptest::prelude::*;
 use serde_json::Value;
 use sha2::Digest;
@@ -232,4 +232,29 @@ proptest! {
         other.push(0);
         prop_assert_ne!(&first.digest, &made(&other).digest);
     }
+}
+
+#[test]
+fn a_bundle_is_its_files_and_the_same_each_time() {
+    let made = bundle(&[("program", b"\x7fELF", 0o755), ("LICENSE", b"text", 0o644)], 7).unwrap();
+    assert_eq!(
+        made,
+        bundle(&[("program", b"\x7fELF", 0o755), ("LICENSE", b"text", 0o644)], 7).unwrap()
+    );
+    let mut tar = tar::Archive::new(flate2::read::GzDecoder::new(&made[..]));
+    let read = tar.entries().unwrap().map(|entry| {
+        let mut entry = entry.unwrap();
+        let name = entry.path().unwrap().display().to_string();
+        let mut bytes = Vec::new();
+        entry.read_to_end(&mut bytes).unwrap();
+        (
+            name,
+            bytes,
+            entry.header().mode().unwrap(),
+            entry.header().mtime().unwrap(),
+        )
+    });
+    let files = [("program", &b"\x7fELF"[..], 0o755), ("LICENSE", b"text", 0o644)];
+    let wanted = files.map(|(name, bytes, mode)| (name.to_owned(), bytes.to_vec(), mode, 7));
+    assert_eq!(read.collect::<Vec<_>>(), wanted);
 }

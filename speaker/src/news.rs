@@ -210,3 +210,30 @@ pub(crate) fn unreadable(kind: &str, key: &ObjectKey, error: &str) -> Option<New
 fn service_id(key: &ObjectKey) -> ServiceId {
     ServiceId::new(&*key.namespace, &*key.name)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layer_2_alone_follows_what_it_waits_for_and_nothing_of_routers() {
+        let (all, alone) = (Stream::followed(false), Stream::followed(true));
+        assert_eq!(all.len(), Stream::ALL.len());
+        assert!(
+            Stream::ALL
+                .iter()
+                .all(|stream| !stream.is_of_layer2() || alone.contains(stream))
+        );
+        let left: Vec<&Stream> = all.difference(&alone).collect();
+        assert_eq!(
+            left,
+            [
+                &Stream::BgpPeers,
+                &Stream::BgpAdvertisements,
+                &Stream::BfdProfiles,
+                &Stream::Communities,
+                &Stream::Secrets
+            ]
+        );
+    }
+}

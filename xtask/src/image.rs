@@ -5,13 +5,14 @@
 //! daemon is needed, and the same sources give the same bytes: programs are built without the paths of this machine,
 //! and times are `SOURCE_DATE_EPOCH`, else 0.
 
-mod build;
+pub(crate) mod build;
 mod contents;
 mod executable;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::generate::{MANIFEST, manifest};
 use crate::repository;
@@ -21,19 +22,19 @@ use ferrolb_image::capability::Capability;
 use ferrolb_image::{About, Architecture, Program, Size, archive};
 
 /// Bytes that an image may have, unpacked.
-const LIMIT: u64 = 12 * 1024 * 1024;
+pub(crate) const LIMIT: u64 = 12 * 1024 * 1024;
 
 /// A program that has an image.
-struct Product {
+pub(crate) struct Product {
     /// Package, executable and file in the image.
-    name: &'static str,
+    pub(crate) name: &'static str,
     title: &'static str,
     description: &'static str,
     /// What its container always has, so that it starts with it in effect although it is not root.
     capabilities: &'static [Capability],
 }
 
-const PRODUCTS: [Product; 2] = [
+pub(crate) const PRODUCTS: [Product; 2] = [
     Product {
         name: "ferrolb-controller",
         title: "FerroLB controller",
@@ -60,6 +61,9 @@ pub(crate) struct Args {
     /// Where cargo builds.
     #[arg(long, value_name = "DIR")]
     target_dir: Option<PathBuf>,
+    /// Build the programs once more, from a copy of the sources in another folder, and fail where a byte differs.
+    #[arg(long, conflicts_with = "bin_dir")]
+    reproduce: bool,
     /// Take static executables from here instead of building them; once per architecture.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["arch", "target_dir"])]
     bin_dir: Vec<PathBuf>,
@@ -67,7 +71,7 @@ pub(crate) struct Args {
 
 /// What can be built for.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Target {
+pub(crate) enum Target {
     Amd64,
     Arm64,
 }
@@ -88,6 +92,7 @@ impl Args {
             out: repository().join("target/images"),
             arch: Vec::new(),
             target_dir: None,
+            reproduce: false,
             bin_dir: Vec::new(),
         }
     }
@@ -97,7 +102,7 @@ impl Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let root = repository();
     let folders = if args.bin_dir.is_empty() {
-        build(&root, args)?
+        build(&root, args, args.target_dir.as_deref())?
     } else {
         args.bin_dir.clone()
     };
@@ -111,10 +116,52 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         })?;
         make(&root, args, product, reference, epoch, &folders)?;
     }
+    if args.reproduce {
+        reproduce(&root, args, &folders)?;
+    }
     Ok(())
 }
 
-fn build(root: &Path, args: &Args) -> Result<Vec<PathBuf>> {
+/// Builds in another folder, and compares.
+fn reproduce(root: &Path, args: &Args, folders: &[PathBuf]) -> Result<()> {
+    let scratch = std::env::temp_dir().join(format!("ferrolb-reproduce-{}", std::process::id()));
+    let sources = scratch.join("sources");
+    let again = copy(root, &sources).and_then(|()| build(&sources, args, Some(&scratch.join("build"))));
+    let outcome = again.and_then(|again| {
+        for (first, second) in folders.iter().zip(&again) {
+            for product in &PRODUCTS {
+                let read = |folder: &Path| {
+                    let path = folder.join(product.name);
+                    fs::read(&path).with_context(|| format!("read {}", path.display()))
+                };
+                ensure!(
+                    read(first)? == read(second)?,
+                    "{} is another one when it is built elsewhere",
+                    first.join(product.name).display()
+                );
+            }
+        }
+        println!("built in {}, too: the same bytes", sources.display());
+        Ok(())
+    });
+    fs::remove_dir_all(&scratch).with_context(|| format!("remove {}", scratch.display()))?;
+    outcome
+}
+
+/// Copies the files that git knows, as they are now.
+fn copy(root: &Path, to: &Path) -> Result<()> {
+    let listed = Command::new("git").current_dir(root).args(["ls-files", "-z"]).output();
+    let listed = String::from_utf8(listed.context("run git ls-files")?.stdout).context("read what git says")?;
+    for name in listed.split('\0').filter(|name| root.join(name).is_file()) {
+        let file = to.join(name);
+        let folder = file.parent().context("a file lies in a folder")?;
+        fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
+        fs::copy(root.join(name), &file).with_context(|| format!("copy {name}"))?;
+    }
+    Ok(())
+}
+
+fn build(root: &Path, args: &Args, target_dir: Option<&Path>) -> Result<Vec<PathBuf>> {
     let packages: Vec<&str> = PRODUCTS.iter().map(|product| product.name).collect();
     let mut architectures: Vec<Architecture> = args.arch.iter().map(|target| Architecture::from(*target)).collect();
     if architectures.is_empty() {
@@ -124,7 +171,7 @@ fn build(root: &Path, args: &Args) -> Result<Vec<PathBuf>> {
     architectures.dedup();
     architectures
         .into_iter()
-        .map(|architecture| build::programs(root, architecture, args.target_dir.as_deref(), &packages))
+        .map(|architecture| build::programs(root, architecture, target_dir, &packages))
         .collect()
 }
 
@@ -214,7 +261,7 @@ fn labels(product: &Product) -> BTreeMap<String, String> {
     .collect()
 }
 
-fn epoch(variable: Option<&str>) -> Result<u64> {
+pub(crate) fn epoch(variable: Option<&str>) -> Result<u64> {
     let Some(text) = variable.filter(|text| !text.is_empty()) else {
         return Ok(0);
     };
@@ -253,6 +300,25 @@ mod tests {
                 reference.ends_with(concat!(":v", env!("CARGO_PKG_VERSION"))),
                 "{reference}"
             );
+        }
+    }
+
+    #[test]
+    fn the_dockerfile_makes_such_images() {
+        let dockerfile = fs::read_to_string(repository().join("Dockerfile")).unwrap();
+        let references = references(&repository()).unwrap();
+        for product in &PRODUCTS {
+            let name = product.name;
+            let begin = format!("FROM scratch AS {name}\n");
+            let stage = dockerfile.split(&begin).nth(1).unwrap().split("\nFROM").next().unwrap();
+            let user = format!("USER {0}:{0}\n", ferrolb_image::USER);
+            let copy = format!("COPY --from=build /out/{name} /{name}\n");
+            for line in [user, copy, format!("ENTRYPOINT [\"/{name}\"]\n")] {
+                assert!(stage.contains(&line), "{name}: no {line}");
+            }
+            assert!(dockerfile.contains(&format!("--target {name} -t {} .", references[name])));
+            let net_raw = dockerfile.contains(&format!("setcap cap_net_raw+ep /out/{name}\n"));
+            assert_eq!(net_raw, product.capabilities == [Capability::NetRaw], "{name}");
         }
     }
 

@@ -7,10 +7,12 @@ mod bench;
 mod chart;
 mod controlplane;
 mod demo;
+mod emulate;
 mod generate;
 mod image;
 mod lab;
 mod licenses;
+mod plugin;
 mod sim;
 mod soak;
 
@@ -36,6 +38,8 @@ enum Command {
     Controlplane(controlplane::Args),
     /// Show FerroLB at work in a real cluster: a Service, its addresses, a node that is lost.
     Demo(demo::Args),
+    /// Run what is built for the other processor, by qemu: the programs of the images, and tests.
+    Emulate(emulate::Args),
     /// Write deploy/crds and deploy/manifests from the Rust types and deploy/base.
     Gen(generate::Args),
     /// Make the container images of the programs.
@@ -44,6 +48,8 @@ enum Command {
     Lab(lab::Args),
     /// Check the licence of every package that is linked in, and advisories where cargo-deny is installed.
     Licenses(licenses::Args),
+    /// Make the archives of `kubectl ferrolb` and its krew manifest, and install it by krew.
+    Plugin(plugin::Args),
     /// Play the controller in a seeded world, or replay one seed.
     Sim(sim::Args),
     /// Stall speakers, lose heartbeats, restart the API server, under load, for as long as you like: nothing may move.
@@ -56,10 +62,12 @@ fn main() -> ExitCode {
         Command::Chart(args) => chart::run(&args),
         Command::Controlplane(args) => controlplane::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Emulate(args) => emulate::run(&args),
         Command::Gen(args) => generate::run(&args),
         Command::Image(args) => image::run(&args),
         Command::Lab(args) => lab::run(&args),
         Command::Licenses(args) => licenses::run(&args),
+        Command::Plugin(args) => plugin::run(&args),
         Command::Sim(args) => sim::run(&args),
         Command::Soak(args) => soak::run(&args),
     };

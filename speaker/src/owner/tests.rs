@@ -88,6 +88,7 @@ impl Bench {
             Ownership::new("node-a", speaker),
             Api::new(client, "node-a", recorder),
             Vec::new(),
+            Stream::followed(false),
             takeovers,
             ends,
         );

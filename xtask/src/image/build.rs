@@ -6,13 +6,13 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use ferrolb_image::Architecture;
 
-use super::executable::machine;
+pub(crate) use super::executable::machine;
 
 /// Separates flags in `CARGO_ENCODED_RUSTFLAGS`.
 const SEPARATOR: &str = "\x1f";
 
 /// The architecture of this machine.
-pub(super) fn host() -> Result<Architecture> {
+pub(crate) fn host() -> Result<Architecture> {
     match std::env::consts::ARCH {
         "x86_64" => Ok(Architecture::Amd64),
         "aarch64" => Ok(Architecture::Arm64),
@@ -21,44 +21,59 @@ pub(super) fn host() -> Result<Architecture> {
 }
 
 /// Rust's name for what is built for.
-pub(super) fn triple(architecture: Architecture) -> String {
+pub(crate) fn triple(architecture: Architecture) -> String {
     format!("{}-unknown-linux-musl", machine(architecture))
 }
 
 /// Builds the packages for release and gives the folder with their executables.
-pub(super) fn programs(
+pub(crate) fn programs(
     root: &Path,
     architecture: Architecture,
     target_dir: Option<&Path>,
     packages: &[&str],
 ) -> Result<PathBuf> {
     let triple = triple(architecture);
-    installed(&triple)?;
     let target_dir = target_dir.map_or_else(|| root.join("target"), Path::to_owned);
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut cargo = cargo(root, architecture, Some(&target_dir))?;
     cargo
-        .current_dir(root)
-        .args(["build", "--locked", "--release", "--target", &triple, "--target-dir"])
-        .arg(&target_dir)
+        .args(["build", "--locked", "--release", "--target", &triple])
         .args(packages.iter().flat_map(|package| ["-p", package]))
         .env("CARGO_ENCODED_RUSTFLAGS", flags(root, &target_dir)?.join(SEPARATOR));
-    // The TLS library has C and assembly in it, which need headers and no C library: any compiler for the processor will do.
-    let underscored = triple.replace('-', "_");
-    let variable = format!("CC_{underscored}");
-    if std::env::var_os(&variable).is_none() {
-        cargo.env(variable, c_compiler(architecture)?);
-    }
-    if host().ok() != Some(architecture) {
-        let variable = format!("CARGO_TARGET_{}_LINKER", underscored.to_uppercase());
-        if std::env::var_os(&variable).is_none() {
-            cargo.env(variable, "rust-lld");
-        }
-    }
     let status = cargo.status().context("run cargo")?;
     if !status.success() {
         bail!("the build for {triple} failed");
     }
     Ok(target_dir.join(triple).join("release"))
+}
+
+/// cargo, in `root`, with what it needs to build for the architecture.
+pub(crate) fn cargo(root: &Path, architecture: Architecture, target_dir: Option<&Path>) -> Result<Command> {
+    installed(&triple(architecture))?;
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(root);
+    if let Some(target_dir) = target_dir {
+        cargo.env("CARGO_TARGET_DIR", target_dir);
+    }
+    // The TLS library has C and assembly in it, which need headers and no C library: any compiler for the processor will do.
+    let compiler = format!("CC_{}", triple(architecture).replace('-', "_"));
+    if std::env::var_os(&compiler).is_none() {
+        cargo.env(compiler, c_compiler(architecture)?);
+    }
+    if host().ok() != Some(architecture) {
+        let linker = variable(architecture, "LINKER");
+        if std::env::var_os(&linker).is_none() {
+            cargo.env(linker, "rust-lld");
+        }
+    }
+    Ok(cargo)
+}
+
+/// By which variable cargo is told something about the architecture.
+pub(crate) fn variable(architecture: Architecture, what: &str) -> String {
+    format!(
+        "CARGO_TARGET_{}_{what}",
+        triple(architecture).replace('-', "_").to_uppercase()
+    )
 }
 
 /// Takes the paths of this machine out of the messages of panics, so that every machine builds the same bytes.
@@ -96,11 +111,7 @@ fn c_compiler(architecture: Architecture) -> Result<String> {
     match Command::new(&name).arg("--version").output() {
         Ok(_) => Ok(name),
         Err(error) => {
-            let package = match architecture {
-                Architecture::Amd64 => "gcc-x86-64-linux-gnu",
-                Architecture::Arm64 => "gcc-aarch64-linux-gnu",
-            };
-            bail!("cannot run {name} ({error}), which the TLS library is built with: apt-get install {package}")
+            bail!("cannot run {name} ({error}), which the TLS library is built with: scripts/prepare --all installs it")
         }
     }
 }

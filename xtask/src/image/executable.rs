@@ -27,7 +27,7 @@ pub(super) fn architecture(bytes: &[u8]) -> Result<Architecture> {
 }
 
 /// As Rust names the processor.
-pub(super) fn machine(architecture: Architecture) -> &'static str {
+pub(crate) fn machine(architecture: Architecture) -> &'static str {
     match architecture {
         Architecture::Amd64 => "x86_64",
         Architecture::Arm64 => "aarch64",
