@@ -41,8 +41,17 @@ impl Times {
 
     /// A row: median, 99th percentile, how many, and how it was measured.
     pub(super) fn row(&self, what: &str, how: &str) -> Row {
+        self.row_in(millis, what, how)
+    }
+
+    /// The same in microseconds.
+    pub(super) fn fine_row(&self, what: &str, how: &str) -> Row {
+        self.row_in(micros, what, how)
+    }
+
+    fn row_in(&self, unit: fn(Duration) -> String, what: &str, how: &str) -> Row {
         let how = format!("n={}; {how}", self.0.len());
-        Row::new(what, millis(self.median()), millis(self.quantile(99)), how)
+        Row::new(what, unit(self.median()), unit(self.quantile(99)), how)
     }
 }
 
@@ -127,6 +136,11 @@ pub(super) fn verdict(met: bool) -> &'static str {
 /// `12.3 ms`.
 pub(super) fn millis(time: Duration) -> String {
     format!("{:.1} ms", time.as_secs_f64() * 1000.0)
+}
+
+/// `12 µs`.
+pub(super) fn micros(time: Duration) -> String {
+    format!("{:.0} µs", time.as_secs_f64() * 1_000_000.0)
 }
 
 /// `12.3 MiB`.

@@ -7,9 +7,11 @@ mod arp;
 mod faults;
 pub(crate) mod keepalived;
 mod many;
+mod stalls;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -70,6 +72,8 @@ enum Part {
     NodeLoss,
     /// Speakers that are killed, stopped and upgraded.
     Faults,
+    /// Owners that stand still under load, and keepalived's.
+    Stalls,
     /// Planned moves.
     Planned,
     /// A node that is lost with two hundred addresses.
@@ -104,7 +108,7 @@ struct Bench<'a> {
     /// How many Services there are beside the first.
     more: usize,
     hosts: BTreeMap<String, Host>,
-    minimal: Option<arp::Minimal>,
+    keepalived: Option<Rc<Keepalived<'a>>>,
     rows: Vec<Row>,
 }
 
@@ -123,7 +127,7 @@ impl<'a> Bench<'a> {
             guest: Browser::new(lab.add_host("guest", 200)?.namespace()),
             more: 0,
             hosts: BTreeMap::new(),
-            minimal: None,
+            keepalived: None,
             rows: Vec::new(),
         };
         bench.echoed(&bench.client).await?;
@@ -138,7 +142,7 @@ impl<'a> Bench<'a> {
         };
         let (questions, storm) = match args.quick {
             true => (50, Duration::from_secs(2)),
-            false => (500, Duration::from_secs(10)),
+            false => (4_000, Duration::from_secs(10)),
         };
         let asked_for = |part| args.only.is_empty() || args.only.contains(&part);
         if asked_for(Part::Arp) {
@@ -151,6 +155,9 @@ impl<'a> Bench<'a> {
         }
         if asked_for(Part::Faults) {
             self.speaker_faults(faults).await?;
+        }
+        if asked_for(Part::Stalls) {
+            self.stalls(faults).await?;
         }
         if asked_for(Part::Planned) {
             self.planned(faults).await?;
@@ -199,8 +206,7 @@ impl<'a> Bench<'a> {
 
     /// The same with keepalived.
     async fn beside_keepalived(&mut self, ours: &Times, runs: u32) -> Result<()> {
-        let Some(keepalived) = Keepalived::find(self.lab)? else {
-            progress("keepalived is not installed (Debian package keepalived): left out");
+        let Some(keepalived) = self.keepalived()? else {
             return Ok(());
         };
         for interval in ["0.08", "0.1"] {
@@ -230,6 +236,17 @@ impl<'a> Bench<'a> {
             ));
         }
         Ok(())
+    }
+
+    /// keepalived, which does not run yet; `None` where it is not installed.
+    fn keepalived(&mut self) -> Result<Option<Rc<Keepalived<'a>>>> {
+        if self.keepalived.is_none() {
+            self.keepalived = Keepalived::find(self.lab)?.map(Rc::new);
+        }
+        if self.keepalived.is_none() {
+            progress("keepalived is not installed (Debian package keepalived): left out");
+        }
+        Ok(self.keepalived.clone())
     }
 
     /// Takes the host that answers for `address` off the LAN under a client, and puts it back once another one serves.
