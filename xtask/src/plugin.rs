@@ -15,7 +15,7 @@ use crate::repository;
 const PACKAGE: &str = "ferrolb-cli";
 const PROGRAM: &str = "kubectl-ferrolb";
 const TEMPLATE: &str = "deploy/krew/ferrolb.yaml";
-const KREW: &str = "sigs.k8s.io/krew/cmd/krew@v0.4.5";
+const KREW: &str = "sigs.k8s.io/krew/cmd/krew@v0.4.3";
 
 /// Arguments of `xtask plugin`.
 #[derive(clap::Args)]
