@@ -112,7 +112,8 @@ fn a_second_speaker_starts_beside_the_first() {
     let speaker = &find(&documents, "DaemonSet", "ferrolb-speaker")["spec"];
     let surge = serde_json::json!({ "maxSurge": 1, "maxUnavailable": 0 });
     assert_eq!(speaker["updateStrategy"]["rollingUpdate"], surge);
-    assert_eq!(speaker["minReadySeconds"], 2);
+    // The hand-over takes milliseconds, and the one that is ready meanwhile is the old one.
+    assert_eq!(speaker["minReadySeconds"], 1);
     let container = &speaker["template"]["spec"]["containers"][0];
     assert_eq!(container["ports"], Value::Null);
     for probe in ["livenessProbe", "readinessProbe"] {
