@@ -35,12 +35,12 @@ pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Idle connections kept for the next write, so that it need not wait for a handshake, and how long: the API server
 /// closes them after 90 s itself.
-const IDLE_CONNECTIONS: usize = 4;
+const IDLE_CONNECTIONS: usize = 2;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(80);
 
 /// What a connection reads at once, and the longest head of an answer that it takes. Left to itself it grows with every list
-/// that it reads, to half a mebibyte, and keeps that: there are as many connections as watches.
-const READ_BUFFER: usize = 16 << 10;
+/// that it reads, to half a mebibyte, and keeps that: there are as many connections as watches, and each has two of them.
+const READ_BUFFER: usize = 8 << 10;
 
 /// Why there is no client.
 #[derive(Debug, ThisError)]

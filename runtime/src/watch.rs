@@ -9,24 +9,30 @@
 //!   missing CustomResourceDefinition or an expired resource version;
 //! - trouble is logged when it begins, changes and ends, not on every attempt, and `/readyz` names resource and verb.
 //!
+//! What depends on the kind is one function that reads its objects ([`Tell`]); the rest is in the program once, however many
+//! kinds it watches.
+//!
 //! The protocol is list, then watch from the list's resource version, with bookmarks, over and over
 //! (<https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes>). It is spelled out
 //! here rather than taken from `kube::runtime::watcher`, which does not tell when a watch is established again.
 
 mod cutter;
 mod health;
+mod read;
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
-use std::fmt::{self, Debug};
+use std::fmt;
+use std::marker::PhantomData;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
-use futures::{AsyncReadExt, StreamExt};
+use futures::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt};
 use k8s_openapi::NamespaceResourceScope;
-use kube::api::{ListParams, VersionMatch, WatchEvent, WatchParams};
-use kube::core::{DeserializeGuard, ListMeta, Request, Status};
-use kube::{Api, Client, Error, Resource, ResourceExt};
+use kube::api::{ListParams, VersionMatch, WatchParams};
+use kube::core::request::Error as RequestError;
+use kube::core::{ListMeta, Request, Status};
+use kube::{Client, Error, Resource, ResourceExt};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -38,6 +44,7 @@ use tracing::debug;
 
 use self::cutter::Cutter;
 use self::health::{Health, Problem, ProblemKind};
+use self::read::{Line, Named, Tell, Text, Told, tell};
 use crate::apply::chain;
 use crate::backoff::{Backoff, random_fraction};
 use crate::readiness::Readiness;
@@ -50,6 +57,9 @@ const PAGE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Bytes of a list that are read at once.
 const PIECE: usize = 16 << 10;
+
+/// What a watch keeps room for between two changes, in bytes.
+const LINE: usize = 1 << 10;
 
 /// A watch ends after this long, plus up to [`WATCH_JITTER_SECS`]; a server that went silent without the kernel
 /// noticing (a proxy in between) is found out then.
@@ -106,6 +116,37 @@ impl ObjectKey {
     }
 }
 
+/// Keys of objects. They are kept for each of thousands of objects, so each is one text: neither part has a slash in it.
+#[derive(Debug, Default)]
+struct Keys(BTreeSet<Box<str>>);
+
+impl Keys {
+    fn text(key: &ObjectKey) -> Box<str> {
+        format!("{}/{}", key.namespace, key.name).into()
+    }
+
+    fn insert(&mut self, key: &ObjectKey) {
+        self.0.insert(Keys::text(key));
+    }
+
+    fn remove(&mut self, key: &ObjectKey) {
+        self.0.remove(&Keys::text(key));
+    }
+
+    /// Those that are not in `others`.
+    fn without(&self, others: &Keys) -> Vec<ObjectKey> {
+        let gone = self.0.difference(&others.0);
+        gone.filter_map(|text| {
+            let (namespace, name) = text.split_once('/')?;
+            Some(ObjectKey {
+                namespace: namespace.into(),
+                name: name.into(),
+            })
+        })
+        .collect()
+    }
+}
+
 impl fmt::Display for ObjectKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.namespace.is_empty() {
@@ -141,9 +182,17 @@ impl Metrics {
 }
 
 /// What to watch: all objects of a kind, or those of one namespace, or those that selectors admit.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Source<K> {
-    api: Api<DeserializeGuard<K>>,
+    at: At,
+    of: PhantomData<fn() -> K>,
+}
+
+/// Where objects are listed, and which of them.
+#[derive(Clone)]
+struct At {
+    client: Client,
+    url: String,
     resource: String,
     labels: Option<String>,
     fields: Option<String>,
@@ -155,7 +204,7 @@ pub struct Source<K> {
 impl<K: Resource<DynamicType = ()>> Source<K> {
     /// Every object of the kind.
     pub fn all(client: &Client) -> Self {
-        Self::of(Api::all(client.clone()))
+        Self::of(client, None)
     }
 
     /// The objects of one namespace.
@@ -163,20 +212,20 @@ impl<K: Resource<DynamicType = ()>> Source<K> {
     where
         K: Resource<Scope = NamespaceResourceScope>,
     {
-        Self::of(Api::namespaced(client.clone(), namespace))
+        Self::of(client, Some(namespace))
     }
 
     /// Only objects whose labels match.
     #[must_use]
     pub fn labels(mut self, selector: impl Into<String>) -> Self {
-        self.labels = Some(selector.into());
+        self.at.labels = Some(selector.into());
         self
     }
 
     /// Only objects whose fields match.
     #[must_use]
     pub fn fields(mut self, selector: impl Into<String>) -> Self {
-        self.fields = Some(selector.into());
+        self.at.fields = Some(selector.into());
         self
     }
 
@@ -184,7 +233,7 @@ impl<K: Resource<DynamicType = ()>> Source<K> {
     /// one runs on every node, and for objects of which a list without pages is not too large.
     #[must_use]
     pub fn cached(mut self) -> Self {
-        self.cached = true;
+        self.at.cached = true;
         self
     }
 
@@ -192,11 +241,11 @@ impl<K: Resource<DynamicType = ()>> Source<K> {
     /// looked at once per `period`.
     #[must_use]
     pub fn optional(mut self, period: Duration) -> Self {
-        self.absent = Some(period);
+        self.at.absent = Some(period);
         self
     }
 
-    fn of(api: Api<DeserializeGuard<K>>) -> Self {
+    fn of(client: &Client, namespace: Option<&str>) -> Self {
         let group = K::group(&());
         let plural = K::plural(&());
         let resource = if group.is_empty() {
@@ -205,12 +254,16 @@ impl<K: Resource<DynamicType = ()>> Source<K> {
             format!("{plural}.{group}")
         };
         Source {
-            api,
-            resource,
-            labels: None,
-            fields: None,
-            cached: false,
-            absent: None,
+            at: At {
+                client: client.clone(),
+                url: K::url_path(&(), namespace),
+                resource,
+                labels: None,
+                fields: None,
+                cached: false,
+                absent: None,
+            },
+            of: PhantomData,
         }
     }
 }
@@ -222,12 +275,24 @@ pub async fn watch<K, I>(
     readiness: Readiness,
     metrics: Metrics,
     inputs: mpsc::Sender<I>,
-    to_input: impl FnMut(Event<K>) -> Option<I>,
+    to_input: impl FnMut(Event<K>) -> Option<I> + Send + 'static,
     stop: CancellationToken,
 ) -> Result<(), Infallible>
 where
-    K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + 'static,
+    K: Resource<DynamicType = ()> + DeserializeOwned + 'static,
+    I: 'static,
 {
+    follow(source.at, readiness, metrics, inputs, tell(to_input), stop).await
+}
+
+async fn follow<I>(
+    source: At,
+    readiness: Readiness,
+    metrics: Metrics,
+    inputs: mpsc::Sender<I>,
+    tell: Tell<I>,
+    stop: CancellationToken,
+) -> Result<(), Infallible> {
     let restarts = metrics
         .restarts
         .get_or_create(&ResourceLabel {
@@ -239,8 +304,8 @@ where
         source,
         restarts,
         inputs,
-        to_input,
-        known: BTreeSet::new(),
+        tell,
+        known: Keys::default(),
         told_synced: false,
         established: None,
     };
@@ -251,14 +316,34 @@ where
     Ok(())
 }
 
-struct Watcher<K, I, F> {
-    source: Source<K>,
+impl At {
+    fn request(&self) -> Request {
+        Request::new(self.url.as_str())
+    }
+
+    /// Asks the API server for objects; the answer is read as it comes.
+    async fn ask(
+        &self,
+        verb: &'static str,
+        asked: Result<Asked, RequestError>,
+    ) -> Result<impl AsyncBufRead + use<>, Break> {
+        let failed = |error| Break::of(verb, error);
+        let asked = asked.map_err(|error| failed(Error::BuildRequest(error)))?;
+        self.client.request_stream(asked).await.map_err(failed)
+    }
+}
+
+/// A request without a body.
+type Asked = axum::http::Request<Vec<u8>>;
+
+struct Watcher<I> {
+    source: At,
     health: Health,
     restarts: Counter,
     inputs: mpsc::Sender<I>,
-    to_input: F,
+    tell: Tell<I>,
     /// Every object told and not told gone.
-    known: BTreeSet<ObjectKey>,
+    known: Keys,
     told_synced: bool,
     /// When the watch that runs now was accepted.
     established: Option<Instant>,
@@ -283,11 +368,7 @@ impl From<Closed> for Break {
     }
 }
 
-impl<K, I, F> Watcher<K, I, F>
-where
-    K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + 'static,
-    F: FnMut(Event<K>) -> Option<I>,
-{
+impl<I> Watcher<I> {
     async fn run(mut self) -> Result<Infallible, Closed> {
         let mut backoff = Backoff::new(FIRST_DELAY, LAST_DELAY);
         let mut cached = self.source.cached;
@@ -330,7 +411,7 @@ where
                 Break::Problem(problem) => {
                     if let (Some(period), ProblemKind::Missing) = (self.source.absent, problem.kind) {
                         version = None;
-                        self.complete(BTreeSet::new()).await?;
+                        self.complete(Keys::default()).await?;
                         tokio::time::sleep(period).await;
                         continue;
                     }
@@ -360,7 +441,7 @@ where
             params.resource_version = Some("0".to_owned());
             params.version_match = Some(VersionMatch::NotOlderThan);
         }
-        let mut seen = BTreeSet::new();
+        let mut seen = Vec::new();
         let version = loop {
             let page = self.page(&params, &mut seen).await?;
             params.continue_token = page.continue_.filter(|token| !token.is_empty());
@@ -368,31 +449,28 @@ where
                 break page.resource_version.unwrap_or_default();
             }
         };
-        self.complete(seen).await?;
+        self.complete(Keys(seen.into_iter().collect())).await?;
         Ok(version)
     }
 
     /// The list is complete: these objects exist and no other.
-    async fn complete(&mut self, seen: BTreeSet<ObjectKey>) -> Result<(), Closed> {
-        for key in self.known.difference(&seen).cloned().collect::<Vec<_>>() {
-            self.tell(Event::Gone(key)).await?;
+    async fn complete(&mut self, seen: Keys) -> Result<(), Closed> {
+        for key in self.known.without(&seen) {
+            self.tell(Told::Gone(key)).await?;
         }
         self.known = seen;
         if !self.told_synced {
             self.told_synced = true;
-            self.tell(Event::Synced).await?;
+            self.tell(Told::Synced).await?;
         }
         self.health.listed();
         Ok(())
     }
 
     /// Tells every object of a page as it arrives, so that no more than one of them weighs in memory.
-    async fn page(&mut self, params: &ListParams, seen: &mut BTreeSet<ObjectKey>) -> Result<ListMeta, Break> {
-        let failed = |error| Break::of("list", error);
-        let request = Request::new(self.source.api.resource_url()).list(params);
-        let request = request.map_err(|error| failed(Error::BuildRequest(error)))?;
-        let client = self.source.api.clone().into_client();
-        let answer = in_time(client.request_stream(request)).await?.map_err(failed)?;
+    async fn page(&mut self, params: &ListParams, seen: &mut Vec<Box<str>>) -> Result<ListMeta, Break> {
+        let unreadable = |error| Break::of("list", Error::SerdeError(error));
+        let answer = in_time(self.source.ask("list", self.source.request().list(params))).await??;
         let mut answer = pin!(answer);
         let mut cutter = Cutter::default();
         let mut piece = vec![0; PIECE];
@@ -403,13 +481,12 @@ where
                 break;
             }
             for item in cutter.feed(&piece[..read]) {
-                let object = guarded(&item).map_err(|error| failed(Error::SerdeError(error)))?;
-                let key = ObjectKey::of(&object);
-                seen.insert(key.clone());
-                self.apply(key, object).await?;
+                let key = Named::of_object(&item).map_err(unreadable)?.metadata.key();
+                seen.push(Keys::text(&key));
+                self.apply(key, Text::Object(&item)).await?;
             }
         }
-        cutter.finish().map_err(|error| failed(Error::SerdeError(error)))
+        cutter.finish().map_err(unreadable)
     }
 
     /// Tells changes from `version` on, which it keeps up to date, until the server ends the watch in its time.
@@ -422,68 +499,61 @@ where
             bookmarks: true,
             send_initial_events: false,
         };
-        let api = self.source.api.clone();
-        let events = api
-            .watch(&params, version)
-            .await
-            .map_err(|error| Break::of("watch", error))?;
+        let asked = self.source.request().watch(&params, version);
+        let answer = self.source.ask("watch", asked).await?;
         self.established = Some(Instant::now());
         self.health.established();
-        let mut events = pin!(events);
+        let mut answer = pin!(answer);
         let deadline = tokio::time::Instant::now() + Duration::from_secs(seconds.into()) + WATCH_MARGIN;
+        let mut line = Vec::new();
         loop {
-            let event = match tokio::time::timeout_at(deadline, events.next()).await {
+            match tokio::time::timeout_at(deadline, answer.read_until(b'\n', &mut line)).await {
                 Err(_) => return Err(Break::CutOff("silent for too long".to_owned())),
-                Ok(None) => return Ok(()),
-                Ok(Some(Err(error))) => return Err(Break::CutOff(chain(&error))),
-                Ok(Some(Ok(event))) => event,
-            };
-            match event {
-                WatchEvent::Added(object) | WatchEvent::Modified(object) => {
-                    let next = object.resource_version();
-                    self.apply(ObjectKey::of(&object), object).await?;
-                    version.clone_from(&next.unwrap_or_default());
-                }
-                WatchEvent::Deleted(object) => {
-                    let key = ObjectKey::of(&object);
-                    self.known.remove(&key);
-                    self.tell(Event::Gone(key)).await?;
-                    version.clone_from(&object.resource_version().unwrap_or_default());
-                }
-                WatchEvent::Bookmark(mark) => *version = mark.metadata.resource_version,
-                WatchEvent::Error(status) => return Err(Break::of("watch", Error::Api(status))),
+                Ok(Ok(0)) => return Ok(()),
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => return Err(Break::CutOff(chain(&error))),
             }
+            match Line::of(&line) {
+                Ok(news) => self.change(news, &line, version).await?,
+                // The last one, which did not arrive whole.
+                Err(error) if error.is_eof() => return Ok(()),
+                Err(error) => return Err(Break::CutOff(chain(&error))),
+            }
+            line.clear();
+            line.shrink_to(LINE);
         }
     }
 
-    async fn apply(&mut self, key: ObjectKey, object: DeserializeGuard<K>) -> Result<(), Closed> {
-        self.known.insert(key.clone());
-        let event = match object.0 {
-            Ok(mut object) => {
-                object.meta_mut().managed_fields = None;
-                Event::Applied(object)
+    /// Tells what a line of a watch says, and keeps its resource version.
+    async fn change(&mut self, news: Line, line: &[u8], version: &mut String) -> Result<(), Break> {
+        let named = match news {
+            Line::Exists(named) => {
+                self.apply(named.key(), Text::Change(line)).await?;
+                named
             }
-            Err(invalid) => Event::Invalid {
-                key,
-                error: invalid.error,
-            },
+            Line::Gone(named) => {
+                let key = named.key();
+                self.known.remove(&key);
+                self.tell(Told::Gone(key)).await?;
+                named
+            }
+            Line::Bookmark(named) => named,
+            Line::Error(status) => return Err(Break::of("watch", Error::Api(status))),
         };
-        self.tell(event).await
+        *version = named.resource_version;
+        Ok(())
     }
 
-    async fn tell(&mut self, event: Event<K>) -> Result<(), Closed> {
-        match (self.to_input)(event) {
+    async fn apply(&mut self, key: ObjectKey, text: Text<'_>) -> Result<(), Closed> {
+        self.known.insert(&key);
+        self.tell(Told::Exists(key, text)).await
+    }
+
+    async fn tell(&mut self, told: Told<'_>) -> Result<(), Closed> {
+        match (self.tell)(told) {
             Some(input) => self.inputs.send(input).await.map_err(|_| Closed),
             None => Ok(()),
         }
-    }
-}
-
-/// An object, or what is wrong with it. The detour by way of a tree is for those alone that cannot be read.
-fn guarded<K: Resource + DeserializeOwned>(text: &[u8]) -> Result<DeserializeGuard<K>, serde_json::Error> {
-    match serde_json::from_slice::<K>(text) {
-        Ok(object) => Ok(DeserializeGuard(Ok(object))),
-        Err(_) => serde_json::from_slice(text),
     }
 }
 
