@@ -234,7 +234,7 @@ fn parts(cli: &Cli, namespace: &str) -> Vec<Part> {
     ]);
     if let Action::Why { service } = &cli.action {
         let of = match service {
-            Some(service) => Some(service_id(service, namespace).namespace),
+            Some(service) => Some(service_id(service, namespace).namespace.clone()),
             None => (!cli.all_namespaces).then(|| namespace.to_owned()),
         };
         parts.push(part(vec![helpful::<Event>()], of.as_deref(), true));

@@ -1,6 +1,6 @@
 //! VirtualIPs, made by the controller or by hand.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ferrolb_api as api;
 use ferrolb_api::names::annotations;
@@ -69,7 +69,13 @@ pub fn virtual_ip(object: &api::VirtualIp) -> Result<VirtualIp, ObjectError> {
         }),
         announcer: announcer.map(|a| Announcer {
             node: a.node.clone(),
-            interfaces: a.interfaces.iter().cloned().collect(),
+            interfaces: a
+                .interfaces
+                .iter()
+                .cloned()
+                .collect::<BTreeSet<_>>()
+                .into_iter()
+                .collect(),
         }),
         move_to: filled(given.and_then(|given| given.get(annotations::MOVE_TO))),
         answered_move: status.and_then(|s| s.answered_move.clone()),

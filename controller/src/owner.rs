@@ -370,7 +370,7 @@ impl Owner {
         } else {
             info!(%service, reason, "{message}");
         }
-        let about = (service.namespace, service.name);
+        let about = (service.namespace.clone(), service.name.clone());
         self.recorder
             .record(Note::on_service(about, uid, warning, reason, message));
     }

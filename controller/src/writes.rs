@@ -209,8 +209,8 @@ fn virtual_ips(client: Client) -> Api<PartialObjectMeta<api::VirtualIp>> {
 
 fn wire_claim(claim: Claim) -> api::Claim {
     api::Claim {
-        namespace: claim.service.namespace,
-        name: claim.service.name,
+        namespace: claim.service.namespace.clone(),
+        name: claim.service.name.clone(),
         uid: claim.uid,
     }
 }

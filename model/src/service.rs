@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::Deref;
+use std::sync::Arc;
 
 use thiserror::Error;
 
@@ -10,9 +12,14 @@ use crate::announcement_policy::Applicant;
 use crate::ip::{Family, FamilySet};
 use crate::selector::Labels;
 
-/// Namespace and name. Ordered by namespace, then name: the order in which ties are broken.
+/// Namespace and name. Ordered by namespace, then name: the order in which ties are broken. Kept by many for each of thousands
+/// of Services, so a copy is the same text.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ServiceId {
+pub struct ServiceId(Arc<QualifiedName>);
+
+/// What a [`ServiceId`] says.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct QualifiedName {
     /// The namespace.
     pub namespace: String,
     /// The name.
@@ -21,11 +28,24 @@ pub struct ServiceId {
 
 impl ServiceId {
     /// The identity of `namespace/name`.
-    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
-        ServiceId {
-            namespace: namespace.into(),
-            name: name.into(),
-        }
+    pub fn new(namespace: impl AsRef<str>, name: impl AsRef<str>) -> Self {
+        ServiceId(Arc::new(QualifiedName {
+            namespace: namespace.as_ref().into(),
+            name: name.as_ref().into(),
+        }))
+    }
+
+    /// Whether there is another copy of this one.
+    pub fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+}
+
+impl Deref for ServiceId {
+    type Target = QualifiedName;
+
+    fn deref(&self) -> &QualifiedName {
+        &self.0
     }
 }
 

@@ -1,6 +1,6 @@
 //! An address in use, reserved or blocked: the claim that makes it impossible to hand one address out twice.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -66,8 +66,8 @@ impl VirtualIp {
 pub struct Announcer {
     /// The node.
     pub node: String,
-    /// The interfaces it answers on.
-    pub interfaces: BTreeSet<String>,
+    /// The interfaces it answers on, in order, each once.
+    pub interfaces: Box<[String]>,
 }
 
 /// A question about an address before it is handed out for the first time: does another machine use it?

@@ -194,7 +194,7 @@ impl Api {
     }
 
     fn note(&self, service: ServiceId, uid: String, warning: bool, reason: &'static str, message: String) {
-        let about = (service.namespace, service.name);
+        let about = (service.namespace.clone(), service.name.clone());
         self.events
             .record(Note::on_service(about, uid, warning, reason, message));
     }

@@ -166,6 +166,11 @@ impl Decider {
         self.core.handle(input);
     }
 
+    /// The endpoints of these Services have changed.
+    pub(crate) fn endpoints_changed(&mut self, services: &[ServiceId]) {
+        self.core.endpoints_changed(services);
+    }
+
     /// Routers may still hold what the last run announced.
     pub(crate) fn resume(&mut self) {
         self.core.resume();

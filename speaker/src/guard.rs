@@ -36,7 +36,7 @@ pub(crate) use keys::KeyFile;
 pub(crate) struct Briefing {
     node: Arc<str>,
     boot: u64,
-    duties: BTreeMap<IpAddr, Arc<Duty>>,
+    duties: ferrolb_speaker_core::Duties,
     peers: BTreeMap<String, BTreeSet<IpAddr>>,
     /// This node, and who has a part in an address of it, or had: it may not know yet that it has none any more.
     acquainted: BTreeSet<Arc<str>>,
@@ -79,7 +79,7 @@ impl Briefing {
     }
 
     /// This node's part in addresses is another.
-    pub(crate) fn duties(&mut self, duties: BTreeMap<IpAddr, Arc<Duty>>) {
+    pub(crate) fn duties(&mut self, duties: ferrolb_speaker_core::Duties) {
         self.duties = duties;
         self.tell();
     }
@@ -186,10 +186,12 @@ pub(crate) fn remembered(memory: &Memory, beliefs: &BTreeMap<IpAddr, Placement>)
     let mut memory = memory.clone();
     for (address, belief) in beliefs {
         let belief = convert::placement_back(belief);
-        if let Some(duty) = memory.duties.get_mut(address)
+        if let Some(duty) = memory.duties.get(address)
             && (belief.epoch, &belief.owner) > (duty.placement.epoch, &duty.placement.owner)
         {
-            Arc::make_mut(duty).placement = belief;
+            let mut duty = Duty::clone(duty);
+            duty.placement = belief;
+            Arc::make_mut(&mut memory.duties).insert(*address, Arc::new(duty));
         }
     }
     memory
@@ -280,9 +282,9 @@ mod tests {
         let (told, _) = briefing.subscribe();
         let [stays, changes] = ["192.0.2.1", "192.0.2.2"].map(|text| text.parse::<IpAddr>().unwrap());
         let same = duty(1);
-        briefing.duties(BTreeMap::from([(stays, Arc::clone(&same)), (changes, duty(1))]));
+        briefing.duties(BTreeMap::from([(stays, Arc::clone(&same)), (changes, duty(1))]).into());
         let before = Arc::clone(&told.borrow());
-        briefing.duties(BTreeMap::from([(stays, same), (changes, duty(2))]));
+        briefing.duties(BTreeMap::from([(stays, same), (changes, duty(2))]).into());
         let after = Arc::clone(&told.borrow());
         assert!(Arc::ptr_eq(&before.addresses[&stays], &after.addresses[&stays]));
         let [one, other] = [&after.addresses[&stays], &after.addresses[&changes]];

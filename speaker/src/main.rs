@@ -241,7 +241,7 @@ async fn speak(args: Args) -> anyhow::Result<()> {
     }
     let (asks, asked) = latest::channel(None);
     let data_path = match args.kube_proxy_metrics.0 {
-        None => DataPath::off(),
+        None => DataPath::off(node),
         Some(target) => {
             let news = news_in.clone();
             let asker = Asker {

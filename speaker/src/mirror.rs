@@ -74,9 +74,10 @@ impl<S: Clone + PartialEq> Mirror<S> {
             let now = wanted.remove(name);
             if entry.wanted != now {
                 entry.new |= entry.wanted.is_none();
-                entry.wanted = now;
                 self.changed.insert(name.clone());
             }
+            entry.wanted = now;
+            entry.share();
         }
         for (name, status) in wanted {
             self.changed.insert(name.clone());
@@ -87,7 +88,10 @@ impl<S: Clone + PartialEq> Mirror<S> {
     /// The object says this, or is gone.
     pub(crate) fn seen(&mut self, name: String, stands: Option<S>) {
         match self.entries.get_mut(&name) {
-            Some(entry) => entry.stands = stands,
+            Some(entry) => {
+                entry.stands = stands;
+                entry.share();
+            }
             None if stands.is_none() => return,
             None => drop(self.entries.insert(name.clone(), Entry::new(None, stands))),
         }
@@ -178,6 +182,13 @@ impl<S: Clone + PartialEq> Entry<S> {
             busy: false,
             new: true,
             not_before: None,
+        }
+    }
+
+    /// What stands as it is wanted is kept once, where statuses can be shared.
+    fn share(&mut self) {
+        if self.stands == self.wanted {
+            self.stands.clone_from(&self.wanted);
         }
     }
 

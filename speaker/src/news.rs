@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ferrolb_api::{IpAddressPool, L2Advertisement, VirtualIp};
-use ferrolb_model::{Labels, LivenessKeys, NodeView, ServiceId, VirtualIpName};
+use ferrolb_model::{Claim, Labels, LivenessKeys, NodeView, ServiceId, VirtualIpName};
 use ferrolb_runtime::watch::{Event, ObjectKey};
 use ferrolb_speaker_core::Input;
 use k8s_openapi::api::core::v1::{Node, Secret, Service};
@@ -165,7 +165,9 @@ pub(crate) fn virtual_ip(event: Event<VirtualIp>) -> Option<News> {
 
 /// Without what the controller alone reads, most of all the conditions: a node that has a part in an address keeps the rest.
 fn read(ip: ferrolb_model::VirtualIp) -> ferrolb_model::VirtualIp {
+    let claims = ip.claims.into_iter().map(|claim| Claim { uid: None, ..claim });
     ferrolb_model::VirtualIp {
+        claims: claims.collect(),
         sharing_key: None,
         move_to: None,
         answered_move: None,

@@ -23,7 +23,7 @@ use ferrolb_runtime::backoff::Backoff;
 use ferrolb_runtime::readiness::{Check, Heartbeat};
 use ferrolb_runtime::write_health::WriteHealth;
 use ferrolb_runtime::writer::{Turn, Writer};
-use ferrolb_speaker_core::{DataPath, Effect, Finding, Input, Late, NotReady, Ownership, Subnets};
+use ferrolb_speaker_core::{DataPath, Effect, Finding, Ids, Input, Late, NotReady, Ownership, Subnets};
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -103,6 +103,7 @@ enum Job {
 /// The owner task.
 pub(crate) struct Owner {
     ownership: Ownership,
+    ids: Ids,
     ends: Ends,
     api: Api,
     configuration: Configuration,
@@ -146,6 +147,7 @@ impl Owner {
     ) -> Self {
         Owner {
             ownership,
+            ids: Ids::default(),
             ends,
             api,
             configuration: Configuration::default(),
@@ -350,9 +352,11 @@ impl Owner {
 
     /// Both cores hear it.
     fn take(&mut self, input: Input) -> Vec<Effect> {
-        self.ends.data_path.hear(&input, self.clock.now());
+        let input = self.ids.shared(input);
+        let endpoints = self.ends.data_path.hear(&input, self.clock.now());
         self.ends.prober.probes.hear(&input, self.clock.now());
         self.ends.bgp.hear(&input);
+        self.ends.bgp.endpoints_changed(&endpoints);
         self.ownership.handle(input)
     }
 
@@ -541,7 +545,10 @@ impl Owner {
         };
         self.ends.picture.send_if_modified(|old| {
             let changed = *old != picture;
-            *old = picture;
+            // What stayed the same is shared with whoever has it.
+            if changed {
+                *old = picture;
+            }
             changed
         });
         self.publish_at = self.trouble.deadline(now).map(Instant::from_std);

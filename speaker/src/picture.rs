@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ferrolb_api::{
@@ -30,7 +31,7 @@ pub(crate) struct Picture {
     /// About the speaker.
     pub(crate) state: SpeakerStateStatus,
     /// About each Service that is announced, by the name of its object; `None` while that is not known.
-    pub(crate) services: Option<BTreeMap<String, ServiceL2StatusStatus>>,
+    pub(crate) services: Option<BTreeMap<String, Arc<ServiceL2StatusStatus>>>,
 }
 
 /// What is wrong at present.
@@ -135,11 +136,11 @@ fn interface(state: &ferrolb_l2::InterfaceState) -> InterfaceState {
 }
 
 /// The statuses of the Services that `speaker` announces from `node`, by the names of their objects.
-pub(crate) fn services(speaker: &Speaker, node: &str) -> Option<BTreeMap<String, ServiceL2StatusStatus>> {
+pub(crate) fn services(speaker: &Speaker, node: &str) -> Option<BTreeMap<String, Arc<ServiceL2StatusStatus>>> {
     let services = speaker.services()?.into_iter();
     Some(
         services
-            .map(|(id, interfaces)| (object_name(node, id), service(node, id, interfaces)))
+            .map(|(id, interfaces)| (object_name(node, id), Arc::new(service(node, id, interfaces))))
             .collect(),
     )
 }

@@ -50,9 +50,9 @@ pub(crate) enum Seen {
     /// The SpeakerState.
     State(Told<Box<SpeakerStateStatus>>),
     /// A ServiceL2Status.
-    Layer2(Told<ServiceL2StatusStatus>),
+    Layer2(Told<Arc<ServiceL2StatusStatus>>),
     /// A ServiceBGPStatus.
-    Bgp(Told<ServiceBgpStatusStatus>),
+    Bgp(Told<Arc<ServiceBgpStatusStatus>>),
 }
 
 /// From a watch; `read` takes name and status out of an object. One that cannot be read is written over.
@@ -76,13 +76,13 @@ pub(crate) fn state_seen(event: Event<SpeakerState>) -> Option<Seen> {
 
 /// From the watch of the node's ServiceL2Statuses.
 pub(crate) fn layer2_seen(event: Event<ServiceL2Status>) -> Option<Seen> {
-    let read = |object: ServiceL2Status| (object.metadata.name, object.status);
+    let read = |object: ServiceL2Status| (object.metadata.name, object.status.map(Arc::new));
     Some(Seen::Layer2(told(event, read)))
 }
 
 /// From the watch of the node's ServiceBGPStatuses.
 pub(crate) fn bgp_seen(event: Event<ServiceBgpStatus>) -> Option<Seen> {
-    let read = |object: ServiceBgpStatus| (object.metadata.name, object.status);
+    let read = |object: ServiceBgpStatus| (object.metadata.name, object.status.map(Arc::new));
     Some(Seen::Bgp(told(event, read)))
 }
 
@@ -123,8 +123,8 @@ pub(crate) struct Reporter {
     pictures: Pictures,
     seen: mpsc::Receiver<Seen>,
     states: Desk<SpeakerStateStatus>,
-    layer2: Desk<ServiceL2StatusStatus>,
-    bgp: Desk<ServiceBgpStatusStatus>,
+    layer2: Desk<Arc<ServiceL2StatusStatus>>,
+    bgp: Desk<Arc<ServiceBgpStatusStatus>>,
     /// What the last one was asked for.
     services: Option<Services>,
     /// The uid of the Node, once it is known.
@@ -135,8 +135,8 @@ pub(crate) struct Reporter {
 /// What a write was.
 enum Done {
     State(Write<SpeakerStateStatus>),
-    Layer2(Write<ServiceL2StatusStatus>),
-    Bgp(Write<ServiceBgpStatusStatus>),
+    Layer2(Write<Arc<ServiceL2StatusStatus>>),
+    Bgp(Write<Arc<ServiceBgpStatusStatus>>),
 }
 
 impl Reporter {
@@ -318,17 +318,17 @@ mod tests {
         let reporter = Reporter::new(client(asked_in), "ferrolb-system", "node-a", pictures, seen_out, health);
         let task = tokio::spawn(reporter.run(stop.clone()));
 
-        let web = ServiceL2StatusStatus {
+        let web = Arc::new(ServiceL2StatusStatus {
             node: "node-a".to_owned(),
             service_name: "web".to_owned(),
             ..ServiceL2StatusStatus::default()
-        };
+        });
         let wanted = |services: &[&str]| Picture {
             node_uid: Some("u-1".to_owned()),
             state: SpeakerStateStatus::default(),
             services: Some(services.iter().map(|name| ((*name).to_owned(), web.clone())).collect()),
         };
-        let old = || ServiceBgpStatusStatus::default();
+        let old = || Arc::new(ServiceBgpStatusStatus::default());
         for news in [
             Seen::State(Told::Object("node-a".to_owned(), Some(Box::default()))),
             Seen::State(Told::Synced),
@@ -368,7 +368,7 @@ mod tests {
         };
         bgp.send_replace(BgpPicture {
             state: None,
-            services: Some(Arc::new([("bgp-web".to_owned(), told)].into())),
+            services: Some(Arc::new([("bgp-web".to_owned(), Arc::new(told))].into())),
         });
         let mut said = BTreeMap::new();
         for order in 0..3 {

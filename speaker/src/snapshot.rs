@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ferrolb_model::{ConflictDetection, Placement};
-use ferrolb_speaker_core::{Duty, Liveness, Manner};
+use ferrolb_speaker_core::{Duties, Duty, Liveness, Manner};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -189,7 +189,7 @@ impl Identity {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Memory {
     /// The node's part in addresses.
-    pub(crate) duties: BTreeMap<IpAddr, Arc<Duty>>,
+    pub(crate) duties: Duties,
     /// The addresses of the other nodes that have a part in them.
     pub(crate) peers: BTreeMap<String, BTreeSet<IpAddr>>,
 }
@@ -251,12 +251,9 @@ pub(crate) fn decode(identity: &Identity, bytes: &[u8]) -> Result<Memory, Snapsh
             subnet_check: entry.subnet_check,
         },
     };
+    let duties = content.duties.into_iter();
     Ok(Memory {
-        duties: content
-            .duties
-            .into_iter()
-            .map(|(ip, entry)| (ip, Arc::new(duty(entry))))
-            .collect(),
+        duties: Arc::new(duties.map(|(ip, entry)| (ip, Arc::new(duty(entry)))).collect()),
         peers: content.peers.into_owned(),
     })
 }
@@ -306,7 +303,8 @@ mod tests {
             duties: BTreeMap::from([
                 ("192.0.2.7".parse().unwrap(), on(None, 3)),
                 ("2001:db8::7".parse().unwrap(), on(Some(&["eth0", "eth1"]), u64::MAX)),
-            ]),
+            ])
+            .into(),
             peers: BTreeMap::from([("node-b".to_owned(), BTreeSet::from(["192.0.2.200".parse().unwrap()]))]),
         }
     }
@@ -410,7 +408,7 @@ mod tests {
         let duties = proptest::collection::btree_map(any::<IpAddr>(), duty, 0..20);
         let addresses = proptest::collection::btree_set(any::<IpAddr>(), 0..3);
         let peers = proptest::collection::btree_map(".{0,9}", addresses, 0..3);
-        (duties, peers).prop_map(|(duties, peers)| Memory { duties, peers })
+        (duties.prop_map(Arc::new), peers).prop_map(|(duties, peers)| Memory { duties, peers })
     }
 
     proptest! {

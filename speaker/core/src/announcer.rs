@@ -41,7 +41,7 @@ impl Writes {
         effects: &mut Vec<Effect>,
     ) {
         let true_already = match (interfaces, &ip.ip.announcer) {
-            (Some(interfaces), Some(stands)) => stands.node == node && stands.interfaces == *interfaces,
+            (Some(interfaces), Some(stands)) => stands.node == node && stands.interfaces.iter().eq(interfaces),
             (Some(_), None) => false,
             (None, stands) => !names(stands.as_ref(), node),
         };

@@ -23,11 +23,9 @@
 //! - A node that is drained marks its routes as leaving (RFC 8326) before it takes them back, and announces them at once
 //!   when the drain ends.
 //!
-//! `judge.rs` decides about one Service on one address, `drain.rs` when a node gives up, `endpoints.rs` counts endpoints,
-//! `peers.rs` finds what a peer has of the node, `plan.rs` puts it together.
+//! `judge.rs` decides about one Service on one address, `drain.rs` when a node gives up, `peers.rs` finds what a peer has of the node, `plan.rs` puts it together.
 
 mod drain;
-pub(crate) mod endpoints;
 mod judge;
 mod peers;
 mod plan;
@@ -41,6 +39,7 @@ use ferrolb_model::{
     Config, Labels, NodeRefusal, NodeView, Password, PasswordSource, ServiceId, ServiceType, ServiceView,
     TrafficPolicy, VirtualIp,
 };
+use litemap::LiteMap;
 
 use crate::claims::Claims;
 use crate::data_path::{DataPath, NotReady};
@@ -48,7 +47,6 @@ use crate::input::Input;
 use crate::speaker::Settings;
 
 use drain::{Candidates, Drain, Other};
-use endpoints::Endpoints;
 use judge::Standing;
 
 pub use peers::{NotOnNode, Sought};
@@ -58,17 +56,17 @@ pub use plan::{BgpPlan, PeerRefusal, PlannedPeer, PlannedRoutes, RouteAttributes
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Holder {
     /// For events.
-    uid: String,
+    uid: Box<str>,
     labels: Labels,
     traffic_policy: TrafficPolicy,
     /// The policy it asks for.
-    policy: Option<String>,
+    policy: Option<Box<str>>,
 }
 
 /// What is kept of a VirtualIP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Claimed {
-    pool: Option<String>,
+    pool: Option<Box<str>>,
     /// In order, each once.
     by: Box<[ServiceId]>,
 }
@@ -90,11 +88,10 @@ pub struct Bgp {
     drain: Drain,
     /// The other nodes, by name.
     others: BTreeMap<String, Other>,
-    holders: BTreeMap<ServiceId, Holder>,
-    ips: BTreeMap<IpAddr, Claimed>,
+    holders: LiteMap<ServiceId, Holder>,
+    ips: LiteMap<IpAddr, Claimed>,
     /// Which addresses in `ips` a Service claims.
     claimed_by: Claims,
-    endpoints: Endpoints,
     /// The annotations of this node.
     annotations: Labels,
     /// The default gateways of this node, by interface.
@@ -164,10 +161,9 @@ impl Bgp {
             },
             drain: Drain::default(),
             others: BTreeMap::new(),
-            holders: BTreeMap::new(),
-            ips: BTreeMap::new(),
+            holders: LiteMap::new(),
+            ips: LiteMap::new(),
             claimed_by: Claims::default(),
-            endpoints: Endpoints::default(),
             annotations: Labels::new(),
             gateways: BTreeMap::new(),
             found: BTreeMap::new(),
@@ -239,15 +235,6 @@ impl Bgp {
             Input::ServiceGone(id) => self.service_gone(id),
             Input::VirtualIp(ip) => self.virtual_ip(ip),
             Input::VirtualIpGone(address) => self.keep(*address, None),
-            Input::Endpoints(view) => {
-                let touched = self.endpoints.insert(&self.node.name, view);
-                touched.iter().for_each(|service| self.reconsider_claims_of(service));
-            }
-            Input::EndpointsGone(slice) => {
-                if let Some(service) = self.endpoints.remove(slice) {
-                    self.reconsider_claims_of(&service);
-                }
-            }
             Input::Password { secret, password } => {
                 match password {
                     Some(password) => drop(self.passwords.insert(secret.clone(), password.clone())),
@@ -258,6 +245,11 @@ impl Bgp {
             Input::BgpSynced => self.synced = true,
             _ => {}
         }
+    }
+
+    /// The endpoints of these Services have changed, as [`DataPath::hear`] says.
+    pub fn endpoints_changed(&mut self, services: &[ServiceId]) {
+        services.iter().for_each(|service| self.reconsider_claims_of(service));
     }
 
     /// Each Service that is announced to some router, with its address.
@@ -355,10 +347,10 @@ impl Bgp {
             return self.service_gone(&view.id);
         }
         let holder = Holder {
-            uid: view.uid.clone(),
+            uid: view.uid.as_str().into(),
             labels: view.labels.clone(),
             traffic_policy: view.traffic_policy,
-            policy: view.announcement_policy.clone(),
+            policy: view.announcement_policy.as_deref().map(Into::into),
         };
         if self.holders.get(&view.id) != Some(&holder) {
             self.holders.insert(view.id.clone(), holder);
@@ -375,7 +367,7 @@ impl Bgp {
     fn virtual_ip(&mut self, ip: &VirtualIp) {
         let by: BTreeSet<&ServiceId> = ip.claims.iter().map(|claim| &claim.service).collect();
         let claimed = Claimed {
-            pool: ip.pool.clone(),
+            pool: ip.pool.as_deref().map(Into::into),
             by: by.into_iter().cloned().collect(),
         };
         if self.ips.get(&ip.address) != Some(&claimed) {

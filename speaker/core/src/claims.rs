@@ -1,32 +1,33 @@
 //! Which addresses each Service claims.
 
-use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use ferrolb_model::ServiceId;
 
-/// The smallest there is.
-const FIRST: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-
-/// Pairs of Service and address. Most Services have one: a set for each would be mostly empty.
+/// Pairs of Service and address, in order. Most Services have one: a set for each would be mostly empty.
 #[derive(Debug, Default)]
-pub(crate) struct Claims(BTreeSet<(ServiceId, IpAddr)>);
+pub(crate) struct Claims(Vec<(ServiceId, IpAddr)>);
 
 impl Claims {
     /// The Service claims the address.
     pub(crate) fn insert(&mut self, service: ServiceId, address: IpAddr) {
-        self.0.insert((service, address));
+        let pair = (service, address);
+        if let Err(at) = self.0.binary_search(&pair) {
+            self.0.insert(at, pair);
+        }
     }
 
     /// It does not any more.
     pub(crate) fn remove(&mut self, service: ServiceId, address: IpAddr) {
-        self.0.remove(&(service, address));
+        if let Ok(at) = self.0.binary_search(&(service, address)) {
+            self.0.remove(at);
+        }
     }
 
     /// What the Service claims.
     pub(crate) fn of(&self, service: &ServiceId) -> Vec<IpAddr> {
-        let claims = self.0.range((service.clone(), FIRST)..);
-        let claims = claims.take_while(|(of, _)| of == service);
+        let first = self.0.partition_point(|(of, _)| of < service);
+        let claims = self.0[first..].iter().take_while(|(of, _)| of == service);
         claims.map(|(_, address)| *address).collect()
     }
 }

@@ -9,6 +9,8 @@
 //! announce yet, never about what they do. It waits for a bounded time ([`WAIT`], or as a policy says) and goes ahead then.
 //! Where nobody is there to ask, nothing waits: another program than kube-proxy may carry the traffic, or one that does not
 //! tell.
+//!
+//! Endpoints are kept for [`crate::Bgp`] as well, which is told when those of a Service have changed.
 
 mod proxy;
 mod scrape;
@@ -19,8 +21,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ferrolb_model::{Family, ServiceId, TrafficPolicy};
+use litemap::LiteMap;
 
-use crate::bgp::endpoints::{Counts, Endpoints};
+use crate::endpoints::{Counts, Endpoints};
 use crate::input::Input;
 
 use proxy::{Lag, Proxy};
@@ -44,7 +47,7 @@ pub struct DataPath {
     synced: bool,
     /// Of this node, where kube-proxy has the health check ports.
     addresses: BTreeSet<IpAddr>,
-    services: BTreeMap<ServiceId, Known>,
+    services: LiteMap<ServiceId, Known>,
     endpoints: Endpoints,
     proxy: Proxy,
     health: Health,
@@ -130,17 +133,26 @@ impl DataPath {
         }
     }
 
-    /// One that asks nobody: every address is ready.
-    pub fn off() -> Self {
-        DataPath::default()
+    /// That of `node`, which asks nobody: every address is ready.
+    pub fn off(node: impl Into<String>) -> Self {
+        DataPath {
+            node: node.into(),
+            ..DataPath::default()
+        }
     }
 
-    /// Takes one piece of news in.
-    pub fn hear(&mut self, input: &Input, now: Duration) {
-        if !self.asks {
-            return;
-        }
+    /// Takes one piece of news in; gives the Services whose endpoints it changes.
+    pub fn hear(&mut self, input: &Input, now: Duration) -> Vec<ServiceId> {
         match input {
+            Input::Endpoints(view) => {
+                let before = self.endpoints.of(&view.service);
+                let touched = self.endpoints.insert(&self.node, view);
+                self.appeared(&view.service, before, now);
+                return touched;
+            }
+            Input::EndpointsGone(slice) => return self.endpoints.remove(slice).into_iter().collect(),
+            // Nothing else is needed to say that all is ready.
+            _ if !self.asks => {}
             Input::Service(view) => {
                 let ingress = view.ingress.as_slice();
                 let before = self.services.get(&view.id);
@@ -162,16 +174,15 @@ impl DataPath {
             }
             Input::ServiceGone(id) => drop(self.services.remove(id)),
             Input::OwnNode(view) => self.addresses.clone_from(&view.addresses),
-            Input::Endpoints(view) => {
-                let touched = BTreeSet::from([view.service.clone()]);
-                let before = self.counts(&touched);
-                self.endpoints.insert(&self.node, view);
-                self.appeared(&before, now);
-            }
-            Input::EndpointsGone(slice) => drop(self.endpoints.remove(slice)),
             Input::BgpSynced => self.synced = true,
             _ => {}
         }
+        Vec::new()
+    }
+
+    /// The endpoints of all Services.
+    pub(crate) fn endpoints(&self) -> &Endpoints {
+        &self.endpoints
     }
 
     /// Takes in what kube-proxy answered.
@@ -252,24 +263,17 @@ impl DataPath {
         if self.synced { now } else { Duration::ZERO }
     }
 
-    fn counts(&self, services: &BTreeSet<ServiceId>) -> Vec<(ServiceId, Counts)> {
-        services.iter().map(|id| (id.clone(), self.endpoints.of(id))).collect()
-    }
-
     /// Endpoints have changed: where there were none that could serve, kube-proxy has to hear of them first.
-    fn appeared(&mut self, before: &[(ServiceId, Counts)], now: Duration) {
+    fn appeared(&mut self, id: &ServiceId, before: Counts, now: Duration) {
         let now = self.now(now);
-        for (id, before) in before {
-            let after = self.endpoints.of(id);
-            let Some(known) = self.services.get_mut(id) else {
-                continue;
-            };
-            let newly = |terminating| {
-                can_serve(known.policy, after, terminating) && !can_serve(known.policy, *before, terminating)
-            };
-            if newly(true) || newly(false) {
-                known.since = now;
-            }
+        let after = self.endpoints.of(id);
+        let Some(known) = self.services.get_mut(id) else {
+            return;
+        };
+        let newly =
+            |terminating| can_serve(known.policy, after, terminating) && !can_serve(known.policy, before, terminating);
+        if newly(true) || newly(false) {
+            known.since = now;
         }
     }
 }

@@ -5,7 +5,7 @@
 //! advertisement is missing that could not be read.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -13,6 +13,7 @@ use ferrolb_model::{
     AnnouncementPolicy, Applicant, Claim, Config, L2Advertisement, Labels, NodeRefusal, OnShrink, Pool, ServiceId,
     VirtualIp,
 };
+use litemap::LiteMap;
 
 use crate::effect::{Announcement, Manner};
 
@@ -33,11 +34,11 @@ pub(crate) struct Holder {
     /// For `serviceSelectors`.
     pub(crate) labels: Labels,
     /// The policy it asks for.
-    pub(crate) policy: Option<String>,
+    pub(crate) policy: Option<Box<str>>,
 }
 
 /// The Services that may hold an address.
-pub(crate) type Holders = BTreeMap<ServiceId, Holder>;
+pub(crate) type Holders = LiteMap<ServiceId, Holder>;
 
 /// What is decided from, besides the VirtualIP itself.
 pub(crate) struct Facts<'a> {

@@ -18,7 +18,7 @@ pub enum Effect {
     Announce(BTreeMap<IpAddr, Announcement>),
     /// The whole of this node's part in addresses at layer 2, whenever it changed. Also what goes into the snapshot
     /// file. Comes before every other effect of the same input.
-    Duties(BTreeMap<IpAddr, Arc<Duty>>),
+    Duties(Duties),
     /// Write `status.placement` of the VirtualIP: this node has taken the address over.
     SetPlacement {
         /// The address.
@@ -96,6 +96,9 @@ pub enum Effect {
         services: Vec<(ServiceId, String)>,
     },
 }
+
+/// This node's part in each address; kept once for all who go by it.
+pub type Duties = Arc<BTreeMap<IpAddr, Arc<Duty>>>;
 
 /// This node's part in one address.
 #[derive(Clone, Debug, PartialEq, Eq)]

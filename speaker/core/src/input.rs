@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ferrolb_model::{Config, EndpointsView, Labels, NodeView, Password, Placement, ServiceId, ServiceView, VirtualIp};
 
-use crate::effect::Duty;
+use crate::effect::Duties;
 use crate::interfaces::Subnets;
 
 /// One piece of news. Repeating one changes nothing.
@@ -14,7 +14,7 @@ use crate::interfaces::Subnets;
 pub enum Input {
     /// What this node had a part in when its speaker last ran, from its snapshot; comes first, if at all. What it owned is
     /// announced at once and stays until the API server has been heard in full.
-    Restored(BTreeMap<IpAddr, Arc<Duty>>),
+    Restored(Duties),
     /// A new configuration is in force.
     Config(Arc<Config>),
     /// A Service appeared or changed.

@@ -18,7 +18,7 @@ use ferrolb_model::{ConflictDetection, NodeRefusal, Placement, ServiceId, Virtua
 
 use crate::announcer::{Writes, names};
 use crate::data_path::{Beginning, DataPath, WAIT, WAIT_TO_TAKE};
-use crate::effect::{Announcement, Duty, Effect};
+use crate::effect::{Announcement, Duties, Duty, Effect};
 use crate::input::Input;
 use crate::probes::{Probes, Segment};
 use crate::speaker::Speaker;
@@ -41,7 +41,7 @@ pub struct Ownership {
     beliefs: BTreeMap<IpAddr, Belief>,
     /// Owned until a moment ago; the new owner has yet to be heard.
     leaving: BTreeMap<IpAddr, Arc<Duty>>,
-    duties: BTreeMap<IpAddr, Arc<Duty>>,
+    duties: Duties,
     /// Owned and not begun: kube-proxy or the segment is waited for.
     waiting: BTreeMap<IpAddr, Wait>,
     synced: bool,
@@ -71,7 +71,7 @@ impl Ownership {
             ips: BTreeMap::new(),
             beliefs: BTreeMap::new(),
             leaving: BTreeMap::new(),
-            duties: BTreeMap::new(),
+            duties: Duties::default(),
             waiting: BTreeMap::new(),
             synced: false,
             writes: Writes::default(),
@@ -261,7 +261,7 @@ impl Ownership {
     }
 
     /// What the last run knew counts until the API server is heard in full; what it had taken over counts on.
-    fn restored(&mut self, duties: BTreeMap<IpAddr, Arc<Duty>>, effects: &mut Vec<Effect>) {
+    fn restored(&mut self, duties: Duties, effects: &mut Vec<Effect>) {
         if self.synced || duties == self.duties {
             return;
         }
@@ -361,14 +361,16 @@ impl Ownership {
 
     /// The same before the API server was heard: the snapshot knows the address.
     fn believe_unheard(&mut self, address: IpAddr, placement: Placement, effects: &mut Vec<Effect>) {
-        let Some(duty) = self.duties.get_mut(&address) else {
+        let Some(duty) = self.duties.get(&address) else {
             return;
         };
         if duty.placement.order() >= placement.order() {
             return;
         }
         let uid = duty.uid.clone();
-        Arc::make_mut(duty).placement = placement.clone();
+        if let Some(duty) = Arc::make_mut(&mut self.duties).get_mut(&address) {
+            Arc::make_mut(duty).placement = placement.clone();
+        }
         self.beliefs.insert(address, Belief { uid, placement });
         effects.push(Effect::Duties(self.duties.clone()));
     }
@@ -386,8 +388,8 @@ impl Ownership {
             if self.duties.get(&address).map(Arc::as_ref) != duty.as_ref() {
                 changed = true;
                 match duty {
-                    Some(duty) => self.duties.insert(address, Arc::new(duty)),
-                    None => self.duties.remove(&address),
+                    Some(duty) => Arc::make_mut(&mut self.duties).insert(address, Arc::new(duty)),
+                    None => Arc::make_mut(&mut self.duties).remove(&address),
                 };
             }
             self.record(address, effects);

@@ -104,6 +104,9 @@ impl Probes {
     /// One that is announced already is past the question, whatever its VirtualIP says.
     fn virtual_ip(&mut self, ip: &VirtualIp, now: Duration) {
         let asks = |probe: &Probe| matches!(probe, Probe::Asked { node } if *node == self.node);
+        if ip.announcer.is_some() {
+            self.found.remove(&ip.address);
+        }
         if ip.announcer.is_some() || !ip.probe.as_deref().is_some_and(asks) {
             self.duties.remove(&ip.address);
         } else if self.duties.insert(ip.address, ip.uid.clone()).as_ref() != Some(&ip.uid) {

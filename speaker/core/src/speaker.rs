@@ -16,7 +16,7 @@ use ferrolb_model::{
 use crate::announcer::{Writes, names};
 use crate::claims::Claims;
 use crate::decide::{Facts, HeldIp, Holder, Holders, claimants};
-use crate::effect::{Announcement, Duty, Effect, Liveness};
+use crate::effect::{Announcement, Duties, Effect, Liveness};
 use crate::input::Input;
 use crate::interfaces::Interfaces;
 
@@ -319,7 +319,7 @@ impl Speaker {
         view.kind == ServiceType::LoadBalancer && view.class == self.settings.load_balancer_class
     }
 
-    fn restored(&mut self, duties: &BTreeMap<IpAddr, Arc<Duty>>, effects: &mut Vec<Effect>) {
+    fn restored(&mut self, duties: &Duties, effects: &mut Vec<Effect>) {
         let owned = duties.iter().filter(|(_, duty)| duty.placement.owner == self.node);
         let announcements = owned.map(|(address, duty)| (*address, duty.announcement())).collect();
         if !self.synced && self.wanted != announcements {
@@ -349,7 +349,7 @@ impl Speaker {
         let holder = Holder {
             uid: view.uid.into(),
             labels: view.labels,
-            policy: view.announcement_policy,
+            policy: view.announcement_policy.map(Into::into),
         };
         if self.holders.get(&view.id) != Some(&holder) {
             self.holders.insert(view.id.clone(), holder);

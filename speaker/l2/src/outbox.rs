@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::interfaces::InterfaceState;
@@ -19,7 +20,10 @@ type Place = (IpAddr, String);
 pub struct Outbox {
     interfaces_told: Option<Vec<InterfaceState>>,
     interfaces: Option<Vec<InterfaceState>>,
-    announcing_told: BTreeMap<IpAddr, BTreeSet<String>>,
+    /// Those of most addresses are the same, and are kept once.
+    announcing_told: BTreeMap<IpAddr, Arc<BTreeSet<String>>>,
+    /// The last of them.
+    last_told: Arc<BTreeSet<String>>,
     /// `None` for an address that is no longer wanted.
     announcing: BTreeMap<IpAddr, Option<BTreeSet<String>>>,
     conflicts_told: BTreeMap<Place, (Mac, Duration)>,
@@ -50,7 +54,7 @@ impl Outbox {
         );
         let changed = now
             .into_iter()
-            .filter(|(address, names)| self.announcing_told.get(address) != Some(names));
+            .filter(|(address, names)| self.announcing_told.get(address).is_none_or(|told| **told != *names));
         due.extend(changed.map(|(address, names)| (address, Some(names))));
         self.announcing = due;
     }
@@ -83,7 +87,10 @@ impl Outbox {
         }
         if let Some((address, interfaces)) = self.announcing.pop_first() {
             if let Some(interfaces) = &interfaces {
-                self.announcing_told.insert(address, interfaces.clone());
+                if *self.last_told != *interfaces {
+                    self.last_told = Arc::new(interfaces.clone());
+                }
+                self.announcing_told.insert(address, Arc::clone(&self.last_told));
             }
             return Some(Report::Announcing {
                 address,

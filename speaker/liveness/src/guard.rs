@@ -16,6 +16,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use litemap::LiteMap;
+
 use crate::claims::{Address, Change, Stage};
 use crate::counters::Counters;
 use crate::peer::Peer;
@@ -34,7 +36,7 @@ pub struct Guard {
     random: u64,
     duties: Arc<Duties>,
     ground: Arc<Ground>,
-    addresses: BTreeMap<IpAddr, Address>,
+    addresses: LiteMap<IpAddr, Address>,
     /// Every node the core has named.
     peers: BTreeMap<Arc<str>, Peer>,
     /// Silent owners.
@@ -63,7 +65,7 @@ impl Guard {
             random: seed | 1,
             duties: Arc::default(),
             ground: Arc::default(),
-            addresses: BTreeMap::new(),
+            addresses: LiteMap::new(),
             peers: BTreeMap::new(),
             cases: BTreeMap::new(),
             handing_over: BTreeSet::new(),

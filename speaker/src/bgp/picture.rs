@@ -30,7 +30,7 @@ pub(crate) struct BgpPicture {
 }
 
 /// Statuses by the names of their objects; the same object while nothing has changed.
-pub(crate) type Services = Arc<BTreeMap<String, ServiceBgpStatusStatus>>;
+pub(crate) type Services = Arc<BTreeMap<String, Arc<ServiceBgpStatusStatus>>>;
 
 /// The statuses of the Services that `planned` tells routers of, by the names of their objects.
 pub(super) fn services(planned: &Planned, node: &str) -> Services {
@@ -41,7 +41,7 @@ pub(super) fn services(planned: &Planned, node: &str) -> Services {
             service_namespace: id.namespace.clone(),
             peers: peers.iter().cloned().collect(),
         };
-        (object_name(node, id), status)
+        (object_name(node, id), Arc::new(status))
     };
     Arc::new(planned.plan.services.iter().map(status).collect())
 }

@@ -266,7 +266,7 @@ mod tests {
             manner: Manner::default(),
         };
         let memory = Memory {
-            duties: BTreeMap::from([(address, Arc::new(duty))]),
+            duties: BTreeMap::from([(address, Arc::new(duty))]).into(),
             peers: BTreeMap::new(),
         };
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();

@@ -71,7 +71,7 @@ impl Bench {
                 watch::Sender::new(None),
                 watch::Sender::default(),
             ),
-            data_path: DataPath::off(),
+            data_path: DataPath::off("node-a"),
             prober: Prober::new("node-a", watch::Sender::new(Arc::default()).subscribe()),
             asks: watch::Sender::new(None),
             engine: readiness.check("layer 2", "starting"),

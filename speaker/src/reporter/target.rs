@@ -89,7 +89,7 @@ impl Target {
         &self,
         name: &str,
         uid: &str,
-        write: &Write<ServiceL2StatusStatus>,
+        write: &Write<Arc<ServiceL2StatusStatus>>,
     ) -> Result<(), Failure> {
         self.service(&self.layer2, name, uid, write).await
     }
@@ -99,7 +99,7 @@ impl Target {
         &self,
         name: &str,
         uid: &str,
-        write: &Write<ServiceBgpStatusStatus>,
+        write: &Write<Arc<ServiceBgpStatusStatus>>,
     ) -> Result<(), Failure> {
         self.service(&self.bgp, name, uid, write).await
     }
@@ -109,7 +109,7 @@ impl Target {
         api: &Api<PartialObjectMeta<K>>,
         name: &str,
         uid: &str,
-        write: &Write<S>,
+        write: &Write<Arc<S>>,
     ) -> Result<(), Failure>
     where
         K: Clone + Debug,
@@ -149,7 +149,7 @@ impl Target {
             });
             make_object(api, name, object).await?;
         }
-        let body = json!({"apiVersion": "metallb.io/v1beta1", "kind": S::KIND, "status": status});
+        let body = json!({"apiVersion": "metallb.io/v1beta1", "kind": S::KIND, "status": &**status});
         apply::apply_status(api, name, SPEAKER_MANAGER, body).await.map(drop)
     }
 

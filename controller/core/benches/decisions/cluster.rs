@@ -99,7 +99,7 @@ impl Cluster {
         for object in self.virtual_ips.values().cloned().collect::<Vec<_>>() {
             let announcer = object.placement.as_ref().map(|placed| Announcer {
                 node: placed.owner.clone(),
-                interfaces: BTreeSet::new(),
+                interfaces: Box::default(),
             });
             let resource_version = self.next_version();
             let news = self.store(VirtualIp {

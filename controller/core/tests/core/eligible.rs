@@ -65,7 +65,7 @@ fn announced(lab: &mut Lab) -> Condition {
     let mut object = lab.virtual_ips[&ip(ADDRESS)].clone();
     object.announcer = object.placement.as_ref().map(|placed| Announcer {
         node: placed.owner.clone(),
-        interfaces: BTreeSet::new(),
+        interfaces: Box::default(),
     });
     lab.put_virtual_ip(object);
     lab.settle();

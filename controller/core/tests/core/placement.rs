@@ -443,7 +443,7 @@ fn announced_means_the_owner_says_so() {
     let owner = object.placement.as_ref().unwrap().owner.clone();
     object.announcer = Some(Announcer {
         node: owner,
-        interfaces: BTreeSet::from(["eth0".to_owned()]),
+        interfaces: ["eth0".to_owned()].into(),
     });
     lab.put_virtual_ip(object);
     lab.settle();

@@ -1,6 +1,6 @@
 //! Rebalancing on request.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ fn confirm(lab: &mut Lab) {
         let mut object = lab.virtual_ips[&address].clone();
         object.announcer = object.placement.as_ref().map(|placed| Announcer {
             node: placed.owner.clone(),
-            interfaces: BTreeSet::new(),
+            interfaces: Box::default(),
         });
         lab.put_virtual_ip(object);
     }

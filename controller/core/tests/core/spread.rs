@@ -64,7 +64,7 @@ fn a_policy_that_has_to_be_asked_for() {
     assert_ne!(lab.owner("192.0.2.0"), None);
     lab.assert_quiet();
 
-    let namespace = service("n1", 1).id.namespace;
+    let namespace = service("n1", 1).id.namespace.clone();
     config.announcement_policies.get_mut("place").unwrap().on_request = Some(admits(&[&namespace]));
     lab.set_config(Arc::new(config));
     lab.settle();

@@ -52,7 +52,7 @@ fn started(pools: &[Pool], policies: &[AllocationPolicy]) -> Lab {
 
 /// The Service in another namespace.
 fn of(namespace: &str, mut view: ServiceView) -> ServiceView {
-    view.id.namespace = namespace.to_owned();
+    view.id = ServiceId::new(namespace, &view.id.name);
     view.uid = format!("{namespace}-{}", view.uid);
     view
 }
@@ -369,7 +369,7 @@ fn adoption_and_reservations_stand_above_policies() {
     lab.put(shows);
     lab.put(of("t", service("reserved", 2)));
     let mut object = virtual_ip("192.0.2.5", &[("reserved", None)]);
-    object.claims[0].service.namespace = "t".to_owned();
+    object.claims[0].service = ServiceId::new("t", "reserved");
     lab.put_virtual_ip(object);
     lab.restart();
     lab.settle();

@@ -124,7 +124,7 @@ impl Case<'_> {
         match self.holder.traffic_policy {
             TrafficPolicy::Cluster => candidates.is_empty(),
             TrafficPolicy::Local => {
-                let mut nodes = self.bgp.endpoints.ready_elsewhere(self.service);
+                let mut nodes = self.endpoints.ready_elsewhere(self.service);
                 !nodes.any(|node| candidates.contains(node))
             }
         }

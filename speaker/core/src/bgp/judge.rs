@@ -13,10 +13,10 @@ use ferrolb_model::{
 use ipnet::IpNet;
 
 use super::drain::{Candidates, Due};
-use super::endpoints::Counts;
 use super::{Bgp, Holder, Late, RouteAttributes, Wait};
 use crate::data_path::{Beginning, DataPath, WAIT};
 use crate::decide::pool_of;
+use crate::endpoints::{Counts, Endpoints};
 
 /// How long routes are marked as leaving where no policy says it.
 const GRACEFUL_SHUTDOWN: Duration = Duration::from_secs(5);
@@ -112,6 +112,7 @@ impl Bgp {
                     pool: &pool,
                     service,
                     holder,
+                    endpoints: path.endpoints(),
                     candidates,
                 };
                 let Some(standing) = case.judge(before.get(service), now) else {
@@ -143,7 +144,7 @@ impl Bgp {
     fn may_begin(
         &mut self,
         address: IpAddr,
-        (service, uid): (&ServiceId, String),
+        (service, uid): (&ServiceId, Box<str>),
         settings: EndpointSettings,
         path: &DataPath,
         now: Duration,
@@ -169,7 +170,7 @@ impl Bgp {
             self.late.push(Late {
                 address,
                 service,
-                uid,
+                uid: uid.into(),
                 waited,
                 why,
             });
@@ -185,6 +186,7 @@ pub(super) struct Case<'a> {
     pool: &'a Cow<'a, Pool>,
     pub(super) service: &'a ServiceId,
     pub(super) holder: &'a Holder,
+    pub(super) endpoints: &'a Endpoints,
     pub(super) candidates: &'a Candidates,
 }
 
@@ -196,7 +198,7 @@ impl Case<'_> {
         let everywhere = self.policies();
         let here = everywhere.iter().copied();
         let policies = Policies(here.filter(|policy| policy.covers_node(&node.labels)).collect());
-        let counts = self.bgp.endpoints.of(self.service);
+        let counts = self.endpoints.of(self.service);
         let mut wishes = self.wishes(&policies, counts);
         if wishes.is_empty() && self.bgp.config.bgp_advertisements_unknown {
             // The advertisement behind it may be the one that cannot be read.

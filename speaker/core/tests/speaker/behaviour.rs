@@ -381,7 +381,7 @@ fn the_announcer_follows_what_the_engine_does() {
     moved.resource_version = "4".to_owned();
     moved.announcer = Some(Announcer {
         node: ME.to_owned(),
-        interfaces: set(&["eth0", "eth1"]),
+        interfaces: ["eth0".to_owned(), "eth1".to_owned()].into(),
     });
     assert_eq!(
         speaker.handle(Input::VirtualIp(moved.clone())),
@@ -391,7 +391,7 @@ fn the_announcer_follows_what_the_engine_does() {
     // Meanwhile the new owner wrote its own name: ours is not there any more, so the failed write is not repeated.
     moved.announcer = Some(Announcer {
         node: OTHER.to_owned(),
-        interfaces: set(&["eth0"]),
+        interfaces: ["eth0".to_owned()].into(),
     });
     moved.resource_version = "5".to_owned();
     assert_eq!(speaker.handle(Input::VirtualIp(moved)), []);
@@ -441,7 +441,7 @@ fn every_holder_of_a_shared_address_is_told() {
     let mut shared = virtual_ip(address, Some((ME, 1)), &["web", "dns"]);
     shared.announcer = Some(Announcer {
         node: ME.to_owned(),
-        interfaces: set(&["eth0"]),
+        interfaces: ["eth0".to_owned()].into(),
     });
     shared.resource_version = "2".to_owned();
     assert_eq!(speaker.handle(Input::VirtualIp(shared)), [assigned("dns")]);

@@ -139,19 +139,24 @@ impl Bench {
     pub(crate) fn new(facts: Vec<Input>) -> Bench {
         let mut bench = Bench {
             bgp: Bgp::new(ME, Settings::default()),
-            path: DataPath::off(),
+            path: DataPath::off(ME),
             plan: Arc::default(),
             now: Duration::from_secs(1),
         };
-        facts.into_iter().for_each(|input| bench.bgp.handle(&input));
+        facts.iter().for_each(|input| bench.hear(input));
         bench.look();
         bench
     }
 
     pub(crate) fn tell(&mut self, input: Input) -> &mut Self {
-        self.path.hear(&input, self.now);
-        self.bgp.handle(&input);
+        self.hear(&input);
         self.look()
+    }
+
+    fn hear(&mut self, input: &Input) {
+        let endpoints = self.path.hear(input, self.now);
+        self.bgp.handle(input);
+        self.bgp.endpoints_changed(&endpoints);
     }
 
     /// Gives time a step; whether the plan has changed.
@@ -189,10 +194,14 @@ fn nothing_is_planned_before_everything_is_heard() {
     let mut all = facts(config());
     all.pop();
     let mut bgp = Bgp::new(ME, Settings::default());
-    all.iter().for_each(|input| bgp.handle(input));
-    assert_eq!(bgp.plan(&DataPath::off(), Duration::ZERO), None);
+    let mut path = DataPath::off(ME);
+    for input in &all {
+        path.hear(input, Duration::ZERO);
+        bgp.handle(input);
+    }
+    assert_eq!(bgp.plan(&path, Duration::ZERO), None);
     bgp.handle(&Input::BgpSynced);
-    let plan = bgp.plan(&DataPath::off(), Duration::ZERO).expect("a plan");
+    let plan = bgp.plan(&path, Duration::ZERO).expect("a plan");
     assert_eq!(plan.peers["one"].routes.len(), 1);
     assert_eq!(plan.services, BTreeMap::from([(id("web"), Arc::new(set(&["one"])))]));
     assert_eq!(plan.router_id.to_string(), "10.0.0.11");
@@ -602,10 +611,7 @@ fn gated(resumes: bool) -> Bench {
     }
     let mut facts = facts(config());
     facts.insert(facts.len() - 1, web_with_address());
-    for input in &facts {
-        bench.path.hear(input, bench.now);
-        bench.bgp.handle(input);
-    }
+    facts.iter().for_each(|input| bench.hear(input));
     bench.look();
     bench
 }

@@ -256,7 +256,7 @@ fn a_planned_move_waits_but_not_for_as_long_as_the_old_owner_answers() {
     };
     moved.announcer = Some(ferrolb_model::Announcer {
         node: OTHER.to_owned(),
-        interfaces: set(&["eth0"]),
+        interfaces: ["eth0".to_owned()].into(),
     });
     node.hear(Input::VirtualIp(moved));
     assert_eq!((node.able(), node.ownership.is_waiting()), (Some(false), true));
@@ -322,7 +322,7 @@ fn a_restart_waits_for_nothing() {
 
 #[test]
 fn nobody_to_ask_means_no_wait() {
-    let mut node = Node::new(DataPath::off());
+    let mut node = Node::new(DataPath::off(ME));
     node.hear(placed(ME, &[], 1, 1));
     node.hear(web(TrafficPolicy::Cluster));
     assert_eq!((node.able(), node.ownership.is_waiting()), (Some(true), false));
@@ -343,7 +343,7 @@ fn what_can_be_served_depends_on_policy_and_place() {
     let ready = |inputs: Vec<Input>, terminating| {
         let mut path = DataPath::new(ME);
         path.hear(&Input::BgpSynced, START);
-        inputs.iter().for_each(|input| path.hear(input, START));
+        inputs.iter().for_each(|input| drop(path.hear(input, START)));
         let now = START + ms(10_000);
         let at = START + ms(5_000);
         let progress = Progress {
@@ -497,7 +497,7 @@ fn an_address_of_a_stranger_is_not_begun_before_he_is_gone() {
         mac: [2, 0, 0x5e, 0, 0, 7],
         interface: "eth1".to_owned(),
     };
-    let mut node = Node::new(DataPath::off());
+    let mut node = Node::new(DataPath::off(ME));
     node.finding = Finding::Occupied(stranger.clone());
     node.hear(web(TrafficPolicy::Cluster));
     let effects = node.hear(placed(ME, &["n2"], 1, 1));
@@ -535,7 +535,7 @@ fn what_another_node_has_announced_or_a_policy_leaves_alone_is_not_asked_about()
         interface: "eth1".to_owned(),
     };
     for detection in [ConflictDetection::Passive, ConflictDetection::Disabled] {
-        let mut node = Node::new(DataPath::off());
+        let mut node = Node::new(DataPath::off(ME));
         node.finding = Finding::Occupied(stranger.clone());
         let mut policy = policy("p", EndpointSettings::default());
         policy.layer2.conflict_detection = Some(detection);
@@ -549,7 +549,7 @@ fn what_another_node_has_announced_or_a_policy_leaves_alone_is_not_asked_about()
         node.hear(placed(ME, &["n2"], 1, 1));
         assert_eq!(node.duty.as_ref().map(|d| d.able), Some(true), "{detection:?}");
     }
-    let mut node = Node::new(DataPath::off());
+    let mut node = Node::new(DataPath::off(ME));
     node.finding = Finding::Occupied(stranger);
     node.hear(web(TrafficPolicy::Cluster));
     let Input::VirtualIp(mut ip) = placed(ME, &["n2"], 2, 1) else {

@@ -170,17 +170,14 @@ pub(crate) fn duty(address: IpAddr, owner: &str, how: &Announcement) -> Duty {
 
 /// This node's snapshot, by which it announced these.
 pub(crate) fn snapshot(all: &BTreeMap<IpAddr, Announcement>) -> Input {
-    Input::Restored(
-        all.iter()
-            .map(|(ip, how)| (*ip, Arc::new(duty(*ip, ME, how))))
-            .collect(),
-    )
+    let duties = all.iter().map(|(ip, how)| (*ip, Arc::new(duty(*ip, ME, how))));
+    Input::Restored(Arc::new(duties.collect()))
 }
 
 pub(crate) fn answering(address: IpAddr, interfaces: &[&str]) -> Input {
     Input::Announcing {
         address,
-        interfaces: set(interfaces),
+        interfaces: set(interfaces).into_iter().collect(),
     }
 }
 
@@ -245,7 +242,7 @@ pub(crate) fn with_announcer(node: &str, interfaces: &[&str], version: &str) -> 
     let mut object = virtual_ip(ip("192.0.2.7"), Some((ME, 1)), &["web"]);
     object.announcer = Some(Announcer {
         node: node.to_owned(),
-        interfaces: set(interfaces),
+        interfaces: set(interfaces).into_iter().collect(),
     });
     object.resource_version = version.to_owned();
     Input::VirtualIp(object)

@@ -1,7 +1,6 @@
 //! The part of a node in addresses whose owners change, with and without the API server.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,11 +45,11 @@ fn ownership(first: Placement) -> Ownership {
     }
     // Nothing here waits for kube-proxy, or for the segment.
     let mut probes = Probes::new(ME);
-    ownership.begin(&DataPath::off(), &mut probes, Duration::ZERO);
+    ownership.begin(&DataPath::off(ME), &mut probes, Duration::ZERO);
     for (address, on) in probes.take(9) {
         probes.answered(address, on, Finding::Clear, Duration::ZERO);
     }
-    ownership.begin(&DataPath::off(), &mut probes, Duration::ZERO);
+    ownership.begin(&DataPath::off(ME), &mut probes, Duration::ZERO);
     ownership
 }
 
@@ -60,7 +59,7 @@ fn duties(effects: &[Effect]) -> Option<Option<Placement>> {
         Effect::Duties(all) => Some(all),
         _ => None,
     });
-    last.map(|all: &BTreeMap<IpAddr, Arc<Duty>>| all.get(&ip(ADDRESS)).map(|duty| duty.placement.clone()))
+    last.map(|all| all.get(&ip(ADDRESS)).map(|duty| duty.placement.clone()))
 }
 
 fn records(effects: &[Effect]) -> Vec<(Placement, String)> {
@@ -198,7 +197,7 @@ fn an_address_is_kept_until_the_new_owner_is_heard() {
     let heard = VirtualIp {
         announcer: Some(Announcer {
             node: OTHER.to_owned(),
-            interfaces: set(&["eth0"]),
+            interfaces: ["eth0".to_owned()].into(),
         }),
         ..moved
     };
@@ -223,7 +222,7 @@ fn an_address_is_kept_until_the_new_owner_is_heard() {
 #[test]
 fn a_restart_goes_on_from_the_snapshot() {
     let mine = duty(ip(ADDRESS), ME, &announcement(None, 5));
-    let before = |duty: &Duty| Input::Restored(BTreeMap::from([(ip(ADDRESS), Arc::new(duty.clone()))]));
+    let before = |duty: &Duty| Input::Restored(BTreeMap::from([(ip(ADDRESS), Arc::new(duty.clone()))]).into());
     let facts = || {
         [
             plain_config(),
@@ -348,10 +347,8 @@ fn a_service_may_ask_for_a_policy() {
 
 #[test]
 fn a_takeover_before_anything_was_heard_is_remembered_and_written() {
-    let restored = Input::Restored(BTreeMap::from([(
-        ip(ADDRESS),
-        Arc::new(duty(ip(ADDRESS), OTHER, &announcement(None, 4))),
-    )]));
+    let heard = duty(ip(ADDRESS), OTHER, &announcement(None, 4));
+    let restored = Input::Restored(BTreeMap::from([(ip(ADDRESS), Arc::new(heard))]).into());
     let mut ownership = Ownership::new(ME, speaker());
     ownership.handle(restored);
     let mine = placement(ME, &[OTHER], 5);

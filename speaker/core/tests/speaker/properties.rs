@@ -24,7 +24,7 @@ fn any_ip() -> impl Strategy<Value = VirtualIp> {
         let mut object = virtual_ip(ip(ADDRESSES[address]), owner.map(|o| (o, epoch)), &claims);
         object.announcer = announcer.map(|(node, interfaces)| Announcer {
             node: node.to_owned(),
-            interfaces: set(&interfaces),
+            interfaces: set(&interfaces).into_iter().collect(),
         });
         object
     })
@@ -139,7 +139,7 @@ impl World {
                         object.resource_version = format!("w{}", self.version);
                         object.announcer = interfaces.map(|interfaces| Announcer {
                             node: ME.to_owned(),
-                            interfaces,
+                            interfaces: interfaces.into_iter().collect(),
                         });
                         news.push(Input::VirtualIp(object.clone()));
                     }
@@ -285,7 +285,8 @@ proptest! {
         prop_assert_eq!(speaker.failed_writes(), 0);
 
         for object in world.objects.values() {
-            let says = object.announcer.as_ref().filter(|a| a.node == ME).map(|a| a.interfaces.clone());
+            let says = object.announcer.as_ref().filter(|a| a.node == ME);
+            let says = says.map(|a| a.interfaces.iter().cloned().collect::<BTreeSet<_>>());
             let does = world.wanted.get(&object.address).map(World::usable).filter(|i| !i.is_empty());
             prop_assert_eq!(says, does, "{}", object.address);
         }

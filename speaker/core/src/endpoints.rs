@@ -1,11 +1,13 @@
 //! The endpoints of Services, reduced to how many could serve, here and anywhere. A cluster has many more of them than
-//! a node decides about, so all that is kept besides is which other nodes have a ready one.
+//! a node decides about, so all that is kept besides is which other nodes have a ready one. They are kept here alone, for
+//! everybody who decides by them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ops::AddAssign;
 use std::sync::Arc;
 
 use ferrolb_model::{Endpoint, EndpointsView, Family, ServiceId};
+use litemap::LiteMap;
 
 /// How many endpoints there are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,13 +62,18 @@ impl AddAssign for Count {
 /// Namespace and name of an EndpointSlice.
 type Slice = (String, String);
 
+/// The same as one text: neither has a slash in it.
+fn text((namespace, name): &Slice) -> String {
+    format!("{namespace}/{name}")
+}
+
 /// The EndpointSlices.
 #[derive(Debug, Default)]
 pub(crate) struct Endpoints {
-    /// The name of the Service in the same namespace that each belongs to.
-    slices: BTreeMap<Slice, Box<str>>,
+    /// The Service that each belongs to.
+    slices: LiteMap<Arc<str>, ServiceId>,
     /// Of most Services there is one.
-    of: BTreeMap<ServiceId, Vec<Known>>,
+    of: LiteMap<ServiceId, Vec<Known>>,
     /// The names in use, each once.
     names: BTreeSet<Arc<str>>,
 }
@@ -74,8 +81,8 @@ pub(crate) struct Endpoints {
 /// What is kept of a slice.
 #[derive(Debug, PartialEq, Eq)]
 struct Known {
-    /// Its name.
-    slice: Box<str>,
+    /// Namespace and name.
+    slice: Arc<str>,
     family: Family,
     counts: Counts,
     /// The other nodes with a ready endpoint.
@@ -96,7 +103,7 @@ impl Endpoints {
             }
         }
         let new = Known {
-            slice: view.slice.1.as_str().into(),
+            slice: text(&view.slice).into(),
             family: view.family,
             counts,
             ready_elsewhere: elsewhere.into_iter().map(|name| self.name(name)).collect(),
@@ -105,20 +112,23 @@ impl Endpoints {
             return Vec::new();
         }
         let before = self.remove(&view.slice).filter(|service| *service != view.service);
-        let slices = self.of.entry(view.service.clone()).or_default();
-        slices.reserve_exact(1);
-        slices.push(new);
-        let service = view.service.name.as_str().into();
-        self.slices.insert(view.slice.clone(), service);
+        self.slices.insert(Arc::clone(&new.slice), view.service.clone());
+        match self.of.get_mut(&view.service) {
+            Some(slices) => {
+                slices.reserve_exact(1);
+                slices.push(new);
+            }
+            None => drop(self.of.insert(view.service.clone(), vec![new])),
+        }
         before.into_iter().chain([view.service.clone()]).collect()
     }
 
     /// A slice is gone; gives the Service it belonged to.
     pub(crate) fn remove(&mut self, slice: &Slice) -> Option<ServiceId> {
-        let (namespace, name) = slice;
-        let service = ServiceId::new(namespace.clone(), self.slices.remove(slice)?);
+        let slice = text(slice);
+        let service = self.slices.remove(slice.as_str())?;
         let slices = self.of.get_mut(&service)?;
-        let at = slices.iter().position(|known| *known.slice == **name)?;
+        let at = slices.iter().position(|known| *known.slice == *slice)?;
         for name in slices.swap_remove(at).ready_elsewhere {
             // One here, one in the set of names.
             if Arc::strong_count(&name) == 2 {
@@ -149,7 +159,7 @@ impl Endpoints {
     }
 
     /// The other nodes with a ready endpoint of a Service; some perhaps more than once.
-    pub(super) fn ready_elsewhere(&self, service: &ServiceId) -> impl Iterator<Item = &str> {
+    pub(crate) fn ready_elsewhere(&self, service: &ServiceId) -> impl Iterator<Item = &str> {
         let known = self.of.get(service).into_iter().flatten();
         known.flat_map(|known| known.ready_elsewhere.iter().map(|name| &**name))
     }
