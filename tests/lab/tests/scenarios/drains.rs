@@ -1,13 +1,19 @@
 //! Nodes that are drained, and addresses that are moved because somebody asks for it, under a client that asks without a
 //! pause and loses nothing.
 
-use anyhow::{Context as _, Result, ensure};
-use ferrolb_lab::lab::NAMESPACE;
-use ferrolb_lab::wait_until;
+use std::collections::BTreeSet;
+use std::time::Duration;
 
-use crate::failover::{Served, V4, none_lost, served_again, told};
+use anyhow::{Context as _, Result, bail, ensure};
+use ferrolb_lab::lab::NAMESPACE;
+use ferrolb_lab::{Program, wait_until};
+
+use crate::failover::{NODE_LOSS, Served, V4, none_lost, served_again, told};
 use crate::manifests::{deployment, service};
 use crate::scene::{PATIENCE, Scene};
+
+/// Kubernetes misses a node, and its silence was waited out.
+const NOTICED: Duration = Duration::from_secs(90);
 
 /// A policy for the scenario's pool; deleted at its end, since policies are the cluster's.
 async fn policy(s: &Scene, spec: &str) -> Result<()> {
@@ -85,6 +91,70 @@ pub(crate) async fn last_candidate(s: Scene) -> Result<()> {
     served_again(&prober, prober.so_far().answered()).await?;
     none_lost(&told("last candidate", prober))?;
     without_policy(&s).await
+}
+
+/// One standby is cordoned, and Kubernetes has lost sight of the other: better than nobody, they go on standing by. The
+/// owner loses its power, one of them takes over, and has the address although Kubernetes calls the dead owner Ready for a
+/// while, and the heir unfit.
+pub(crate) async fn last_resort(s: Scene) -> Result<()> {
+    policy(&s, "  drain: { triggers: [Cordon] }\n").await?;
+    let served = Served::new(s.clone(), V4).await?;
+    let owner = &served.placement.owner;
+    let [cordoned, lost] = &served.placement.standbys[..] else {
+        bail!("two standbys are needed: {:?}", served.placement);
+    };
+    let prober = served.probe(&s.browser()).await?;
+    let inherited = async {
+        s.kubectl(&["cordon", cordoned]).await?;
+        stand_by(&served, &[lost]).await?;
+        s.node(lost)?.freeze(Program::Kubelet)?;
+        // Nobody is left, so everybody is welcome.
+        stand_by(&served, &[cordoned, lost]).await?;
+        served.watched().await?;
+
+        let before = prober.so_far().answered();
+        served.owner()?.power_off()?;
+        served_again(&prober, before).await?;
+        let heir = served.inherited().await?;
+        s.wait_node_ready(owner, false, NOTICED).await?;
+        // The owner was to have the address back until its silence was waited out; then the other one stands by again.
+        wait_until("the silence to be waited out", NOTICED, async || {
+            let now = s.placement(served.address).await?;
+            let other = now.standbys.iter().find(|node| *node != owner);
+            ensure!(now.owner == heir && other.is_some(), "{now:?}");
+            Ok(())
+        })
+        .await?;
+        ensure!(served.inherited().await? == heir, "the address moved once more");
+        anyhow::Ok(heir)
+    }
+    .await;
+    let tally = told("last resort", prober);
+    served.owner()?.power_on()?;
+    s.node(lost)?.thaw(Program::Kubelet)?;
+    s.kubectl(&["uncordon", cordoned]).await?;
+    for node in [owner, lost] {
+        s.node_ready(node).await?;
+    }
+    let heir = inherited?;
+    ensure!(tally.longest_gap < NODE_LOSS, "nobody answered for too long: {tally:?}");
+    s.wait_ferrolb_ready().await?;
+    s.fence().await?;
+    ensure!(served.inherited().await? == heir, "the address moved back");
+    without_policy(&s).await
+}
+
+/// Waits until these stand by for the owner, which has not changed.
+async fn stand_by(served: &Served, nodes: &[&String]) -> Result<()> {
+    let wanted = nodes.iter().copied().collect::<BTreeSet<_>>();
+    wait_until(&format!("{wanted:?} to stand by"), NOTICED, async || {
+        let now = served.s.placement(served.address).await?;
+        let standbys = now.standbys.iter().collect::<BTreeSet<_>>();
+        let kept = (&now.owner, now.epoch) == (&served.placement.owner, served.placement.epoch);
+        ensure!(kept && standbys == wanted, "{now:?}");
+        Ok(())
+    })
+    .await
 }
 
 /// The one interface that the advertisement names loses its carrier on the owner, and nothing else: the controller moves

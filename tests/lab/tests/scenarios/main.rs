@@ -177,6 +177,7 @@ fn main() -> std::process::ExitCode {
                 .scenario("cordoned_node", without_pool(drains::cordoned_node))
                 .scenario("tainted_node", without_pool(drains::tainted_node))
                 .scenario("last_candidate", without_pool(drains::last_candidate))
+                .scenario("last_resort", without_pool(drains::last_resort))
                 .scenario("moved_on_request", without_pool(drains::moved_on_request))
                 .scenario("spread_on_request", without_pool(drains::spread_on_request))
                 .scenario("owner_without_interface", without_pool(drains::owner_without_interface))
