@@ -140,6 +140,12 @@ pub mod reasons {
     pub const SESSION_UP: &str = "bgpSessionUp";
     /// Warning, on a BGPPeer: a node has no session with the router.
     pub const SESSION_DOWN: &str = "bgpSessionDown";
+    /// Warning, on a pod of the controller or on the Node of a speaker: the program is not ready.
+    pub const NOT_READY: &str = "ferrolbNotReady";
+    /// Warning, on the same: the program is ready, and something about its surroundings is wrong.
+    pub const WARNING: &str = "ferrolbWarning";
+    /// Normal, on the same: nothing is wrong any more.
+    pub const READY: &str = "ferrolbReady";
     /// Warning, on an object of the configuration: it is left out.
     pub const CONFIGURATION_ERROR: &str = "ConfigurationError";
     /// Warning, on an object of the configuration: it is in force, and something about it is likely to be a mistake.

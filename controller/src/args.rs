@@ -22,4 +22,8 @@ pub(crate) struct Args {
     /// The pod's name, for the lease; without it the host's
     #[arg(long, value_name = "POD", env = "FERROLB_POD_NAME")]
     pub(crate) pod_name: Option<String>,
+
+    /// The pod's uid, for events about it
+    #[arg(long, value_name = "UID", env = "FERROLB_POD_UID")]
+    pub(crate) pod_uid: Option<String>,
 }

@@ -3,14 +3,17 @@
 //! A thin shell around `ferrolb-controller-core`. Read `program.rs` (how it is put together), `news.rs` (what is
 //! watched), `owner.rs` (the one task that owns the core) and `writes.rs` (what is written), in this order.
 
+mod admission;
 mod args;
 mod configuration;
+mod definitions;
 mod liveness_key;
 mod metrics;
 mod news;
 mod owner;
 mod pools;
 mod program;
+mod rivals;
 mod verdict;
 mod writes;
 

@@ -26,6 +26,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::admission::Admission;
 use crate::configuration::Configuration;
 use crate::metrics::Metrics;
 use crate::news::{News, Stream};
@@ -67,6 +68,7 @@ pub(crate) struct Owner {
     /// When the figures are counted again; `None` while nothing changed.
     count_at: Option<Instant>,
     health: BTreeMap<WriteKind, WriteHealth>,
+    admission: Admission,
     writer: Writer<Job, Outcome>,
     client: Client,
     namespace: String,
@@ -101,6 +103,7 @@ impl Owner {
             health: WriteKind::ALL
                 .map(|kind| (kind, WriteHealth::new(&readiness, kind.rule())))
                 .into(),
+            admission: Admission::new(&readiness, &namespace),
             writer: Writer::new(WRITES),
             client,
             namespace,
@@ -211,7 +214,12 @@ impl Owner {
                 self.configuration.object(of, pool);
             }
             News::Object(of, object) => self.configuration.object(of, object),
-            News::Namespace(name, labels) => self.configuration.namespace(name, labels),
+            News::Namespace(name, labels) => {
+                if name == self.namespace {
+                    self.admission.labelled(labels.as_ref());
+                }
+                self.configuration.namespace(name, labels);
+            }
             News::ServiceCidr(name, ranges) => self.configuration.service_cidr(name, ranges),
             News::Verdict {
                 last_good,

@@ -4,23 +4,27 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ferrolb_api::names::CONTROLLER_MANAGER;
+use ferrolb_api::names::{CONTROLLER_MANAGER, reasons};
 use ferrolb_controller_core::{Controller, Settings};
 use ferrolb_runtime::admin::{self, Admin, AdminError, Version};
-use ferrolb_runtime::leader::{self, Candidate, Leadership};
+use ferrolb_runtime::leader::{self, Candidate, Leadership, LeaseLost};
 use ferrolb_runtime::readiness::{Heartbeat, Readiness};
 use ferrolb_runtime::tasks::{TaskDied, Tasks};
+use ferrolb_runtime::troubles::{self, Words};
 use ferrolb_runtime::{args as common, client, events, footprint, watch};
 use prometheus_client::registry::Registry;
 use thiserror::Error;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::args::Args;
+use crate::definitions;
 use crate::liveness_key::Keeper;
 use crate::metrics::Metrics;
 use crate::news;
 use crate::owner::Owner;
+use crate::rivals::Rivals;
 
 /// The Lease that the leader holds, in the controller's namespace.
 const LEASE: &str = "ferrolb-controller";
@@ -30,6 +34,13 @@ const NEWS: usize = 256;
 
 /// Silence of the owner task after which the process counts as dead.
 const PULSE: Duration = Duration::from_secs(10);
+
+/// Events about the program itself.
+const WORDS: Words = Words {
+    not_ready: reasons::NOT_READY,
+    warning: reasons::WARNING,
+    ready: reasons::READY,
+};
 
 /// Why the program ended unasked.
 #[derive(Debug, Error)]
@@ -46,7 +57,8 @@ pub(crate) enum Ended {
 pub(crate) async fn run(args: Args) -> Result<(), Ended> {
     let namespace = args.common.namespace();
     let listener = admin::bind(args.common.admin_addr).await?;
-    let client = match client::connect(&args.common).await {
+    let readiness = Readiness::default();
+    let client = match client::connect(&args.common, &readiness).await {
         Ok(client) => client,
         Err(error) => common::refuse::<Args>(error),
     };
@@ -62,10 +74,9 @@ pub(crate) async fn run(args: Args) -> Result<(), Ended> {
     let metrics = Metrics::register(&mut registry);
     let watches = watch::Metrics::register(&mut registry);
     let (recorder, poster) = events::recorder(client.clone(), CONTROLLER_MANAGER, "", &mut registry);
-    let readiness = Readiness::default();
     let heartbeat = Heartbeat::new(PULSE);
     let controller = Controller::new(Settings {
-        load_balancer_class: args.load_balancer_class,
+        load_balancer_class: args.load_balancer_class.clone(),
         ..Settings::default()
     });
 
@@ -73,6 +84,8 @@ pub(crate) async fn run(args: Args) -> Result<(), Ended> {
     let stop = tasks.stop();
     let (sender, inputs) = mpsc::channel(NEWS);
     let leads = leader::gauge(&mut registry);
+    let rivals = Rivals::new(client.clone(), &namespace, LEASE, args.load_balancer_class, &readiness);
+    let (alone, stands) = oneshot::channel();
     let leadership = if args.leader_elect {
         let candidate = Candidate::new(
             client.clone(),
@@ -83,25 +96,36 @@ pub(crate) async fn run(args: Args) -> Result<(), Ended> {
             leads,
         );
         let leadership = candidate.leadership();
-        tasks.spawn("leader", candidate.run(stop.clone()));
+        tasks.spawn("leader", stand(candidate, stands, stop.clone()));
         leadership
     } else {
         leads.set(1);
         Leadership::always()
     };
+    tasks.spawn("rivals", rivals.run(leadership.clone(), alone, stop.clone()));
     let keeper = Keeper::new(client.clone(), &namespace, leadership.clone(), &readiness);
     tasks.spawn("liveness key", keeper.run(stop.clone()));
     let owner = Owner::new(
         controller,
         client.clone(),
         namespace.clone(),
-        recorder,
+        recorder.clone(),
         metrics,
         readiness.clone(),
         heartbeat.clone(),
         leadership,
     );
     tasks.spawn("owner", owner.run(inputs, stop.clone()));
+    tasks.spawn(
+        "definitions",
+        definitions::keep(client.clone(), readiness.clone(), stop.clone()),
+    );
+    let pod = args.pod_name.as_deref().unwrap_or(CONTROLLER_MANAGER);
+    let pod = troubles::pod(&namespace, pod, args.pod_uid.as_deref());
+    tasks.spawn(
+        "troubles",
+        troubles::tell(readiness.clone(), recorder, pod, WORDS, stop.clone()),
+    );
     tasks.spawn("events", poster.run(stop.clone()));
     tasks.spawn("memory", footprint::keep_small(readiness.clone(), stop.clone()));
     news::Watches {
@@ -123,4 +147,12 @@ pub(crate) async fn run(args: Args) -> Result<(), Ended> {
     };
     tasks.spawn("admin", admin::serve(listener, admin, stop));
     Ok(tasks.run().await?)
+}
+
+/// Stands for election once nobody else gives addresses in the cluster.
+async fn stand(candidate: Candidate, alone: oneshot::Receiver<()>, stop: CancellationToken) -> Result<(), LeaseLost> {
+    tokio::select! {
+        () = stop.cancelled() => Ok(()),
+        Ok(()) = alone => candidate.run(stop.clone()).await,
+    }
 }

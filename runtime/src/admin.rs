@@ -1,6 +1,7 @@
 //! The admin server: `/metrics`, `/healthz`, `/readyz` and `/version`. Read-only, and never in the way of the work.
 
 use std::io;
+use std::iter;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -107,15 +108,21 @@ async fn healthz(State(admin): State<Admin>) -> Response {
 }
 
 async fn readyz(State(admin): State<Admin>) -> Response {
+    let warnings = admin.readiness.troubles().warnings;
+    let warnings = warnings.iter().map(|line| format!("warning: {line}\n"));
     let missing = admin.readiness.missing();
     if missing.is_empty() {
-        return "ok\n".into_response();
+        return iter::once("ok\n".to_owned())
+            .chain(warnings)
+            .collect::<String>()
+            .into_response();
     }
-    let lines = missing
-        .iter()
-        .map(|(name, why)| format!("{name}: {why}\n"))
-        .collect::<String>();
-    (StatusCode::SERVICE_UNAVAILABLE, lines).into_response()
+    let lines = missing.iter().map(|(name, why)| format!("{name}: {why}\n"));
+    (
+        StatusCode::SERVICE_UNAVAILABLE,
+        lines.chain(warnings).collect::<String>(),
+    )
+        .into_response()
 }
 
 async fn version(State(admin): State<Admin>) -> Response {
@@ -165,6 +172,10 @@ mod tests {
         assert!(unready.ends_with("services: list services: forbidden\n"), "{unready}");
         check.ready();
         assert!(ask(addr, "/readyz").await.starts_with("HTTP/1.1 200"));
+        check.warn("too many");
+        let warned = ask(addr, "/readyz").await;
+        assert!(warned.starts_with("HTTP/1.1 200"), "{warned}");
+        assert!(warned.ends_with("ok\nwarning: services: too many\n"), "{warned}");
         assert!(
             ask(addr, "/version")
                 .await

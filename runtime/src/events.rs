@@ -180,6 +180,17 @@ impl Poster {
     }
 }
 
+/// Creates one event, tried once: for a program that does nothing else yet.
+///
+/// # Errors
+/// When the API server does not take it.
+pub async fn post_now(client: &Client, component: &'static str, host: &str, note: Note) -> Result<(), Failure> {
+    let event = event(note, component, host, Timestamp::now());
+    let namespace = event.metadata.namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
+    let api = Api::<Event>::namespaced(client.clone(), namespace);
+    within(api.create(&PostParams::default(), &event)).await.map(drop)
+}
+
 fn event(note: Note, component: &'static str, host: &str, now: Timestamp) -> Event {
     static SERIAL: AtomicU64 = AtomicU64::new(0);
     let serial = SERIAL.fetch_add(1, Ordering::Relaxed);

@@ -6,10 +6,12 @@
 //! channel and hands writes to a [`writer::Writer`], and [`tasks::Tasks`] that ends the process when one of them dies.
 
 pub mod admin;
+mod answers;
 pub mod apply;
 pub mod args;
 pub mod backoff;
 pub mod client;
+mod credentials;
 pub mod elector;
 pub mod events;
 pub mod footprint;
@@ -18,6 +20,8 @@ pub mod logs;
 pub mod readiness;
 pub mod tasks;
 pub mod text;
+pub mod troubles;
+mod trust;
 pub mod watch;
 pub mod write_health;
 pub mod writer;

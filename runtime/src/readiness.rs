@@ -5,10 +5,24 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
+
 /// A set of named checks; ready when none has a reason not to be. Cheap to clone: all clones are one set.
 #[derive(Clone, Debug, Default)]
 pub struct Readiness {
-    checks: Arc<Mutex<BTreeMap<String, Option<String>>>>,
+    checks: Arc<Mutex<BTreeMap<String, Stand>>>,
+    changed: Arc<Notify>,
+}
+
+/// How a check stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Stand {
+    Ready,
+    /// Ready, but something is wrong.
+    Warned(String),
+    /// Nothing is wrong, it only takes its time.
+    Waiting(String),
+    NotReady(String),
 }
 
 /// The right to say how one check stands.
@@ -18,14 +32,23 @@ pub struct Check {
     readiness: Readiness,
 }
 
+/// What is wrong, one line for each check, in order of name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Troubles {
+    /// What keeps the program from being ready.
+    pub missing: Vec<String>,
+    /// What does not.
+    pub warnings: Vec<String>,
+}
+
 impl Readiness {
-    /// Adds a check, which stands at `not ready: why` until its owner says otherwise.
+    /// Adds a check, which waits for `why` until its owner says otherwise.
     pub fn check(&self, name: impl Into<String>, why: impl Into<String>) -> Check {
         let check = Check {
             name: name.into(),
             readiness: self.clone(),
         };
-        check.not_ready(why);
+        check.stands(Stand::Waiting(why.into()));
         check
     }
 
@@ -41,27 +64,71 @@ impl Readiness {
 
     /// Every check that is not ready, with why, in order of name.
     pub fn missing(&self) -> Vec<(String, String)> {
+        let missing = |stand: &Stand| match stand {
+            Stand::Waiting(why) | Stand::NotReady(why) => Some(why.clone()),
+            Stand::Ready | Stand::Warned(_) => None,
+        };
         self.lock()
             .iter()
-            .filter_map(|(name, why)| why.as_ref().map(|why| (name.clone(), why.clone())))
+            .filter_map(|(name, stand)| Some((name.clone(), missing(stand)?)))
             .collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Option<String>>> {
+    /// What is wrong; a check that has not said anything yet is not.
+    pub fn troubles(&self) -> Troubles {
+        let mut troubles = Troubles::default();
+        for (name, stand) in self.lock().iter() {
+            match stand {
+                Stand::Ready | Stand::Waiting(_) => {}
+                Stand::Warned(why) => troubles.warnings.push(format!("{name}: {why}")),
+                Stand::NotReady(why) => troubles.missing.push(format!("{name}: {why}")),
+            }
+        }
+        troubles
+    }
+
+    /// Waits until a check has changed since this was last waited for. For one task alone.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Lets [`Readiness::changed`] return once more.
+    pub fn look_again(&self) {
+        self.changed.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Stand>> {
         // Nothing panics while the map is held; were it so, its content would still be sound.
         self.checks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Check {
+    /// Whether it stands well.
+    pub fn is_ready(&self) -> bool {
+        self.readiness.lock().get(&self.name) == Some(&Stand::Ready)
+    }
+
     /// It stands well.
     pub fn ready(&self) {
-        self.readiness.lock().insert(self.name.clone(), None);
+        self.stands(Stand::Ready);
+    }
+
+    /// The program can do its work, but somebody should look at this.
+    pub fn warn(&self, why: impl Into<String>) {
+        self.stands(Stand::Warned(why.into()));
     }
 
     /// It does not, and why.
     pub fn not_ready(&self, why: impl Into<String>) {
-        self.readiness.lock().insert(self.name.clone(), Some(why.into()));
+        self.stands(Stand::NotReady(why.into()));
+    }
+
+    fn stands(&self, stand: Stand) {
+        let before = self.readiness.lock().insert(self.name.clone(), stand.clone());
+        if before.as_ref() != Some(&stand) {
+            self.readiness.changed.notify_one();
+        }
     }
 }
 
@@ -119,6 +186,23 @@ mod tests {
         assert!(readiness.missing().is_empty());
         nodes.not_ready("forbidden");
         assert_eq!(readiness.missing(), [("nodes".to_owned(), "forbidden".to_owned())]);
+    }
+
+    #[test]
+    fn what_waits_is_no_trouble_and_what_is_warned_of_is_ready() {
+        let readiness = Readiness::default();
+        let nodes = readiness.check("nodes", "not listed yet");
+        let pods = readiness.sound_check("pods");
+        pods.warn("too many");
+        let troubles = |missing: &[&str]| Troubles {
+            missing: missing.iter().map(ToString::to_string).collect(),
+            warnings: vec!["pods: too many".to_owned()],
+        };
+        assert_eq!(readiness.troubles(), troubles(&[]));
+        nodes.not_ready("forbidden");
+        assert_eq!(readiness.troubles(), troubles(&["nodes: forbidden"]));
+        nodes.ready();
+        assert!(readiness.missing().is_empty());
     }
 
     #[test]

@@ -48,6 +48,7 @@ use self::read::{Line, Named, Tell, Text, Told, tell};
 use crate::apply::chain;
 use crate::backoff::{Backoff, random_fraction};
 use crate::readiness::Readiness;
+use crate::trust::is_distrust;
 
 /// Objects per list request: large enough to be quick, small enough that the API server answers in one breath.
 const PAGE: u32 = 500;
@@ -583,6 +584,7 @@ impl Break {
                 ProblemKind::Failing,
                 format!("{} {}: {}", status.code, status.reason, status.message),
             ),
+            other if is_distrust(other) => (ProblemKind::Failing, chain(other)),
             other => (ProblemKind::Unreachable, chain(other)),
         };
         Break::Problem(Problem { kind, verb, message })
@@ -608,6 +610,7 @@ mod tests {
             (r#"{"code":403,"reason":"Forbidden"}"#, ProblemKind::Forbidden),
             (r#"{"code":404,"reason":"NotFound"}"#, ProblemKind::Missing),
             (r#"{"code":504,"reason":"Timeout"}"#, ProblemKind::Failing),
+            (r#"{"code":401,"reason":"Unauthorized"}"#, ProblemKind::Failing),
         ] {
             let Break::Problem(problem) = answer(text) else {
                 panic!("{text}")

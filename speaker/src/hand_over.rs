@@ -24,9 +24,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use ferrolb_api::names::{SPEAKER_MANAGER, reasons};
 use ferrolb_handover::{Borrower, Error, Predecessor};
 use ferrolb_runtime::admin::{self, AdminError};
+use ferrolb_runtime::events::{self, Note};
 use ferrolb_runtime::tasks::Signals;
+use ferrolb_runtime::troubles;
+use kube::Client;
 use tokio::net::TcpListener;
 use tracing::{info, warn};
 
@@ -42,9 +46,13 @@ const AGAIN: Duration = Duration::from_millis(250);
 /// some seconds, and then has ten.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The socket of the speaker of `node` in the directory `dir`, which other nodes may share.
-pub(crate) fn socket(dir: &Path, node: &str) -> PathBuf {
-    let sum = snapshot::sum(node.as_bytes());
+/// So long whoever has the admin server's address may keep it before that is told as an event.
+const WAITING: Duration = Duration::from_secs(8);
+
+/// The socket of the speaker of `node` in the directory `dir`, which other nodes may share. A speaker of another installation
+/// is no predecessor: the two would take the work from each other in turn.
+pub(crate) fn socket(dir: &Path, namespace: &str, node: &str) -> PathBuf {
+    let sum = snapshot::sum(format!("{namespace}/{node}").as_bytes());
     dir.join(format!("speaker-{}.sock", &sum[..20]))
 }
 
@@ -91,23 +99,51 @@ pub(crate) async fn take(socket: &Path, node: &str, signals: &mut Signals) -> Be
 }
 
 /// Binds the admin server's address; `None` if it was told to stop before. A speaker that has no directory with its
-/// predecessor in common, or may not open its socket, waits here for its end, before it has begun anything.
-pub(crate) async fn bind(address: SocketAddr, signals: &mut Signals) -> Result<Option<TcpListener>, AdminError> {
-    let give_up = Instant::now() + PATIENCE;
-    let mut said = false;
+/// predecessor in common, or may not open its socket, waits here for its end, before it has begun anything. So does one of
+/// another installation, for ever: that is told on the Node.
+pub(crate) async fn bind(
+    address: SocketAddr,
+    client: &Client,
+    node: &str,
+    signals: &mut Signals,
+) -> Result<Option<TcpListener>, AdminError> {
+    let begin = Instant::now();
+    let (mut said, mut told) = (false, false);
     loop {
         match admin::bind(address).await {
             Err(AdminError::Bind { source, .. })
-                if source.kind() == io::ErrorKind::AddrInUse && Instant::now() < give_up => {}
+                if source.kind() == io::ErrorKind::AddrInUse && begin.elapsed() < PATIENCE => {}
             bound => return Ok(Some(bound?)),
         }
         if !std::mem::replace(&mut said, true) {
-            warn!(%address, "waiting for whoever listens there to end: the speaker that ran here?");
+            warn!(
+                %address,
+                "waiting for whoever listens there to end: the speaker that ran here, or that of another FerroLB in this cluster?"
+            );
+        }
+        if begin.elapsed() >= WAITING && !std::mem::replace(&mut told, true) {
+            occupied(address, client, node).await;
         }
         tokio::select! {
             () = tokio::time::sleep(AGAIN) => {}
             () = signals.stop() => return Ok(None),
         }
+    }
+}
+
+/// Tells that a speaker cannot begin, as an event: it has no `/readyz` of its own yet.
+async fn occupied(address: SocketAddr, client: &Client, node: &str) {
+    let note = Note {
+        about: troubles::node(node),
+        warning: true,
+        reason: reasons::NOT_READY,
+        message: format!(
+            "a second speaker waits on this node, because another program listens on {address}: is there another FerroLB in this \
+             cluster? It has one; remove one of the two"
+        ),
+    };
+    if let Err(failure) = events::post_now(client, SPEAKER_MANAGER, node, note).await {
+        warn!("cannot create events: {failure}");
     }
 }
 

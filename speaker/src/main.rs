@@ -24,6 +24,7 @@ mod reporter;
 mod snapshot;
 mod state_dir;
 mod store;
+mod strict_arp;
 mod takeovers;
 
 use std::os::fd::AsFd;
@@ -32,12 +33,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use ferrolb_api::names::liveness_secret;
+use ferrolb_api::names::{SPEAKER_MANAGER, liveness_secret, reasons};
 use ferrolb_api::{IpAddressPool, L2Advertisement, ServiceBgpStatus, ServiceL2Status, SpeakerState, VirtualIp};
 use ferrolb_l2::{Counters, Settings};
 use ferrolb_runtime::admin::{self, Admin, Version};
 use ferrolb_runtime::readiness::{Heartbeat, Readiness};
 use ferrolb_runtime::tasks::{Signals, Tasks};
+use ferrolb_runtime::troubles::{self, Words};
 use ferrolb_runtime::watch::{self, Source, watch};
 use ferrolb_runtime::write_health::WriteHealth;
 use ferrolb_runtime::{args as common, client, events, footprint, logs};
@@ -72,6 +74,13 @@ const REPORTS: usize = 256;
 /// Questions of the guard that may wait for layer 2, and what layer 2 hears that may wait for the guard.
 const QUESTIONS: usize = 64;
 const NOTES: usize = 1024;
+
+/// Events about the program itself.
+const WORDS: Words = Words {
+    not_ready: reasons::NOT_READY,
+    warning: reasons::WARNING,
+    ready: reasons::READY,
+};
 
 /// The owner task counts as stuck after this long.
 const STUCK: Duration = Duration::from_secs(30);
@@ -123,14 +132,16 @@ fn run(args: Args) -> anyhow::Result<()> {
 
 async fn speak(args: Args) -> anyhow::Result<()> {
     // Nothing is asked of the API server yet.
-    let client = match client::connect(&args.common).await {
+    let readiness = Readiness::default();
+    let client = match client::connect(&args.common, &readiness).await {
         Ok(client) => client,
         Err(error) => common::refuse::<Args>(error),
     };
     let node = args.node_name.as_str();
     info!(node, version = env!("CARGO_PKG_VERSION"), "starting");
     let mut signals = Signals::new()?;
-    let socket = hand_over::socket(&args.state_dir, node);
+    let namespace = args.common.namespace();
+    let socket = hand_over::socket(&args.state_dir, &namespace, node);
     let (mut before, _predecessor) = match hand_over::take(&socket, node, &mut signals).await {
         Beginning::With(work, predecessor) => (*work, Some(predecessor)),
         Beginning::Alone => (Work::default(), None),
@@ -138,11 +149,10 @@ async fn speak(args: Args) -> anyhow::Result<()> {
     };
     let listener = match before.admin(args.common.admin_addr.port()) {
         Some(listener) => Some(admin::resume(listener)?),
-        None => hand_over::bind(args.common.admin_addr, &mut signals).await?,
+        None => hand_over::bind(args.common.admin_addr, &client, node, &mut signals).await?,
     };
     let Some(listener) = listener else { return Ok(()) };
     let mut tasks = Tasks::new();
-    let readiness = Readiness::default();
     let counters = Arc::new(Counters::default());
     let store = Store::of_layer2(&args.state_dir, node);
     let identity = store.identity().clone();
@@ -216,8 +226,7 @@ async fn speak(args: Args) -> anyhow::Result<()> {
     metrics::register(&mut registry, node, board.clone(), (counters, guard_counters));
     let watches = watch::Metrics::register(&mut registry);
     let takeovers = Takeovers::register(&mut registry);
-    let (recorder, poster) = events::recorder(client.clone(), "ferrolb-speaker", node, &mut registry);
-    let namespace = args.common.namespace();
+    let (recorder, poster) = events::recorder(client.clone(), SPEAKER_MANAGER, node, &mut registry);
     let marker = bgp::Marker::new(&args.state_dir, node);
     let resumes = marker.is_set();
     let kept = Store::of_bgp(&args.state_dir, node);
@@ -279,6 +288,15 @@ async fn speak(args: Args) -> anyhow::Result<()> {
     };
     tasks.spawn("admin", admin::serve(listener, admin, tasks.stop()));
     tasks.spawn("events", poster.run(tasks.stop()));
+    tasks.spawn("strict ARP", strict_arp::watch(&readiness, tasks.stop()));
+    let told = troubles::tell(
+        readiness.clone(),
+        recorder.clone(),
+        troubles::node(node),
+        WORDS,
+        tasks.stop(),
+    );
+    tasks.spawn("troubles", told);
     tasks.spawn("memory", footprint::keep_small(readiness.clone(), tasks.stop()));
     let (picture_in, picture) = latest::channel(Picture::default());
     let (seen_in, seen) = mpsc::channel(NEWS);

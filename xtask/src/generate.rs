@@ -1,15 +1,17 @@
-//! `xtask gen`: the files under `deploy` that follow from something else, and the guide's tables that do.
+//! `xtask gen`: the files under `deploy` that follow from something else, and what else does.
 //!
 //! - `deploy/crds/GROUP_PLURAL.yaml`, one per kind, from the types of `ferrolb-api`;
 //! - `deploy/crds/kustomization.yaml`, which lists them;
 //! - what the Helm chart has from elsewhere (`generate/chart.rs`);
 //! - `deploy/manifests/ferrolb.yaml`, which installs everything: the CRDs and the hand-written files of `deploy/base`
 //!   in the order of their names;
+//! - the fields that the API server has to know, for the controller (`generate/fields.rs`);
 //! - the tables of reasons in the guide, from `ferrolb-model` (`generate/reasons.rs`).
 //!
 //! The same input gives the same bytes. `--check` writes nothing and fails with the names of the files that differ.
 
 mod chart;
+mod fields;
 mod reasons;
 
 use std::fs;
@@ -132,6 +134,7 @@ fn generate(root: &Path) -> Result<Vec<Generated>> {
         path: PathBuf::from(MANIFEST),
         text: manifest,
     });
+    files.push(fields::list());
     files.push(reasons::page(root)?);
     Ok(files)
 }

@@ -117,6 +117,14 @@ pub(crate) fn of_kubernetes() -> Vec<Resource> {
             update_creates: true,
             ..plain("coordination.k8s.io", "leases", "Lease", true)
         },
+        Resource {
+            counts_generation: true,
+            ..Resource::builtin("apps", "v1", "deployments", "Deployment", true)
+        },
+        Resource {
+            counts_generation: true,
+            ..Resource::builtin("apps", "v1", "daemonsets", "DaemonSet", true)
+        },
         Resource::builtin("networking.k8s.io", "v1", "servicecidrs", "ServiceCIDR", false),
     ]
 }
