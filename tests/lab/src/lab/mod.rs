@@ -33,7 +33,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use ferrolb_controlplane::Programs;
+use ferrolb_controlplane::{Authority, Programs};
 use kube::Client;
 
 use crate::net::{Host, Lan};
@@ -165,6 +165,12 @@ impl Lab {
     /// An administrator's kubeconfig for use from outside.
     pub fn kubeconfig(&self) -> PathBuf {
         self.shared.kubeconfig()
+    }
+
+    /// The authority that signs the control plane's certificates, whose files lie in the folder `kubernetes` of
+    /// [`Lab::run_dir`].
+    pub fn authority(&self) -> &Authority {
+        self.shared.plane.authority()
     }
 
     /// A client with all rights, through the forwarder: faults on the LAN do not touch it.

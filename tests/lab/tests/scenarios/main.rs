@@ -14,6 +14,7 @@ mod chart;
 mod cli;
 mod conflicts;
 mod contract;
+mod credentials;
 mod data_path;
 mod drains;
 mod failover;
@@ -26,6 +27,7 @@ mod install_bgp;
 mod keys;
 mod manifests;
 mod migration;
+mod mistakes;
 mod monitoring;
 mod nodes;
 mod other_routers;
@@ -33,11 +35,13 @@ mod outages;
 mod partitions;
 mod pools;
 mod rights;
+mod rivals;
 mod router;
 mod scene;
 mod services;
 mod shell;
 mod speakers;
+mod told;
 mod traffic;
 /// What the tests of one session say to it, too.
 #[path = "../../../../speaker/bgp/tests/model/wrong.rs"]
@@ -93,6 +97,10 @@ fn main() -> std::process::ExitCode {
     let rights = Setup {
         nodes: 1,
         ..Setup::named("rights")
+    };
+    let mistakes = Setup {
+        nodes: 2,
+        ..Setup::named("mistakes")
     };
     // What a backend runs on, and three candidates for its address.
     let install = Setup {
@@ -321,6 +329,18 @@ fn main() -> std::process::ExitCode {
                 .scenario("speaker_without_net_raw", without_pool(rights::speaker_without_net_raw)),
         )
         .group(
+            Group::new(mistakes)
+                .scenario("older_definitions", without_pool(mistakes::older_definitions))
+                .scenario("restricted_namespace", without_pool(mistakes::restricted_namespace))
+                .scenario("no_subnet", without_pool(mistakes::no_subnet))
+                .scenario("ipvs_without_strict_arp", with_pool(mistakes::ipvs_without_strict_arp))
+                .scenario("metallb", with_pool(rivals::metallb))
+                .scenario("second_installation", with_pool(rivals::second_installation))
+                .scenario("wrong_clocks", with_pool(mistakes::wrong_clocks))
+                .scenario("token_renewed", with_pool(credentials::token_renewed))
+                .scenario("certificate_renewed", with_pool(credentials::certificate_renewed)),
+        )
+        .group(
             Group::new(iptables)
                 .scenario("load_balancer", with_pool(services::load_balancer))
                 .scenario("several_ports", with_pool(traffic::several_ports))
@@ -343,6 +363,7 @@ fn main() -> std::process::ExitCode {
                 )
                 .scenario("routers_see_nothing", without_pool(install_bgp::routers_see_nothing))
                 .scenario("hardened", without_pool(install::hardened))
+                .scenario("speakers_refused", without_pool(mistakes::speakers_refused))
                 .scenario("root_and_back", without_pool(install::root_and_back))
                 .scenario("speaker_killed", without_pool(install::speaker_killed))
                 .scenario("programs_hang", without_pool(install::programs_hang))

@@ -3,6 +3,7 @@
 //!
 //! The rules are read from the cluster, so that one that is added later is tried, too.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -14,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::manifests::{deployment, service};
 use crate::scene::{PATIENCE, Scene};
+use crate::told::Teller;
 
 /// How soon a program has to say what it lacks.
 const SAID: Duration = Duration::from_secs(10);
@@ -80,6 +82,8 @@ struct Subject<'a> {
     account: &'static str,
     process: &'a Process,
     host: &'a Host,
+    /// What its events are about.
+    about: (&'static str, &'static str, &'static str),
     /// What it makes by itself, and would not make again while it is there.
     own: &'static [&'static str],
 }
@@ -90,7 +94,7 @@ impl Subject<'_> {
         let role = format!("{kind}/{}", self.account);
         let object: Value = serde_json::from_str(&self.kubectl(&["get", &role, "-o", "json"]).await?)?;
         let rules = object["rules"].as_array().context("a role has rules")?;
-        let mut missed = Vec::new();
+        let (mut missed, mut told) = (Vec::new(), BTreeSet::new());
         for (number, case) in cases(rules)?.into_iter().enumerate() {
             self.set_rules(&role, &case.rules).await?;
             self.process.kill();
@@ -100,7 +104,8 @@ impl Subject<'_> {
                 let name = format!("{kind}-{number}");
                 self.s.apply(&service(&name, "web", "type: LoadBalancer")).await?;
             }
-            if let Err(error) = self.says(&case.named).await {
+            let first_of_kind = told.insert(case.writes.is_empty());
+            if let Err(error) = self.says(&case.named, first_of_kind).await {
                 missed.push(format!("{role} without {:?} {:?}: {error:#}", case.writes, case.named));
             }
             self.set_rules(&role, rules).await?;
@@ -136,15 +141,33 @@ impl Subject<'_> {
         self.s.lab().kubectl(&[&["-n", NAMESPACE], args].concat()).await
     }
 
-    async fn says(&self, named: &[String]) -> Result<()> {
+    /// In `/readyz`, in the log of this run and, which takes longer, as an event.
+    async fn says(&self, named: &[String], with_event: bool) -> Result<()> {
+        let names_one = |line: &str| {
+            let line = line.to_lowercase();
+            line.contains("forbidden") && named.iter().any(|resource| line.contains(resource.as_str()))
+        };
         wait_until(&format!("/readyz to name one of {named:?}"), SAID, async || {
             ensure!(self.process.is_alive(), "it has ended: {}", self.process.log_tail(3));
             let (status, body) = self.s.admin_of(self.host, "/readyz").await?;
-            let text = body.to_lowercase();
-            let said = text.lines().any(|line| {
-                line.contains("forbidden") && named.iter().any(|resource| line.contains(resource.as_str()))
-            });
-            ensure!(status != 200 && said, "it says {status} {body}");
+            ensure!(status != 200 && body.lines().any(names_one), "it says {status} {body}");
+            Ok(())
+        })
+        .await?;
+        let log = self.process.log_tail(200);
+        // Each run begins with its command line.
+        let run = log.rsplit("\n# ").next().unwrap_or_default();
+        ensure!(run.lines().any(names_one), "the log says {run}");
+        if !with_event {
+            return Ok(());
+        }
+        let (namespace, kind, name) = &self.about;
+        wait_until(&format!("an event that names one of {named:?}"), SAID, async || {
+            let events = self.s.events(namespace, kind, name).await?;
+            let said = events
+                .iter()
+                .any(|event| event.reason == "ferrolbNotReady" && names_one(&event.message));
+            ensure!(said, "{events:?}");
             Ok(())
         })
         .await
@@ -173,6 +196,7 @@ pub(crate) async fn controller(s: Scene) -> Result<()> {
         account: "ferrolb-controller",
         process: s.controller(),
         host: s.control_plane(),
+        about: (NAMESPACE, "Pod", "ferrolb-controller"),
         own: &[KEYS, "lease/ferrolb-controller", "configurationstates --all"],
     })
     .await
@@ -186,6 +210,7 @@ pub(crate) async fn speaker(s: Scene) -> Result<()> {
         account: "ferrolb-speaker",
         process: node.program(Program::Speaker)?,
         host: node.host(),
+        about: ("default", "Node", "node-1"),
         own: &["speakerstates --all"],
     })
     .await
@@ -208,7 +233,9 @@ pub(crate) async fn speaker_without_net_raw(s: Scene) -> Result<()> {
         Ok(())
     })
     .await;
+    let told = Teller::speaker(&s, "node-1")?.event("ferrolbNotReady", "NET_RAW").await;
     speaker.restart_with(granted)?;
     said?;
+    told?;
     s.wait_ferrolb_ready().await
 }

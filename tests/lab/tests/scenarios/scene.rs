@@ -346,6 +346,16 @@ impl Scene {
         .await
     }
 
+    /// Waits until a Service claims the address.
+    pub(crate) async fn claimed(&self, address: IpAddr) -> Result<()> {
+        wait_until(&format!("{address} to be claimed"), PATIENCE, async || {
+            let claims = self.virtual_ip(address).await?.spec.claims;
+            ensure!(!claims.is_empty(), "nobody claims it");
+            Ok(())
+        })
+        .await
+    }
+
     /// Waits for a condition of the address' VirtualIP.
     pub(crate) async fn condition(&self, address: IpAddr, kind: &str, status: &str, part: &str) -> Result<()> {
         wait_until(
