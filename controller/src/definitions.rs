@@ -74,6 +74,7 @@ pub(crate) async fn keep(client: Client, readiness: Readiness, stop: Cancellatio
         check: readiness.sound_check("custom resources"),
         looked_at: BTreeMap::new(),
         lacking: BTreeSet::new(),
+        told: BTreeSet::new(),
     };
     let work = async {
         loop {
@@ -97,6 +98,8 @@ struct Definitions {
     looked_at: BTreeMap<&'static str, String>,
     /// The lines of [`FIELDS`] that the API server does not know.
     lacking: BTreeSet<&'static str>,
+    /// What of it was told.
+    told: BTreeSet<&'static str>,
 }
 
 impl Definitions {
@@ -108,7 +111,9 @@ impl Definitions {
             let Some(document) = index.paths.get(&format!("apis/{version}")) else {
                 continue;
             };
-            if self.looked_at.get(version) == Some(&document.url) {
+            // The index lags behind the documents, up to a minute.
+            let lacks = self.lacking.iter().any(|line| is_of(line, version));
+            if !lacks && self.looked_at.get(version) == Some(&document.url) {
                 continue;
             }
             // What follows is the document's hash, which need not be named to get it.
@@ -117,6 +122,9 @@ impl Definitions {
             self.lacking.retain(|line| !is_of(line, version));
             self.lacking.extend(lacking(&api, version));
             self.looked_at.insert(version, document.url.clone());
+        }
+        let lacking = self.lacking.clone();
+        if std::mem::replace(&mut self.told, lacking) != self.lacking {
             self.tell();
         }
         Ok(())
@@ -124,9 +132,7 @@ impl Definitions {
 
     fn tell(&self) {
         let Some(why) = message(&self.lacking) else {
-            if !self.check.is_ready() {
-                info!("the API server knows every field that this version needs");
-            }
+            info!("the API server knows every field that this version needs");
             self.check.ready();
             return;
         };

@@ -104,11 +104,6 @@ impl Readiness {
 }
 
 impl Check {
-    /// Whether it stands well.
-    pub fn is_ready(&self) -> bool {
-        self.readiness.lock().get(&self.name) == Some(&Stand::Ready)
-    }
-
     /// It stands well.
     pub fn ready(&self) {
         self.stands(Stand::Ready);

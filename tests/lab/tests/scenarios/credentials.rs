@@ -7,10 +7,9 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 use ferrolb_controlplane::{Authority, Issued};
 use ferrolb_lab::lab::NAMESPACE;
-use ferrolb_lab::wait_until;
 use serde_json::{Value, json};
 
-use crate::scene::{PATIENCE, Scene};
+use crate::scene::Scene;
 use crate::told::Teller;
 
 /// A kubeconfig as the lab's programs have it, with other credentials; for everybody to read.
@@ -82,7 +81,8 @@ pub(crate) async fn token_renewed(s: Scene) -> Result<()> {
 }
 
 /// The API server's certificate is renewed by the same authority: nobody notices. By another authority: the program says that it
-/// does not trust it, and trusts it as soon as the file with the authorities has the new one beside the old; without a restart.
+/// does not trust it (an event would have nowhere to go), and trusts it as soon as the file with the authorities has the new one beside the
+/// old; without a restart.
 pub(crate) async fn certificate_renewed(s: Scene) -> Result<()> {
     let controller = Teller::controller(&s);
     let file = |name: &str| s.run_dir().join("kubernetes").join(name);
@@ -105,7 +105,6 @@ pub(crate) async fn certificate_renewed(s: Scene) -> Result<()> {
         let both = read("ca.crt")? + &authority.certificate();
         fs::write(file("ca.crt"), both)?;
         controller.well().await?;
-        controller.event_by_kubectl("ferrolbNotReady", unknown).await?;
         ensure!(s.controller().pid() == pid, "it was restarted");
         anyhow::Ok(())
     }
@@ -135,23 +134,4 @@ fn serve(s: &Scene, issued: &Issued) -> Result<()> {
     fs::write(folder.join("apiserver.crt"), &issued.certificate)?;
     fs::write(folder.join("apiserver.key"), &issued.key)?;
     s.api_server().restart()
-}
-
-impl Teller {
-    /// As [`Teller::event`], asked by kubectl, which reads the authorities anew each time.
-    async fn event_by_kubectl(&self, reason: &str, part: &str) -> Result<()> {
-        let (namespace, kind, name) = &self.about;
-        let about = format!("--field-selector=involvedObject.kind={kind},involvedObject.name={name}");
-        wait_until(&format!("event {reason} with {part:?}"), 2 * PATIENCE, async || {
-            let args = ["-n", namespace, "get", "events", &about, "-o", "json"];
-            let list: Value = serde_json::from_str(&self.s.lab().kubectl(&args).await?)?;
-            let events = list["items"].as_array().context("a list has items")?;
-            let is_it = |event: &Value| {
-                event["reason"] == json!(reason) && event["message"].as_str().is_some_and(|text| text.contains(part))
-            };
-            ensure!(events.iter().any(is_it), "{events:?}");
-            Ok(())
-        })
-        .await
-    }
 }
