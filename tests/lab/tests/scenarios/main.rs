@@ -330,7 +330,7 @@ fn main() -> std::process::ExitCode {
         )
         .group(
             Group::new(mistakes)
-                .scenario("older_definitions", without_pool(mistakes::older_definitions))
+                .scenario("older_definitions", with_pool(mistakes::older_definitions))
                 .scenario("restricted_namespace", without_pool(mistakes::restricted_namespace))
                 .scenario("no_subnet", without_pool(mistakes::no_subnet))
                 .scenario("ipvs_without_strict_arp", with_pool(mistakes::ipvs_without_strict_arp))
