@@ -99,15 +99,16 @@ async fn speaker_of(s: &Scene, node: &str) -> Result<String> {
     kubectl(s, &args).await
 }
 
-/// What the speaker's containers have logged since they were last started, by pod; a pod that is about to end is none.
+/// What the speaker's containers have logged since they were last started, by node; a pod that is about to end is none.
 async fn speakers_say(s: &Scene) -> Result<BTreeMap<String, String>> {
     let label = "app.kubernetes.io/component=speaker";
-    let living = r#"jsonpath={range .items[*]}{.metadata.name}{" "}{.metadata.deletionTimestamp}{"\n"}{end}"#;
+    let living = r#"jsonpath={range .items[*]}{.metadata.name}{" "}{.spec.nodeName}{" "}{.metadata.deletionTimestamp}{"\n"}{end}"#;
     let pods = kubectl(s, &["get", "pods", "-l", label, "-o", living]).await?;
     let mut said = BTreeMap::new();
-    for pod in pods.lines().filter_map(|line| line.strip_suffix(' ')) {
+    let living = pods.lines().filter_map(|line| line.strip_suffix(' '));
+    for (pod, node) in living.filter_map(|line| line.split_once(' ')) {
         let log = kubectl(s, &["logs", pod, "--all-containers"]).await?;
-        said.insert(pod.to_owned(), log);
+        said.insert(node.to_owned(), log);
     }
     ensure!(said.len() == s.nodes().len(), "{} speakers: {pods}", said.len());
     Ok(said)
@@ -115,17 +116,31 @@ async fn speakers_say(s: &Scene) -> Result<BTreeMap<String, String>> {
 
 /// Every speaker has logged this.
 pub(crate) async fn every_speaker_says(s: &Scene, what: &str) -> Result<()> {
-    for (pod, log) in speakers_say(s).await? {
-        ensure!(log.contains(what), "{pod} does not say {what:?}: {log}");
+    for (node, log) in speakers_say(s).await? {
+        ensure!(log.contains(what), "the speaker of {node} does not say {what:?}: {log}");
+    }
+    Ok(())
+}
+
+/// The speakers that have a part in the address go by what the ones before them have written down.
+async fn goes_by_snapshot(s: &Scene, served: &Served) -> Result<()> {
+    let said = speakers_say(s).await?;
+    let placement = &served.placement;
+    for node in placement.standbys.iter().chain([&placement.owner]) {
+        let log = said.get(node).with_context(|| format!("no speaker on {node}"))?;
+        ensure!(
+            log.contains(GOES_BY_SNAPSHOT),
+            "the speaker of {node} has forgotten everything: {log}"
+        );
     }
     Ok(())
 }
 
 /// Every speaker reads and writes what it wants to in its state directory.
 pub(crate) async fn every_speaker_has_its_directory(s: &Scene) -> Result<()> {
-    for (pod, log) in speakers_say(s).await? {
+    for (node, log) in speakers_say(s).await? {
         let trouble = NO_DIRECTORY.iter().find(|trouble| log.contains(**trouble));
-        ensure!(trouble.is_none(), "{pod} says {trouble:?}: {log}");
+        ensure!(trouble.is_none(), "the speaker of {node} says {trouble:?}: {log}");
     }
     Ok(())
 }
@@ -323,7 +338,7 @@ pub(crate) async fn root_and_back(s: Scene) -> Result<()> {
         })
         .await?;
         clients.unnoticed(what).await?;
-        every_speaker_says(&s, GOES_BY_SNAPSHOT).await?;
+        goes_by_snapshot(&s, &clients.served).await?;
     }
     every_speaker_has_its_directory(&s).await?;
     none_lost(&clients.end("to root and back").await?)

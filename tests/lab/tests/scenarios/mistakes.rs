@@ -115,7 +115,11 @@ pub(crate) async fn speakers_refused(s: Scene) -> Result<()> {
             Ok(())
         })
         .await?;
-        let described = kubectl(&["describe", "pods", "-l", "app.kubernetes.io/component=controller"]).await?;
+        // Of several pods at once it describes no events.
+        let mut described = String::new();
+        for name in &names {
+            described += &kubectl(&["describe", "pod", name]).await?;
+        }
         ensure!(
             described.contains("ferrolbWarning"),
             "kubectl describe does not show it: {described}"
