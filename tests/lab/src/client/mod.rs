@@ -159,13 +159,15 @@ impl Client {
     }
 
     /// Forgets the MAC address of `address`, so that the next packet asks anew. A question that is under way goes on, and the
-    /// packets that wait for its answer are not lost, as they would be in a table that is emptied.
+    /// packets that wait for its answer are not lost, as they would be in a table that is emptied. The entry itself stays: a
+    /// packet that is being sent while its entry is deleted is lost, too.
     ///
     /// # Errors
     /// When the `ip` program fails.
     pub fn forget_neighbour(&self, address: IpAddr) -> Result<()> {
         if self.neighbour(address)?.is_some() {
-            let args = ["neighbour", "del", &address.to_string(), "dev", &self.interface];
+            let address = address.to_string();
+            let args = ["neighbour", "change", &address, "dev", &self.interface, "nud", "none"];
             self.namespace.output("ip", &args)?;
         }
         Ok(())
