@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use ferrolb_lab::lab::NAMESPACE;
 use tokio::process::Command;
 
-use crate::failover::{Clients, V4, hardly_any_lost};
+use crate::failover::{Clients, V4, none_lost};
 use crate::install::{TOOK_OVER, WORKLOADS, every_speaker_says, installed, kubectl, rolled_out};
 use crate::scene::Scene;
 
@@ -128,7 +128,7 @@ pub(crate) async fn chart(s: Scene) -> Result<()> {
     clients.asking_anew(back).await?;
     clients.unnoticed("rollback by helm").await?;
     every_speaker_says(&s, TOOK_OVER).await?;
-    hardly_any_lost(&clients.end("helm's upgrade and rollback").await?)?;
+    none_lost(&clients.end("helm's upgrade and rollback").await?)?;
 
     uninstalled(&s, &helm, address).await?;
     helm.chart("install", &[]).await?;

@@ -11,7 +11,7 @@ use ferrolb_lab::process::Process;
 use ferrolb_lab::{Program, wait_until};
 
 use crate::bgp::{NODES, Told, all, none_failed, page, secret, state, steady};
-use crate::failover::{Clients, MANY_PORTS, TCP, UDP, V4, asking, connect, echoed, hardly_any_lost, none_lost, told};
+use crate::failover::{Clients, MANY_PORTS, TCP, UDP, V4, asking, connect, echoed, none_lost, told};
 use crate::manifests::{deployment, service};
 use crate::router::Router;
 use crate::scene::{PATIENCE, Scene};
@@ -62,7 +62,7 @@ pub(crate) async fn clients_see_nothing(s: Scene) -> Result<()> {
         upgrade(&s, standby).await?;
     }
     clients.served.watched().await?;
-    hardly_any_lost(&clients.end("speakers handed over").await?)
+    none_lost(&clients.end("speakers handed over").await?)
 }
 
 /// The router's sessions, with TCP-MD5 and BFD.

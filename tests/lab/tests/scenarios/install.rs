@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::failover::{Clients, NODE_LOSS, Served, V4, hardly_any_lost, none_lost, served_again, told};
+use crate::failover::{Clients, NODE_LOSS, Served, V4, none_lost, served_again, told};
 use crate::ground::swept_after_kill;
 use crate::manifests::{advertisement, deployment, service};
 use crate::scene::{PATIENCE, Scene};
@@ -271,7 +271,7 @@ pub(crate) async fn upgraded_and_rolled_back(s: Scene) -> Result<()> {
         every_speaker_says(&s, TOOK_OVER).await?;
         every_speaker_has_its_directory(&s).await?;
     }
-    hardly_any_lost(&clients.end("upgrade and rollback").await?)
+    none_lost(&clients.end("upgrade and rollback").await?)
 }
 
 async fn overlaid(s: &Scene, name: &str) -> Result<()> {
@@ -298,7 +298,7 @@ pub(crate) async fn hardened(s: Scene) -> Result<()> {
     overlaid(&s, "hardened").await?;
     overlaid(&s, "layer2-only").await?;
     clients.asking_anew(rolled_out(&s)).await?;
-    hardly_any_lost(&clients.end("change to layer 2 only").await?)?;
+    none_lost(&clients.end("change to layer 2 only").await?)?;
     for kind in of_routers {
         ensure!(!speakers_may_list(&s, kind).await, "speakers may still list {kind}");
     }
@@ -341,7 +341,7 @@ pub(crate) async fn root_and_back(s: Scene) -> Result<()> {
         goes_by_snapshot(&s, &clients.served).await?;
     }
     every_speaker_has_its_directory(&s).await?;
-    hardly_any_lost(&clients.end("to root and back").await?)
+    none_lost(&clients.end("to root and back").await?)
 }
 
 /// The owner's speaker is killed in its container: a standby answers in its name until the kubelet has started it again.
