@@ -5,14 +5,11 @@
 //! events and conditions. A clock that is wrong is told, because it shows there.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use axum::http::header::DATE;
-use axum::http::{HeaderMap, Request, Response, StatusCode};
-use futures::future::BoxFuture;
+use axum::http::{HeaderMap, Response, StatusCode};
 use jiff::{SignedDuration, Timestamp, fmt::rfc2822};
-use tower::{Layer, Service};
 use tracing::{info, warn};
 
 use crate::readiness::{Check, Readiness};
@@ -45,6 +42,12 @@ impl Observer {
             clock: readiness.sound_check("clock"),
             seen: Arc::default(),
         }
+    }
+
+    /// An answer has come in.
+    pub(crate) fn look<B>(&self, answer: Response<B>) -> Response<B> {
+        self.answered(answer.status(), answer.headers(), Instant::now(), Timestamp::now());
+        answer
     }
 
     /// An answer has come in at `now`, which is `time` by this machine's clock.
@@ -101,48 +104,6 @@ impl Observer {
 /// A date as HTTP has it (RFC 9110, section 5.6.7).
 fn date(text: &str) -> Option<Timestamp> {
     rfc2822::DateTimeParser::new().parse_timestamp(text).ok()
-}
-
-impl<S> Layer<S> for Observer {
-    type Service = Watched<S>;
-
-    fn layer(&self, inner: S) -> Watched<S> {
-        Watched {
-            inner,
-            observer: self.clone(),
-        }
-    }
-}
-
-/// A service whose answers are looked at by an [`Observer`].
-#[derive(Clone, Debug)]
-pub(crate) struct Watched<S> {
-    inner: S,
-    observer: Observer,
-}
-
-impl<S, A, B> Service<Request<A>> for Watched<S>
-where
-    S: Service<Request<A>, Response = Response<B>>,
-    S::Future: Send + 'static,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = BoxFuture<'static, Result<S::Response, S::Error>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, request: Request<A>) -> Self::Future {
-        let observer = self.observer.clone();
-        let answer = self.inner.call(request);
-        Box::pin(async move {
-            let answer = answer.await?;
-            observer.answered(answer.status(), answer.headers(), Instant::now(), Timestamp::now());
-            Ok(answer)
-        })
-    }
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ use rustls::pki_types::ServerName;
 use thiserror::Error as ThisError;
 use tower::ServiceBuilder;
 use tower::timeout::TimeoutLayer;
+use tower::util::{MapRequestLayer, MapResponseLayer};
 
 use crate::answers::Observer;
 use crate::args::CommonArgs;
@@ -182,10 +183,15 @@ fn build(mut config: Config, observer: Observer) -> Result<Client, ClientError> 
         .build::<_, Body>(tls);
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
-        .option_layer(token)
+        .option_layer(
+            token
+                .clone()
+                .map(|token| MapRequestLayer::new(move |request| token.sign(request))),
+        )
+        .option_layer(token.map(|token| MapResponseLayer::new(move |answer| token.look(answer))))
         .option_layer(config.auth_layer().map_err(setup)?)
         .layer(config.extra_headers_layer().map_err(setup)?)
-        .layer(observer)
+        .map_response(move |answer| observer.look(answer))
         .layer(TimeoutLayer::new(RESPONSE_TIMEOUT))
         .service(http);
     Ok(ClientBuilder::new(service, config.default_namespace).build())

@@ -6,13 +6,10 @@
 use std::fs;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderValue, Request, Response, StatusCode};
-use futures::future::BoxFuture;
-use tower::{Layer, Service};
 use tracing::warn;
 
 /// The kubelet renews a token when a fifth of its time is left, which is two minutes at least.
@@ -43,6 +40,22 @@ impl TokenFile {
             path: path.into(),
             read: Arc::default(),
         }
+    }
+
+    /// Puts the token on a request.
+    pub(crate) fn sign<B>(&self, mut request: Request<B>) -> Request<B> {
+        if let Some(header) = self.header(Instant::now()) {
+            request.headers_mut().insert(AUTHORIZATION, header);
+        }
+        request
+    }
+
+    /// Reads in an answer whether the token was accepted.
+    pub(crate) fn look<B>(&self, answer: Response<B>) -> Response<B> {
+        if answer.status() == StatusCode::UNAUTHORIZED {
+            self.refused();
+        }
+        answer
     }
 
     fn header(&self, now: Instant) -> Option<HeaderValue> {
@@ -76,53 +89,6 @@ impl TokenFile {
 
     fn refused(&self) {
         self.read.lock().unwrap_or_else(PoisonError::into_inner).refused = true;
-    }
-}
-
-impl<S> Layer<S> for TokenFile {
-    type Service = Bearer<S>;
-
-    fn layer(&self, inner: S) -> Bearer<S> {
-        Bearer {
-            inner,
-            token: self.clone(),
-        }
-    }
-}
-
-/// A service that is known by a [`TokenFile`].
-#[derive(Clone, Debug)]
-pub(crate) struct Bearer<S> {
-    inner: S,
-    token: TokenFile,
-}
-
-impl<S, A, B> Service<Request<A>> for Bearer<S>
-where
-    S: Service<Request<A>, Response = Response<B>>,
-    S::Future: Send + 'static,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = BoxFuture<'static, Result<S::Response, S::Error>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, mut request: Request<A>) -> Self::Future {
-        if let Some(header) = self.token.header(Instant::now()) {
-            request.headers_mut().insert(AUTHORIZATION, header);
-        }
-        let token = self.token.clone();
-        let answer = self.inner.call(request);
-        Box::pin(async move {
-            let answer = answer.await?;
-            if answer.status() == StatusCode::UNAUTHORIZED {
-                token.refused();
-            }
-            Ok(answer)
-        })
     }
 }
 
