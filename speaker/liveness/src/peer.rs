@@ -12,6 +12,9 @@ use crate::wire::Place;
 const LEAST_DETECTION: Duration = Duration::from_millis(30);
 /// An owner that has never been heard is given this long: it may be starting.
 pub const UNHEARD: Duration = Duration::from_secs(10);
+/// What was said longer ago than this, and nothing since, makes no datagram an old one. A machine that boots with its clock
+/// put back has a smaller number for its run, and would otherwise not be heard for as long as that lasts.
+const FORGOTTEN: Duration = Duration::from_secs(10);
 /// Claims sent at the pace of heartbeats; then once in [`CLAIM_SLOWLY`].
 const CLAIMS: u32 = 10;
 /// See [`CLAIMS`]. An owner that comes back with an old snapshot may have no pair, so that nothing else tells it.
@@ -71,6 +74,9 @@ impl Peer {
 
     /// Takes a datagram in, if it is a new one.
     pub fn admit(&mut self, boot: u64, sequence: u64, from: IpAddr, now: Duration) -> bool {
+        if self.heard.is_some_and(|(_, at)| at + FORGOTTEN <= now) {
+            self.newest = Newest::default();
+        }
         let new = self.newest.admit(boot, sequence);
         if new {
             if self.silent(now) {
@@ -304,6 +310,18 @@ mod tests {
         peer.spoken(ms(0), u8::MAX);
         let next = peer.next().unwrap();
         assert!(next > ms(45) && next < ms(46), "{next:?}");
+    }
+
+    #[test]
+    fn a_clock_put_back_over_a_reboot_silences_nobody_for_long() {
+        let mut peer = watched(ms(0));
+        let from: IpAddr = [10, 0, 0, 1].into();
+        assert!(peer.admit(1_000, 7, from, ms(100)));
+        assert!(!peer.admit(1, 1, from, ms(10_099)), "an old one, as far as can be told");
+        assert!(peer.admit(1, 2, from, ms(10_100)));
+        assert!(!peer.admit(1, 2, from, ms(10_200)), "each counts once");
+        assert!(peer.admit(1, 3, from, ms(10_200)));
+        assert!(peer.admit(1_001, 1, from, ms(10_300)), "the clock is right again");
     }
 
     #[test]
