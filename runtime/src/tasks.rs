@@ -30,6 +30,7 @@ pub struct Tasks {
 pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    told: bool,
 }
 
 impl Signals {
@@ -38,15 +39,20 @@ impl Signals {
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            told: false,
         })
     }
 
-    /// Waits for SIGTERM or SIGINT.
+    /// Waits for SIGTERM or SIGINT; not at all once one has come.
     pub async fn stop(&mut self) {
+        if self.told {
+            return;
+        }
         tokio::select! {
             _ = self.terminate.recv() => info!("SIGTERM: stopping"),
             _ = self.interrupt.recv() => info!("SIGINT: stopping"),
         }
+        self.told = true;
     }
 }
 
@@ -117,15 +123,15 @@ impl Tasks {
     /// Runs until SIGTERM or SIGINT, or until a task dies. Then cancels the token and waits for the rest.
     pub async fn run(self) -> Result<(), TaskDied> {
         let mut signals = Signals::new().map_err(TaskDied::Signals)?;
-        self.run_until(&mut signals).await
+        self.run_until(signals.stop()).await
     }
 
-    /// The same with signals that are waited for already. One that comes while the tasks end is left to the caller.
-    pub async fn run_until(mut self, signals: &mut Signals) -> Result<(), TaskDied> {
+    /// The same, until `told` is over in place of the signals.
+    pub async fn run_until(mut self, told: impl Future<Output = ()>) -> Result<(), TaskDied> {
         let result = tokio::select! {
             // A task may end because it has cancelled the token itself.
             biased;
-            () = signals.stop() => Ok(()),
+            () = told => Ok(()),
             () = self.stop.cancelled() => Ok(()),
             Some(ended) = self.running.join_next_with_id() => Err(self.death(ended)),
         };

@@ -13,6 +13,9 @@
 //! | layer 2 | goes on for a second: both answer with the same MAC address | nothing |
 //! | the rest | ends as on SIGTERM | nothing: it comes from the API server |
 //!
+//! Who is told to end in the middle of it ends afterwards: the predecessor with the work if it still has it, and the successor
+//! with what it was given. Neither waits for the other for longer than [`ferrolb_handover::PATIENCE`].
+//!
 //! A predecessor that has given its work away lies still until it is told to end, or its successor has ended: to the kubelet
 //! a container that ends is one to be started again.
 
@@ -37,7 +40,7 @@ use tracing::{info, warn};
 use crate::snapshot;
 
 pub(crate) use pieces::Work;
-pub(crate) use predecessor::{Ends, lie_still, serve};
+pub(crate) use predecessor::{Ends, lie_still, serve, told_to_end};
 
 /// Before a predecessor that does not hand over is asked again, or found to have ended.
 const AGAIN: Duration = Duration::from_millis(250);
@@ -72,11 +75,8 @@ pub(crate) async fn take(socket: &Path, node: &str, signals: &mut Signals) -> Be
     let mut said = None;
     loop {
         let (path, name) = (socket.to_owned(), node.to_owned());
-        let result = tokio::select! {
-            result = tokio::task::spawn_blocking(move || attempt(&path, &name)) => result,
-            () = signals.stop() => return Beginning::Stopped,
-        };
-        let why = match result {
+        // Not given up when this process is told to end: it may have the work by then.
+        let why = match tokio::task::spawn_blocking(move || attempt(&path, &name)).await {
             Ok(Ok(Some((work, predecessor)))) => return Beginning::With(work, predecessor),
             Ok(Ok(None)) => return Beginning::Alone,
             Ok(Err(Error::Io(error))) if error.kind() == io::ErrorKind::PermissionDenied => {

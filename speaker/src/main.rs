@@ -267,6 +267,7 @@ async fn speak(args: Args) -> anyhow::Result<()> {
     // Whoever waits for the address waits for the end of the process.
     let bound = listener.as_fd().try_clone_to_owned()?;
     let (heir, inherited) = oneshot::channel();
+    let (busy, handing_over) = latest::channel(false);
     let hand_over = hand_over::Ends {
         socket,
         identity,
@@ -274,6 +275,7 @@ async fn speak(args: Args) -> anyhow::Result<()> {
         guard: guard_orders,
         memory: to_hand_over,
         admin: bound.try_clone()?,
+        busy,
         heir,
     };
     tasks.spawn("hand-over", hand_over::serve(hand_over, tasks.stop()));
@@ -331,7 +333,9 @@ async fn speak(args: Args) -> anyhow::Result<()> {
     let owner = Owner::new(ownership, api, exclude, followed, takeovers, ends);
     tasks.spawn("owner", owner.run(tasks.stop()));
     spawn_watches(&mut tasks, &client, &args, &readiness, &watches, (news_in, seen_in));
-    tasks.run_until(&mut signals).await?;
+    tasks
+        .run_until(hand_over::told_to_end(&mut signals, handing_over))
+        .await?;
     drop(bound);
     match inherited.await {
         Ok(heir) => Ok(hand_over::lie_still(heir, signals).await?),
@@ -385,9 +389,8 @@ fn spawn_watches(
     spawn!("watch virtualips", ips, news, news::virtual_ip);
     spawn!("watch speakerstate", state, seen, state_seen);
     spawn!("watch servicel2statuses", layer2, seen, layer2_seen);
-    if !args.layer2_only {
-        spawn!("watch servicebgpstatuses", told, seen, bgp_seen);
-    }
+    // What was told when this node did BGP is to go where it does not any more.
+    spawn!("watch servicebgpstatuses", told, seen, bgp_seen);
 }
 
 /// Nodes that refresh their announcements do it at different moments.

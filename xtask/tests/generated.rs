@@ -110,12 +110,13 @@ fn programs_run_with_the_least_that_they_need() {
 fn a_second_speaker_starts_beside_the_first() {
     let documents = manifest();
     let speaker = &find(&documents, "DaemonSet", "ferrolb-speaker")["spec"];
-    let surge = serde_json::json!({ "maxSurge": 1, "maxUnavailable": 0 });
+    let surge = serde_json::json!({ "maxSurge": 3, "maxUnavailable": 0 });
     assert_eq!(speaker["updateStrategy"]["rollingUpdate"], surge);
-    // Dates of conditions have no fractions, so 1 can mean an instant: then the old speaker is ended in the middle of the hand-over, and
-    // the DaemonSet controller, which with a surge looks again only when a pod changes, may never end the last one.
-    assert_eq!(speaker["minReadySeconds"], 2);
+    // With them the DaemonSet controller, which counts the old pods of a surge, may never look again at the last new one.
+    assert_eq!(speaker["minReadySeconds"], Value::Null);
     let container = &speaker["template"]["spec"]["containers"][0];
+    // The new pod would be ready by the word of the old one. The kubelet counts whole seconds, so that 1 can mean an instant.
+    assert_eq!(container["readinessProbe"]["initialDelaySeconds"], 2);
     assert_eq!(container["ports"], Value::Null);
     for probe in ["livenessProbe", "readinessProbe"] {
         assert_eq!(container[probe]["httpGet"]["port"], 7472);

@@ -5,10 +5,10 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::frame::{Word, receive, send};
-use crate::{Error, Share, VERSION, admit};
+use crate::{Error, PATIENCE, Share, VERSION, admit};
 
 /// Where a successor knocks.
 #[derive(Debug)]
@@ -36,14 +36,21 @@ impl Door {
 
 /// A predecessor that has been asked for the work.
 #[derive(Debug)]
-pub struct Lender(UnixStream);
+pub struct Lender {
+    stream: UnixStream,
+    /// When what is under way comes to nothing.
+    until: Instant,
+}
 
 impl Lender {
     /// Hears who asks for the work of the speaker of `node`. One that cannot have the work is told why.
     pub fn greet(stream: UnixStream, node: &str) -> Result<Lender, Error> {
         admit(&stream)?;
-        let lender = Lender(stream);
-        let reason = match receive(&lender.0)?.0 {
+        let lender = Lender {
+            stream,
+            until: Instant::now() + PATIENCE,
+        };
+        let reason = match receive(&lender.stream)?.0 {
             Word::Hello {
                 version: VERSION,
                 node: theirs,
@@ -61,28 +68,45 @@ impl Lender {
     /// Keeps the work.
     pub fn refuse(self, reason: &str) -> Result<(), Error> {
         let reason = reason.to_owned();
-        send(&self.0, &Word::Refused { reason }, &[])
+        send(&self.stream, &Word::Refused { reason }, &[])
     }
 
     /// Sends a part of the work.
     pub fn give(&self, share: &Share<'_>) -> Result<(), Error> {
         let text = share.text.clone();
-        send(&self.0, &Word::Part { text }, &share.files)
+        self.hurry()?;
+        send(&self.stream, &Word::Part { text }, &share.files)
     }
 
     /// Says that this was all that takes time, and waits until the successor has understood it.
-    pub fn complete(&self) -> Result<(), Error> {
-        send(&self.0, &Word::Complete, &[])?;
-        match receive(&self.0)?.0 {
-            Word::Ready => Ok(()),
+    pub fn complete(&mut self) -> Result<(), Error> {
+        self.hurry()?;
+        send(&self.stream, &Word::Complete, &[])?;
+        match receive(&self.stream)?.0 {
+            Word::Ready => {
+                self.until = Instant::now() + PATIENCE;
+                Ok(())
+            }
             word => Err(Error::OutOfTurn(word.name())),
         }
     }
 
     /// Gives the work away. After an error it is still here.
     pub fn go(self) -> Result<Heir, Error> {
-        send(&self.0, &Word::Go, &[])?;
-        Ok(Heir(self.0))
+        self.hurry()?;
+        send(&self.stream, &Word::Go, &[])?;
+        Ok(Heir(self.stream))
+    }
+
+    /// The next word has the time that is left: a successor that takes its time for each does not keep the work at rest.
+    fn hurry(&self) -> Result<(), Error> {
+        let left = self.until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(Error::Silent);
+        }
+        self.stream.set_read_timeout(Some(left))?;
+        self.stream.set_write_timeout(Some(left))?;
+        Ok(())
     }
 }
 

@@ -11,8 +11,8 @@
 //! | 5 | keeps the connection until its end | takes the work up, and keeps the connection |
 //!
 //! **The work belongs to the predecessor until it has sent `Go`, and to the successor from the moment it has read it.** Before,
-//! the predecessor goes on with the work whatever happens: it waits for nobody for longer than [`PATIENCE`]. Afterwards it
-//! never does. A successor that does not read `Go` has nothing. So the work never has two owners; it has none for the time
+//! the predecessor goes on with the work whatever happens: steps 2 and 3 take [`PATIENCE`] at most from the greeting on, and
+//! step 4 as long. Afterwards it never does. A successor that does not read `Go` has nothing. So the work never has two owners; it has none for the time
 //! that a message takes, or if the successor dies, as if the one speaker had died.
 //!
 //! Both check that the other one runs as the same user, or as root ([`Error::Stranger`]), and only equal versions understand
@@ -39,7 +39,8 @@ pub use successor::{Borrower, Predecessor};
 /// other way round.
 pub const VERSION: u32 = 1;
 
-/// So long each side waits for the other's next word. BGP is at rest meanwhile: less than the shortest hold time, 3 s.
+/// So long the successor waits for the next word, and the predecessor for all of a step. BGP is at rest meanwhile: less than
+/// the shortest hold time, 3 s.
 pub const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A part of the work. Its text may hold keys: it is not printed.

@@ -5,9 +5,10 @@ use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::thread;
+use std::time::Instant;
 
 use ferrolb_handover::frame::{HEADER, Header, Word, parse};
-use ferrolb_handover::{Borrower, Door, Error, Lender, Part, Share};
+use ferrolb_handover::{Borrower, Door, Error, Lender, PATIENCE, Part, Share};
 use proptest::prelude::*;
 
 /// Where one of the two ends.
@@ -33,7 +34,7 @@ fn share<'a>(text: &str, file: &'a File) -> Share<'a> {
 
 /// The predecessor, up to `end`; whether it has given the work away.
 fn lend(stream: UnixStream, end: End, file: &File) -> Result<bool, Error> {
-    let lender = Lender::greet(stream, "node-a")?;
+    let mut lender = Lender::greet(stream, "node-a")?;
     if end == End::Greeted {
         return Ok(false);
     }
@@ -93,7 +94,7 @@ fn descriptors_and_long_texts_arrive() {
     let long = "x".repeat(3 << 20);
     let sent = long.clone();
     let lender = thread::spawn(move || {
-        let lender = Lender::greet(theirs, "node-a").unwrap();
+        let mut lender = Lender::greet(theirs, "node-a").unwrap();
         let (mut told, read) = UnixStream::pair().unwrap();
         told.write_all(b"hello").unwrap();
         drop(told);
@@ -150,6 +151,24 @@ fn nobody_waits_for_ever() {
     let silent = Lender::greet(theirs, "node-a").unwrap_err();
     assert!(matches!(silent, Error::Silent), "{silent}");
     drop(ours);
+
+    // One that says that it reads, and does so too slowly: it has the one time for all parts.
+    let (theirs, ours) = UnixStream::pair().unwrap();
+    let hello = Borrower::over(ours.try_clone().unwrap()).unwrap();
+    let asks = thread::spawn(move || hello.ask("node-a"));
+    let lender = Lender::greet(theirs, "node-a").unwrap();
+    let file = File::open("/dev/null").unwrap();
+    let begin = Instant::now();
+    let slow = loop {
+        if let Err(error) = lender.give(&share("x", &file)) {
+            break error;
+        }
+        thread::sleep(PATIENCE / 20);
+    };
+    assert!(matches!(slow, Error::Silent), "{slow}");
+    assert!(begin.elapsed() < PATIENCE * 2, "{:?}", begin.elapsed());
+    drop(lender);
+    assert!(asks.join().unwrap().is_err());
 }
 
 proptest! {

@@ -34,6 +34,8 @@ pub(crate) struct Ends {
     pub(crate) memory: watch::Receiver<Arc<Memory>>,
     /// The socket of the admin server.
     pub(crate) admin: OwnedFd,
+    /// Whether a hand-over is under way: the process does not end meanwhile.
+    pub(crate) busy: watch::Sender<bool>,
     /// To whoever ends the process.
     pub(crate) heir: oneshot::Sender<Heir>,
 }
@@ -51,6 +53,7 @@ pub(crate) async fn serve(ends: Ends, stop: CancellationToken) -> Result<(), Inf
             () = stop.cancelled() => return Ok(()),
             Some(lender) = knocking.recv() => lender,
         };
+        ends.busy.send_replace(true);
         info!("a successor asks for the work");
         let given = tokio::select! {
             () = stop.cancelled() => return Ok(()),
@@ -66,7 +69,16 @@ pub(crate) async fn serve(ends: Ends, stop: CancellationToken) -> Result<(), Inf
             }
             Err(error) => warn!(%error, "the hand-over has come to nothing: going on"),
         }
+        ends.busy.send_replace(false);
     }
+}
+
+/// Waits until this process is told to end, and then for the end of a hand-over that is under way: the successor has the
+/// work then, and nothing is left to say, or this one has it again, and leaves with it as ever.
+pub(crate) async fn told_to_end(signals: &mut Signals, mut busy: watch::Receiver<bool>) {
+    signals.stop().await;
+    // Who would hand over is gone: it has done so, or failed.
+    let _ = busy.wait_for(|busy| !busy).await;
 }
 
 /// Listens on a thread of its own, which ends with the process.
@@ -106,6 +118,7 @@ async fn give(ends: &Ends, lender: Lender) -> Result<Heir, Error> {
     let (plan, work) = lent.await.map_err(|_| Error::Gone)?;
     let identity = ends.identity.clone();
     let first = move || {
+        let mut lender = lender;
         let mut shares = pieces::slow(&identity, plan.as_deref(), &work);
         let told = shares.try_for_each(|share| lender.give(&share));
         let told = told.and_then(|()| lender.complete());

@@ -10,9 +10,10 @@ use anyhow::{Context as _, Result, ensure};
 use ferrolb_lab::client::Probe;
 use ferrolb_lab::lab::NAMESPACE;
 use ferrolb_lab::{Program, wait_until};
+use serde_json::Value;
 
 use crate::bgp::{NODES, Told, all, nobody_tells, none_failed, page, secret, state, steady, web};
-use crate::manifests::{deployment, service};
+use crate::manifests::{advertisement, deployment, service};
 use crate::router::Router;
 use crate::scene::{PATIENCE, Scene};
 
@@ -33,6 +34,71 @@ async fn echo(s: &Scene) -> Result<IpAddr> {
     s.apply(&yaml).await?;
     s.ready("web", 3).await?;
     Ok(s.addresses("web", 1).await?[0])
+}
+
+/// How many objects of a kind tell something of a Service `web`, for each node that has any.
+async fn told_of(s: &Scene, kind: &str) -> Result<Vec<(String, usize)>> {
+    let of = format!(
+        "metallb.io/service-name=web,metallb.io/service-namespace={}",
+        s.namespace()
+    );
+    let args = ["-n", NAMESPACE, "get", kind, "-l", &of, "-o", "json"];
+    let list: Value = serde_json::from_str(&s.lab().kubectl(&args).await?)?;
+    let items = list["items"].as_array().context("a list has items")?;
+    let node = |item: &Value| item["status"]["node"].as_str().unwrap_or_default().to_owned();
+    let mut told = std::collections::BTreeMap::new();
+    items.iter().for_each(|item| *told.entry(node(item)).or_default() += 1);
+    Ok(told.into_iter().collect())
+}
+
+async fn tell(s: &Scene, kind: &str, nodes: &[&str]) -> Result<()> {
+    wait_until(&format!("{kind} of {nodes:?} alone"), PATIENCE, async || {
+        let told = told_of(s, kind).await?;
+        let right = told.iter().map(|(node, count)| (node.as_str(), *count));
+        ensure!(right.eq(nodes.iter().map(|node| (*node, 1))), "there are {told:?}");
+        Ok(())
+    })
+    .await
+}
+
+/// A speaker that does layer 2 alone from now on, or BGP alone, takes back what it has said of the other, and of nothing else.
+pub(crate) async fn one_protocol_alone(s: Scene) -> Result<()> {
+    let router = Router::start(&s, NODES, &[]).await?;
+    let told = Told::new(&s, NODES);
+    told.apply(&s, &router).await?;
+    let layer2 = advertisement(&[s.namespace().to_owned()]);
+    s.apply_config(&layer2).await?;
+    let address = web(&s, 1, "type: LoadBalancer").await?;
+    let prefix = format!("{address}/32");
+    router.forwards(&s, &prefix, &all(&s)).await?;
+    let owner = s.owner(address).await?;
+    tell(&s, "servicebgpstatuses", &all(&s)).await?;
+    tell(&s, "servicel2statuses", &[&owner]).await?;
+
+    let others: Vec<&str> = all(&s).into_iter().filter(|node| *node != owner).collect();
+    let speaker = s.node(&owner)?.program(Program::Speaker)?;
+    let both = speaker.spec();
+    speaker.restart_with(both.clone().args(["--layer2-only"]))?;
+    tell(&s, "servicebgpstatuses", &others).await?;
+    router.forwards(&s, &prefix, &others).await?;
+    tell(&s, "servicel2statuses", &[&owner]).await?;
+    speaker.restart_with(both.clone())?;
+    tell(&s, "servicebgpstatuses", &all(&s)).await?;
+
+    speaker.restart_with(both.clone().args(["--exclude-interfaces=*"]))?;
+    let heir = wait_until("an heir", PATIENCE, async || {
+        let heir = s.owner(address).await?;
+        ensure!(heir != owner, "it is {heir}");
+        Ok(heir)
+    })
+    .await?;
+    tell(&s, "servicel2statuses", &[&heir]).await?;
+    tell(&s, "servicebgpstatuses", &all(&s)).await?;
+    speaker.restart_with(both)?;
+    s.wait_ferrolb_ready().await?;
+    s.lab().delete(NAMESPACE, &layer2).await?;
+    tell(&s, "servicel2statuses", &[]).await?;
+    told.delete(&s, &router).await
 }
 
 /// A cordon drains a node where a policy says so, without a lost packet; nodes that are all cordoned keep what nobody else

@@ -2,13 +2,14 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use ferrolb_handover::{Borrower, Error, PATIENCE as HANDOVER_PATIENCE};
+use ferrolb_handover::{Borrower, Error, PATIENCE as HANDOVER_PATIENCE, Part};
 use ferrolb_lab::lab::NAMESPACE;
 use ferrolb_lab::process::Process;
 use ferrolb_lab::{Program, wait_until};
+use tokio::task::JoinHandle;
 
 use crate::bgp::{NODES, Told, all, none_failed, page, secret, state, steady};
 use crate::failover::{Clients, MANY_PORTS, TCP, UDP, V4, asking, connect, echoed, none_lost, told};
@@ -20,8 +21,13 @@ use crate::scene::{PATIENCE, Scene};
 const TIMES: usize = 4;
 /// What a successor writes into its log.
 const TOOK_OVER: &str = "took over from the speaker that ran here";
+/// And a predecessor, into the same.
+const ASKED: &str = "a successor asks for the work";
 /// The key of the sessions.
 const KEY: &str = "s3cret-of-the-lab";
+
+/// What a speaker answers to whom asks for its work.
+type Asked = Result<Vec<Part>, Error>;
 
 /// Starts a successor beside the speaker of a node, and waits until it has the work. The predecessor is what is returned.
 async fn succeed(s: &Scene, node: &str) -> Result<Process> {
@@ -221,25 +227,30 @@ fn as_owner_of(socket: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Asks the speaker of `node` for the work of that of `name`, and says nothing more for the time `silence`. What it has got for an
+/// answer comes then.
+fn ask(s: &Scene, node: &str, name: &'static str, silence: Duration) -> Result<JoinHandle<Result<Asked>>> {
+    let path = socket(s, node)?;
+    let asked = std::thread::spawn(move || {
+        as_owner_of(&path)?;
+        let borrower = Borrower::connect(&path)?.context("nobody is there")?;
+        let asked = borrower.ask(name);
+        std::thread::sleep(silence);
+        anyhow::Ok(asked)
+    });
+    Ok(tokio::task::spawn_blocking(move || {
+        asked.join().expect("it does not panic")
+    }))
+}
+
 /// A successor that dies, falls silent, or is another's before it has the work: the predecessor goes on, and a real one
 /// takes over afterwards.
 pub(crate) async fn predecessor_goes_on(s: Scene) -> Result<()> {
     let routed = Routed::new(s.clone(), true).await?;
     let steady = steady(&routed.router, routed.address)?;
-    let path = socket(&s, "node-1")?;
-    let ask = move |name: &'static str, silence: Duration| {
-        let path = path.clone();
-        let asked = std::thread::spawn(move || {
-            as_owner_of(&path)?;
-            let borrower = Borrower::connect(&path)?.context("nobody is there")?;
-            let asked = borrower.ask(name);
-            std::thread::sleep(silence);
-            anyhow::Ok(asked)
-        });
-        tokio::task::spawn_blocking(move || asked.join().expect("it does not panic"))
-    };
     for silence in [Duration::ZERO, HANDOVER_PATIENCE + Duration::from_secs(1)] {
-        let parts = ask("node-1", silence).await??.context("it is asked for the work")?;
+        let asked = ask(&s, "node-1", "node-1", silence)?;
+        let parts = asked.await??.context("it is asked for the work")?;
         ensure!(
             parts.iter().any(|part| part.files.len() == 1),
             "there is no session in {parts:?}"
@@ -247,7 +258,7 @@ pub(crate) async fn predecessor_goes_on(s: Scene) -> Result<()> {
         drop(parts);
         routed.untouched().await?;
     }
-    let refused = ask("node-2", Duration::ZERO).await??;
+    let refused = ask(&s, "node-1", "node-2", Duration::ZERO)?.await??;
     ensure!(matches!(refused, Err(Error::Refused(_))), "{refused:?}");
     upgrade(&s, "node-1").await?;
     // Longer than the hold time.
@@ -255,6 +266,84 @@ pub(crate) async fn predecessor_goes_on(s: Scene) -> Result<()> {
     routed.untouched().await?;
     none_failed(steady)?;
     routed.end().await
+}
+
+/// A predecessor that is told to end in the middle of the hand-over, when its log says that it was asked for the work, ends
+/// afterwards: routers and clients see nothing.
+pub(crate) async fn told_to_end_meanwhile(s: Scene) -> Result<()> {
+    let routed = Routed::new(s.clone(), true).await?;
+    let prober = asking(&routed.router.client(), (routed.address, UDP).into()).await?;
+    let mut meanwhile = 0;
+    for _ in 0..TIMES {
+        for node in all(&s) {
+            meanwhile += usize::from(told_to_end(&s, node).await?);
+        }
+    }
+    eprintln!(
+        "  told to end before they had handed over: {meanwhile} of {}",
+        TIMES * all(&s).len()
+    );
+    ensure!(meanwhile > 0, "none was told to end before it had handed over");
+    routed.untouched().await?;
+    none_lost(&told("behind a router, predecessors told to end", prober))?;
+    routed.end().await
+}
+
+/// A predecessor that is told to end while its successor is silent has the work again after a while, and leaves with it as for any
+/// restart.
+pub(crate) async fn told_to_end_beside_silence(s: Scene) -> Result<()> {
+    let routed = Routed::new(s.clone(), false).await?;
+    let steady = steady(&routed.router, routed.address)?;
+    let speaker = s.node("node-1")?.program(Program::Speaker)?;
+    let asked = ask(&s, "node-1", "node-1", HANDOVER_PATIENCE + Duration::from_secs(1))?;
+    logged(speaker, ASKED, 1).await?;
+    let exit = speaker.stop(HANDOVER_PATIENCE + PATIENCE).await?;
+    ensure!(exit.success(), "the predecessor ended with {exit}");
+    let log = speaker.log_tail(20);
+    ensure!(
+        log.contains("has come to nothing"),
+        "the work was not taken back: {log}"
+    );
+    asked.await??.context("it was not asked for the work")?;
+    routed.router.forwards(&s, &routed.prefix, &all(&s)).await?;
+    speaker.restart()?;
+    routed.back(2).await?;
+    none_failed(steady)?;
+    routed.end().await
+}
+
+/// Starts a successor of the speaker of a node and tells the predecessor to end as soon as it was asked for the work;
+/// whether that was before it had handed over.
+async fn told_to_end(s: &Scene, node: &str) -> Result<bool> {
+    let predecessor = s.node(node)?.program(Program::Speaker)?;
+    let times = |what: &str| anyhow::Ok(std::fs::read_to_string(predecessor.log())?.matches(what).count());
+    let asked = times(ASKED)?;
+    let successor = predecessor.beside()?;
+    logged(predecessor, ASKED, asked + 1).await?;
+    let exit = predecessor.stop(PATIENCE).await?;
+    ensure!(exit.success(), "the predecessor ended with {exit}");
+    predecessor.trade(&successor);
+    s.wait_ferrolb_ready().await?;
+    let log = std::fs::read_to_string(predecessor.log())?;
+    let last = |what: &str| {
+        log.rfind(what)
+            .with_context(|| format!("nobody on {node} says {what:?}: {log}"))
+    };
+    Ok(last("SIGTERM: stopping")? < last("the successor has taken over")?)
+}
+
+/// Waits until a process, or one that has the same log, has said something for the time `times`. Looks without a pause: what
+/// is waited for is over soon.
+async fn logged(process: &Process, what: &str, times: usize) -> Result<()> {
+    let (path, what) = (process.log(), what.to_owned());
+    let look = move || {
+        let begin = Instant::now();
+        while std::fs::read_to_string(&path)?.matches(&what).count() < times {
+            ensure!(begin.elapsed() < PATIENCE, "{} does not say {what:?}", path.display());
+        }
+        Ok(())
+    };
+    tokio::task::spawn_blocking(look).await?
 }
 
 /// A successor that is killed as soon as it has the work is a speaker that is killed: the router keeps its routes by graceful

@@ -251,6 +251,7 @@ fn main() -> std::process::ExitCode {
                 .scenario("restart_keeps_routes", without_pool(bgp::restart_keeps_routes))
                 .scenario("bfd", without_pool(bgp::bfd))
                 .scenario("status", without_pool(bgp::status))
+                .scenario("one_protocol_alone", without_pool(bgp_changes::one_protocol_alone))
                 .scenario("cordoned_nodes", without_pool(bgp_changes::cordoned_nodes))
                 .scenario("pod_moves", without_pool(bgp_changes::pod_moves))
                 .scenario("policy_on_request", without_pool(bgp_changes::policy_on_request))
@@ -275,6 +276,11 @@ fn main() -> std::process::ExitCode {
             Group::new(Setup::named("hand-over"))
                 .scenario("routers_see_nothing", without_pool(hand_over::routers_see_nothing))
                 .scenario("predecessor_goes_on", without_pool(hand_over::predecessor_goes_on))
+                .scenario("told_to_end_meanwhile", without_pool(hand_over::told_to_end_meanwhile))
+                .scenario(
+                    "told_to_end_beside_silence",
+                    without_pool(hand_over::told_to_end_beside_silence),
+                )
                 .scenario("successor_killed", without_pool(hand_over::successor_killed))
                 .scenario("nothing_in_common", without_pool(hand_over::nothing_in_common)),
         )
@@ -326,6 +332,7 @@ fn main() -> std::process::ExitCode {
             Group::new(rights)
                 .scenario("controller", with_pool(rights::controller))
                 .scenario("speaker", with_pool(rights::speaker))
+                .scenario("layer2_only", with_pool(rights::layer2_only))
                 .scenario("speaker_without_net_raw", without_pool(rights::speaker_without_net_raw)),
         )
         .group(
@@ -335,7 +342,9 @@ fn main() -> std::process::ExitCode {
                 .scenario("no_subnet", without_pool(mistakes::no_subnet))
                 .scenario("ipvs_without_strict_arp", with_pool(mistakes::ipvs_without_strict_arp))
                 .scenario("metallb", with_pool(rivals::metallb))
+                .scenario("metallb_of_any_name", with_pool(rivals::metallb_of_any_name))
                 .scenario("second_installation", with_pool(rivals::second_installation))
+                .scenario("second_without_election", with_pool(rivals::second_without_election))
                 .scenario("wrong_clocks", with_pool(mistakes::wrong_clocks))
                 .scenario("token_renewed", with_pool(credentials::token_renewed))
                 .scenario("certificate_renewed", with_pool(credentials::certificate_renewed)),

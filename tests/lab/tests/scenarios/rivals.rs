@@ -33,7 +33,7 @@ pub(crate) async fn second_installation(s: Scene) -> Result<()> {
         .await?;
     let owner = s.owner(address).await?;
     let kubeconfig = install_second(&s).await?;
-    let second = second_controller(&s, &kubeconfig)?;
+    let second = second_controller(&s, &kubeconfig, &[])?;
     let told = async {
         second
             .not_ready(&format!("the FerroLB in namespace {NAMESPACE:?} leads"))
@@ -47,14 +47,47 @@ pub(crate) async fn second_installation(s: Scene) -> Result<()> {
     .await;
     second.process.kill();
     s.controller().restart()?;
-    s.lab()
-        .kubectl(&["delete", "namespace", SECOND, "--wait=false"])
-        .await?;
-    s.lab().kubectl(&["delete", "clusterrolebinding", SECOND]).await?;
+    remove_second(&s).await?;
     told?;
     // The Lease of the second, which was killed, has to run out.
     Teller::controller(&s).well().await?;
     s.fence().await
+}
+
+/// The same where neither of the two stands for election.
+pub(crate) async fn second_without_election(s: Scene) -> Result<()> {
+    let with_election = s.controller().spec();
+    let without = ["--leader-elect=false"];
+    s.controller().restart_with(with_election.clone().args(without))?;
+    Teller::controller(&s).well().await?;
+    s.fence().await?;
+    let kubeconfig = install_second(&s).await?;
+    let second = second_controller(&s, &kubeconfig, &without)?;
+    let told = async {
+        second
+            .not_ready(&format!("the FerroLB in namespace {NAMESPACE:?} leads"))
+            .await?;
+        // It would have served this one, too, and has no pool for it.
+        s.fence().await?;
+        Teller::controller(&s).well().await
+    }
+    .await;
+    second.process.kill();
+    s.controller().restart_with(with_election)?;
+    remove_second(&s).await?;
+    told?;
+    Teller::controller(&s).well().await?;
+    s.fence().await
+}
+
+async fn remove_second(s: &Scene) -> Result<()> {
+    s.lab()
+        .kubectl(&["delete", "namespace", SECOND, "--wait=false"])
+        .await?;
+    s.lab()
+        .kubectl(&["delete", "clusterrolebinding", SECOND])
+        .await
+        .map(drop)
 }
 
 /// The first ends, and the second goes on.
@@ -98,7 +131,7 @@ async fn install_second(s: &Scene) -> Result<String> {
     credentials::kubeconfig(s, "second", json!({ "token": token.trim() }))
 }
 
-fn second_controller(s: &Scene, kubeconfig: &str) -> Result<Teller> {
+fn second_controller(s: &Scene, kubeconfig: &str, more: &[&str]) -> Result<Teller> {
     let name = "ferrolb-controller-second";
     let port = format!("[::]:{SECOND_PORT}");
     let spec = s.spec(name, s.binary("ferrolb-controller")?, s.control_plane());
@@ -112,6 +145,7 @@ fn second_controller(s: &Scene, kubeconfig: &str) -> Result<Teller> {
         "--admin-addr",
         &port,
     ]);
+    let spec = spec.args(more.iter().copied());
     Ok(Teller {
         s: s.clone(),
         process: s.start_process(spec)?,
@@ -204,6 +238,56 @@ pub(crate) async fn metallb(s: Scene) -> Result<()> {
         anyhow::Ok(())
     })
     .await?;
+    s.fence().await
+}
+
+/// A MetalLB whose Helm release has a name of its own is found by the pods behind its webhooks. Whether it has a class is only known
+/// to a FerroLB that may read its Deployment.
+pub(crate) async fn metallb_of_any_name(s: Scene) -> Result<()> {
+    let (namespace, name) = ("lb", "edge-metallb-controller");
+    let controller = Teller::controller(&s);
+    s.lab().kubectl(&["create", "namespace", namespace]).await?;
+    let labelled = |yaml: String| yaml.replace(&format!("app: {name}"), "app: metallb");
+    s.lab().apply(namespace, &labelled(deployment(name, 1))).await?;
+    let webhook = service("metallb-webhook-service", name, "type: ClusterIP");
+    s.lab().apply(namespace, &labelled(webhook)).await?;
+    s.wait_pods_ready(namespace, "app=metallb", 1, 3 * PATIENCE).await?;
+    let rule = [
+        "see-metallb",
+        "--verb=list",
+        "--resource=deployments.apps",
+        "--resource-name=edge-metallb-controller",
+    ];
+    let account = format!("--serviceaccount={NAMESPACE}:ferrolb-controller");
+    let binding = ["see-metallb", "--clusterrole=see-metallb", &account];
+    let told = async {
+        s.controller().restart()?;
+        let found = format!("MetalLB's Deployment {name:?} in namespace {namespace:?} runs");
+        controller
+            .not_ready(&format!("{found}, as far as can be seen for the same Services"))
+            .await?;
+        s.lab()
+            .kubectl(&[&["create", "clusterrole"], &rule[..]].concat())
+            .await?;
+        s.lab()
+            .kubectl(&[&["create", "clusterrolebinding"], &binding[..]].concat())
+            .await?;
+        controller.not_ready(&format!("{found} for the same Services")).await?;
+        s.lab()
+            .kubectl(&["-n", namespace, "scale", "deployment", name, "--replicas=0"])
+            .await?;
+        controller.well().await
+    }
+    .await;
+    for kind in ["clusterrolebinding", "clusterrole"] {
+        s.lab()
+            .kubectl(&["delete", kind, "see-metallb", "--ignore-not-found"])
+            .await?;
+    }
+    s.lab()
+        .kubectl(&["delete", "namespace", namespace, "--wait=false"])
+        .await?;
+    told?;
     s.fence().await
 }
 
