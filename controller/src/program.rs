@@ -7,7 +7,7 @@ use std::time::Duration;
 use ferrolb_api::names::{CONTROLLER_MANAGER, reasons};
 use ferrolb_controller_core::{Controller, Settings};
 use ferrolb_runtime::admin::{self, Admin, AdminError, Version};
-use ferrolb_runtime::leader::{self, Candidate, Leadership, LeaseLost};
+use ferrolb_runtime::leader::{self, Candidate, Grant, Leadership, LeaseLost};
 use ferrolb_runtime::readiness::{Heartbeat, Readiness};
 use ferrolb_runtime::tasks::{TaskDied, Tasks};
 use ferrolb_runtime::troubles::{self, Words};
@@ -86,22 +86,22 @@ pub(crate) async fn run(args: Args) -> Result<(), Ended> {
     let leads = leader::gauge(&mut registry);
     let rivals = Rivals::new(client.clone(), &namespace, LEASE, args.load_balancer_class, &readiness);
     let (alone, stands) = oneshot::channel();
-    let leadership = if args.leader_elect {
-        let candidate = Candidate::new(
-            client.clone(),
-            (&namespace, LEASE),
-            leader::identity(args.pod_name.as_deref()),
-            CONTROLLER_MANAGER,
-            &readiness,
-            leads,
-        );
-        let leadership = candidate.leadership();
-        tasks.spawn("leader", stand(candidate, stands, stop.clone()));
-        leadership
-    } else {
-        leads.set(1);
-        Leadership::always()
+    let candidate = Candidate::new(
+        client.clone(),
+        (&namespace, LEASE),
+        leader::identity(args.pod_name.as_deref()),
+        CONTROLLER_MANAGER,
+        &readiness,
+        leads,
+    );
+    let (grant, leadership) = match args.leader_elect {
+        true => (None, candidate.leadership()),
+        false => {
+            let (grant, leadership) = Leadership::granted();
+            (Some(grant), leadership)
+        }
     };
+    tasks.spawn("leader", stand(candidate, grant, stands, stop.clone()));
     tasks.spawn("rivals", rivals.run(leadership.clone(), alone, stop.clone()));
     let keeper = Keeper::new(client.clone(), &namespace, leadership.clone(), &readiness);
     tasks.spawn("liveness key", keeper.run(stop.clone()));
@@ -149,10 +149,19 @@ pub(crate) async fn run(args: Args) -> Result<(), Ended> {
     Ok(tasks.run().await?)
 }
 
-/// Stands for election once nobody else gives addresses in the cluster.
-async fn stand(candidate: Candidate, alone: oneshot::Receiver<()>, stop: CancellationToken) -> Result<(), LeaseLost> {
+/// Stands for election once nobody else gives addresses in the cluster. Who has a grant leads then without one, and stands
+/// all the same: a FerroLB in another namespace knows this one by its Lease.
+async fn stand(
+    candidate: Candidate,
+    grant: Option<Grant>,
+    alone: oneshot::Receiver<()>,
+    stop: CancellationToken,
+) -> Result<(), LeaseLost> {
     tokio::select! {
         () = stop.cancelled() => Ok(()),
-        Ok(()) = alone => candidate.run(stop.clone()).await,
+        Ok(()) = alone => {
+            grant.into_iter().for_each(Grant::give);
+            candidate.run(stop.clone()).await
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Who else gives addresses in the cluster: another FerroLB, known by the Lease of its leader, or MetalLB for the same
-//! Services, known by its Deployment. Two that do not know of each other write over each other's work without end.
+//! Services, known by its Deployment, whatever that is called. Two that do not know of each other write over each other's work
+//! without end.
 //!
 //! **Who works goes on, who comes later waits.** A controller stands for election only once it has found nobody else; until then it is
 //! not ready and says who is in its way, and its cluster hears nothing of it but that. From then on it looks from time to time. Of two FerroLBs that found
@@ -19,7 +20,8 @@ use ferrolb_runtime::write_health::WriteHealth;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::PodTemplateSpec;
+use k8s_openapi::api::core::v1::{Container, PodTemplateSpec, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{ListParams, ObjectMeta};
 use kube::{Api, Client, ResourceExt};
 use thiserror::Error;
@@ -38,6 +40,11 @@ const DEAD: Duration = TIMING.lease.saturating_add(Duration::from_secs(5));
 const CONTROLLERS: [&str; 2] = ["controller", "metallb-controller"];
 const SPEAKERS: [&str; 2] = ["speaker", "metallb-speaker"];
 
+/// MetalLB's controller answers the API server's questions behind this Service, which has that name in any release.
+const WEBHOOK: &str = "metallb-webhook-service";
+/// The label of the EndpointSlices of a Service.
+const SLICE_OF: &str = "kubernetes.io/service-name";
+
 /// Another FerroLB leads, and has for longer than this one.
 #[derive(Debug, Error)]
 #[error("{0}")]
@@ -48,6 +55,8 @@ pub(crate) struct Rivals {
     leases: Api<Lease>,
     deployments: Api<Deployment>,
     daemon_sets: Api<DaemonSet>,
+    services: Api<Service>,
+    slices: Api<EndpointSlice>,
     namespace: String,
     lease: &'static str,
     class: Option<String>,
@@ -67,7 +76,7 @@ struct Found {
     metallb: MetalLb,
 }
 
-/// The workloads of MetalLB that run for the same Services.
+/// The workloads of MetalLB that run for the same Services: the beginning of a sentence each.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct MetalLb {
     controller: Option<String>,
@@ -86,7 +95,9 @@ impl Rivals {
         Rivals {
             leases: Api::all(client.clone()),
             deployments: Api::all(client.clone()),
-            daemon_sets: Api::all(client),
+            daemon_sets: Api::all(client.clone()),
+            services: Api::all(client.clone()),
+            slices: Api::all(client),
             namespace: namespace.to_owned(),
             lease,
             class,
@@ -140,8 +151,8 @@ impl Rivals {
                     },
                 ..
             } => format!(
-                "{metallb} runs for the same Services: this FerroLB gives no addresses and changes nothing until that is scaled down \
-                 or has a class of its own (--lb-class)"
+                "{metallb}: this FerroLB gives no addresses and changes nothing until that is scaled down or has a class of its \
+                 own (--lb-class)"
             ),
             _ => {
                 self.at_peace(&found);
@@ -168,8 +179,8 @@ impl Rivals {
         }
         if let Some(metallb) = &found.metallb.controller {
             let why = format!(
-                "{metallb} runs for the same Services, beside this FerroLB, which goes on with what it has and leaves alone what MetalLB \
-                 keeps writing over: scale MetalLB down, or give it a class of its own (--lb-class)"
+                "{metallb}, beside this FerroLB, which goes on with what it has and leaves alone what MetalLB keeps writing over: scale \
+                 MetalLB down, or give it a class of its own (--lb-class)"
             );
             self.say(&why);
             self.check.warn(why);
@@ -182,9 +193,7 @@ impl Rivals {
     /// Nobody else gives addresses. MetalLB's speakers alone may still answer for some.
     fn at_peace(&mut self, found: &Found) {
         if let Some(metallb) = &found.metallb.speaker {
-            let why = format!(
-                "{metallb} runs for the same Services: what it announces is answered for by two programs. Remove it"
-            );
+            let why = format!("{metallb}: what it announces is answered for by two programs. Remove it");
             self.say(&why);
             self.check.warn(why);
             return;
@@ -233,16 +242,25 @@ impl Rivals {
 
     async fn metallb(&self) -> Result<MetalLb, Failure> {
         let mut found = MetalLb::default();
+        // Those that were looked at are known, whatever their class is.
+        let mut seen = Vec::new();
         for name in CONTROLLERS {
             for object in self.deployments.list(&named(name)).await? {
-                let running = object
-                    .status
-                    .as_ref()
-                    .and_then(|status| status.ready_replicas)
-                    .unwrap_or_default();
-                let template = object.spec.as_ref().map(|spec| &spec.template);
-                if running > 0 && is_metallb(&object.metadata, template, self.class.as_deref()) {
-                    found.controller = Some(told("Deployment", &object));
+                if is_metallb(&object.metadata, template(&object)) && runs(&object) {
+                    seen.extend(object.namespace().map(|namespace| (namespace, object.name_any())));
+                    if class_of(template(&object)) == self.class.as_deref() {
+                        found.controller = Some(told("Deployment", &object));
+                    }
+                }
+            }
+        }
+        for service in self.services.list(&named(WEBHOOK)).await? {
+            let namespace = service.namespace().unwrap_or_default();
+            for name in self.behind(&namespace).await? {
+                if !seen.contains(&(namespace.clone(), name.clone()))
+                    && let Some(rival) = self.called_otherwise(&namespace, &name).await?
+                {
+                    found.controller = Some(rival);
                 }
             }
         }
@@ -250,13 +268,69 @@ impl Rivals {
             for object in self.daemon_sets.list(&named(name)).await? {
                 let running = object.status.as_ref().map_or(0, |status| status.number_ready);
                 let template = object.spec.as_ref().map(|spec| &spec.template);
-                if running > 0 && is_metallb(&object.metadata, template, self.class.as_deref()) {
+                let same = class_of(template) == self.class.as_deref();
+                if running > 0 && same && is_metallb(&object.metadata, template) {
                     found.speaker = Some(told("DaemonSet", &object));
                 }
             }
         }
         Ok(found)
     }
+
+    /// The Deployments of the pods that answer for MetalLB in a namespace.
+    async fn behind(&self, namespace: &str) -> Result<Vec<String>, Failure> {
+        let params = ListParams::default()
+            .labels(&format!("{SLICE_OF}={WEBHOOK}"))
+            .fields(&format!("metadata.namespace={namespace}"));
+        let mut names = Vec::new();
+        for slice in self.slices.list(&params).await? {
+            let ready = slice.endpoints.iter().filter(|endpoint| {
+                let conditions = endpoint.conditions.as_ref();
+                conditions.and_then(|conditions| conditions.ready).unwrap_or(true)
+            });
+            names.extend(ready.filter_map(|endpoint| deployment_of(endpoint.target_ref.as_ref()?.name.as_deref()?)));
+        }
+        names.sort();
+        names.dedup();
+        Ok(names)
+    }
+
+    /// The controller of a MetalLB whose release has a name of its own. A rule for that name is nothing that an installation can
+    /// have, so its class may not be known: whoever serves no class of its own takes it for the same.
+    async fn called_otherwise(&self, namespace: &str, name: &str) -> Result<Option<String>, Failure> {
+        match self.deployments.list(&named(name)).await.map_err(Failure::from) {
+            Ok(found) => {
+                let mut here = found
+                    .items
+                    .iter()
+                    .filter(|object| object.namespace().as_deref() == Some(namespace));
+                let same = here.find(|object| class_of(template(object)) == self.class.as_deref());
+                Ok(same.map(|object| told("Deployment", object)))
+            }
+            Err(Failure::Forbidden(_)) if self.class.is_some() => Ok(None),
+            Err(Failure::Forbidden(_)) => Ok(Some(format!(
+                "MetalLB's Deployment {name:?} in namespace {namespace:?} runs, as far as can be seen for the same Services (to know its \
+                 class takes the right to list deployments {name:?})"
+            ))),
+            Err(failure) => Err(failure),
+        }
+    }
+}
+
+fn template(object: &Deployment) -> Option<&PodTemplateSpec> {
+    object.spec.as_ref().map(|spec| &spec.template)
+}
+
+fn runs(object: &Deployment) -> bool {
+    let ready = object.status.as_ref().and_then(|status| status.ready_replicas);
+    ready.is_some_and(|ready| ready > 0)
+}
+
+/// The Deployment that a pod is of, by its name: `NAME-HASH-HASH`.
+fn deployment_of(pod: &str) -> Option<String> {
+    let (replica_set, _) = pod.rsplit_once('-')?;
+    let (name, _) = replica_set.rsplit_once('-')?;
+    Some(name.to_owned())
 }
 
 /// Only objects of that name, which is all that the rule admits.
@@ -266,30 +340,37 @@ fn named(name: &str) -> ListParams {
 
 fn told(kind: &str, object: &impl ResourceExt) -> String {
     let namespace = object.namespace().unwrap_or_default();
-    format!("MetalLB's {kind} {:?} in namespace {namespace:?}", object.name_any())
+    format!(
+        "MetalLB's {kind} {:?} in namespace {namespace:?} runs for the same Services",
+        object.name_any()
+    )
 }
 
-/// Whether a workload is MetalLB's, by its labels or its images, and serves Services of this class.
-fn is_metallb(metadata: &ObjectMeta, template: Option<&PodTemplateSpec>, class: Option<&str>) -> bool {
+fn containers(template: Option<&PodTemplateSpec>) -> impl Iterator<Item = &Container> {
+    let spec = template.and_then(|template| template.spec.as_ref());
+    spec.into_iter().flat_map(|spec| &spec.containers)
+}
+
+/// The class of Services that a MetalLB serves, by its arguments.
+fn class_of(template: Option<&PodTemplateSpec>) -> Option<&str> {
+    let mut args = containers(template).flat_map(|container| container.args.iter().flatten());
+    let class = args.find_map(|arg| arg.trim_start_matches('-').strip_prefix("lb-class="));
+    class.filter(|class| !class.is_empty())
+}
+
+/// Whether a workload is MetalLB's, by its labels or its images.
+fn is_metallb(metadata: &ObjectMeta, template: Option<&PodTemplateSpec>) -> bool {
     let labels = metadata.labels.iter().flatten();
     let labelled = labels
         .filter(|(key, _)| ["app", "app.kubernetes.io/name"].contains(&key.as_str()))
         .any(|(_, value)| value == "metallb");
-    let containers = || {
-        template
-            .and_then(|template| template.spec.as_ref())
-            .into_iter()
-            .flat_map(|spec| &spec.containers)
-    };
-    let from_image = containers().any(|container| {
+    let from_image = containers(template).any(|container| {
         container
             .image
             .as_deref()
             .is_some_and(|image| image.contains("metallb/"))
     });
-    let mut args = containers().flat_map(|container| container.args.iter().flatten());
-    let theirs = args.find_map(|arg| arg.trim_start_matches('-').strip_prefix("lb-class="));
-    (labelled || from_image) && theirs.filter(|class| !class.is_empty()) == class
+    labelled || from_image
 }
 
 /// What a Lease says of who leads.
@@ -353,7 +434,7 @@ impl Sightings {
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::api::core::v1::{Container, PodSpec};
+    use k8s_openapi::api::core::v1::PodSpec;
 
     use super::*;
 
@@ -384,6 +465,15 @@ mod tests {
         assert_eq!(look(&[own.clone(), other("0")], 15), None, "not renewed");
         assert_eq!(look(&[own.clone(), other("2")], 17), seen);
         assert_eq!(look(&[own], 18), None, "gone");
+    }
+
+    #[test]
+    fn a_pod_has_the_name_of_its_deployment() {
+        assert_eq!(
+            deployment_of("lb-metallb-controller-5d9c7b6f4-x2x7q").as_deref(),
+            Some("lb-metallb-controller")
+        );
+        assert_eq!(deployment_of("controller-0"), None);
     }
 
     #[test]
@@ -444,11 +534,8 @@ mod tests {
             (Some("shop"), "shop/controller:1", &[][..], None, false),
         ] {
             let (metadata, template) = workload(label, image, args);
-            assert_eq!(
-                is_metallb(&metadata, Some(&template), of),
-                is,
-                "{label:?} {image} {args:?}"
-            );
+            let same = is_metallb(&metadata, Some(&template)) && class_of(Some(&template)) == of;
+            assert_eq!(same, is, "{label:?} {image} {args:?}");
         }
     }
 }

@@ -54,26 +54,43 @@ pub struct LeaseLost {
     pub holder: Option<String>,
 }
 
+/// Lets a process lead that asks nobody.
+#[derive(Debug)]
+pub struct Grant(watch::Sender<bool>);
+
+impl Grant {
+    /// It leads from now on, for good.
+    pub fn give(self) {
+        self.0.send_replace(true);
+    }
+}
+
 /// Whether this process leads, asked by whoever acts as the leader.
 #[derive(Clone, Debug)]
 pub struct Leadership {
     until: watch::Receiver<Option<Instant>>,
     /// Leads without a Lease.
-    always: bool,
+    granted: watch::Receiver<bool>,
 }
 
 impl Leadership {
     /// That of a process that leads without asking anybody.
     pub fn always() -> Self {
-        Leadership {
-            until: watch::channel(None).1,
-            always: true,
-        }
+        let (grant, leadership) = Self::granted();
+        grant.give();
+        leadership
+    }
+
+    /// That of a process that leads without asking anybody, from the grant on.
+    pub fn granted() -> (Grant, Self) {
+        let (grant, granted) = watch::channel(false);
+        let until = watch::channel(None).1;
+        (Grant(grant), Leadership { until, granted })
     }
 
     /// Whether this process leads at this moment.
     pub fn leads(&self) -> bool {
-        self.always || self.until.borrow().is_some_and(|until| until > Instant::now())
+        *self.granted.borrow() || self.until.borrow().is_some_and(|until| until > Instant::now())
     }
 
     /// Waits until this process leads.
@@ -91,8 +108,9 @@ impl Leadership {
         let mut lapse = pin!(async {
             loop {
                 let until = *own.until.borrow_and_update();
+                let granted = *own.granted.borrow();
                 tokio::select! {
-                    () = sleep_until(until.unwrap_or_else(Instant::now)), if !own.always => return,
+                    () = sleep_until(until.unwrap_or_else(Instant::now)), if !granted => return,
                     () = own.changed() => {}
                 }
             }
@@ -108,9 +126,11 @@ impl Leadership {
     }
 
     async fn changed(&mut self) {
-        if self.until.changed().await.is_err() {
-            // Nobody is left who could change it.
-            pending().await
+        // Nobody may be left who could change it.
+        tokio::select! {
+            Ok(()) = self.until.changed() => {}
+            Ok(()) = self.granted.changed() => {}
+            else => pending().await,
         }
     }
 }
@@ -184,7 +204,7 @@ impl Candidate {
     pub fn leadership(&self) -> Leadership {
         Leadership {
             until: self.until.subscribe(),
-            always: false,
+            granted: watch::channel(false).1,
         }
     }
 
@@ -338,7 +358,8 @@ mod tests {
 
     fn leading_for(time: Duration) -> (watch::Sender<Option<Instant>>, Leadership) {
         let (sender, until) = watch::channel(Some(Instant::now() + time));
-        (sender, Leadership { until, always: false })
+        let granted = watch::channel(false).1;
+        (sender, Leadership { until, granted })
     }
 
     #[tokio::test(start_paused = true)]
@@ -370,8 +391,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn without_a_lease_it_always_leads() {
-        let leadership = Leadership::always();
-        leadership.gained().await;
+        let (grant, leadership) = Leadership::granted();
+        let mut gained = pin!(leadership.gained());
+        assert!(poll!(&mut gained).is_pending());
+        grant.give();
+        gained.await;
+        assert!(leadership.leads() && Leadership::always().leads());
         assert!(timeout(Duration::from_secs(3600), leadership.lapsed()).await.is_err());
     }
 }
