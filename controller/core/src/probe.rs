@@ -131,13 +131,15 @@ impl Controller {
         }
     }
 
-    fn probe_ends(&mut self, address: IpAddr) {
+    /// Gives whether the question was open.
+    fn probe_ends(&mut self, address: IpAddr) -> bool {
         if self.probes.open.remove(&address).is_none() {
-            return;
+            return false;
         }
         self.timers.clear(&Timer::Probe(address));
         self.dirty.statuses.extend(self.allocator.holders_of(address).cloned());
         self.mark_address(address);
+        true
     }
 
     /// The answer has not come in time.
@@ -163,16 +165,14 @@ impl Controller {
         let created = |r: &Record| matches!(r.flight.as_deref(), Some(Write::CreateVirtualIp { .. }));
         let coming = |r: &Record| created(r) || matches!(r.echo, Echo::Created);
         let late = object.is_none() && self.allocator.record(address).is_some_and(coming);
-        if !late && !object.is_some_and(open) {
-            self.probe_ends(address);
-        }
+        let awaited = !late && !object.is_some_and(open) && self.probe_ends(address);
         if let Some(Probe::Occupied { node, stranger }) = object.and_then(|object| object.probe.as_deref()) {
             let reason = Reason::AddressOccupied {
                 address,
                 node: node.clone(),
                 stranger: stranger.clone(),
             };
-            self.occupied(address, reason, now, effects);
+            self.occupied(address, reason, awaited, now, effects);
         }
     }
 
@@ -188,18 +188,23 @@ impl Controller {
         }
     }
 
-    /// Another machine uses the address: whoever was to have it chooses again, and the address rests.
-    fn occupied(&mut self, address: IpAddr, reason: Reason, now: Duration, effects: &mut Vec<Effect>) {
-        let losers = self.allocator.holders_of(address).filter(|id| !self.has(id, address));
-        let losers = losers.cloned().collect::<Vec<_>>();
-        if losers.is_empty() {
+    /// Another machine uses the address: whoever was to have it chooses again, and the address rests. So it does when nobody
+    /// is to have it any more, or yet: its claim may be that of a Service that is made anew, or another controller's. `awaited`:
+    /// the answer to a question of this controller, which has therefore not handed the address out.
+    fn occupied(&mut self, address: IpAddr, reason: Reason, awaited: bool, now: Duration, effects: &mut Vec<Effect>) {
+        let (owners, losers): (Vec<_>, Vec<_>) = self
+            .allocator
+            .holders_of(address)
+            .cloned()
+            .partition(|id| self.has(id, address));
+        if losers.is_empty() && !owners.is_empty() {
             return;
         }
         let message = format!("{}: {reason}", reason.as_str());
         self.allocator.occupy(address, reason);
         self.timers.set(Timer::Occupied(address), now + HELD);
         for id in losers {
-            if let Some(record) = self.allocator.record_mut(address) {
+            if let Some(record) = self.allocator.record_mut(address).filter(|_| awaited) {
                 // It was never handed out, so nobody is used to it.
                 record.cooling.insert(id.clone(), Duration::ZERO);
             }
