@@ -138,7 +138,7 @@ impl Controller {
     }
 
     /// The pool that the address counts to: the one it lies in, else the one it was taken from.
-    fn pool_name(&self, address: IpAddr, record: &Record) -> Option<String> {
+    pub(crate) fn pool_name(&self, address: IpAddr, record: &Record) -> Option<String> {
         let lies_in = self.world.pool_of(address).map(|p| p.name.as_str());
         lies_in.or(record.recorded_pool()).map(str::to_owned)
     }

@@ -121,6 +121,20 @@ impl Controller {
         self.set_leaving(id, Some(old));
     }
 
+    /// Ends an overlap that another controller has ended: both addresses stood in the status, and the old one is gone from it.
+    pub(crate) fn follow_overlap(&mut self, id: &ServiceId) {
+        let leaving = self.states.get(id).and_then(|s| s.leaving).filter(|l| l.shown);
+        let Some((leaving, view)) = leaving.zip(self.world.service(id)) else {
+            return;
+        };
+        let old = leaving.address;
+        let new = replacement(old, &self.staying(id)).filter(|new| view.ingress.contains(new));
+        if new.is_some() && !view.ingress.contains(&old) {
+            self.set_leaving(id, None);
+            self.give_up(old, id);
+        }
+    }
+
     /// Notes which address is being left; its time begins when the status shows it and the new one.
     pub(crate) fn set_leaving(&mut self, id: &ServiceId, address: Option<IpAddr>) {
         self.timers.clear(&Timer::Overlap(id.clone()));

@@ -150,8 +150,9 @@ impl Controller {
             .filter(|a| !held.contains(a) && leaving != Some(**a));
         // A wish for a pool comes true one family after the other, and is not given up on the way.
         let wished = |a: IpAddr| {
-            let pool = view.request.as_ref().ok().and_then(|r| r.pool.as_deref());
-            pool.is_some_and(|name| self.world.pool_of(a).is_some_and(|p| p.name == name))
+            let pool = view.request.as_ref().ok().and_then(|r| r.pool.as_ref());
+            let record = self.allocator.record(a);
+            pool.is_some() && record.and_then(|r| self.pool_name(a, r)).as_ref() == pool
         };
         for shown in others.filter(|a| stands(a)) {
             let Some(other) = replacement(*shown, &held).filter(|a| !view.ingress.contains(a)) else {
@@ -225,6 +226,7 @@ impl Controller {
             }
         }
         self.adopt_unknown(id);
+        self.follow_overlap(id);
         self.stay_with_shown(id);
         if self.leaving(id).is_none() {
             self.resume_overlap(id);
