@@ -348,11 +348,11 @@ impl Allocator {
         }
     }
 
-    /// The Service is gone: beside others that hold the address its claim is not kept. That of one that was not heard of
-    /// yet is, for a while.
-    pub(crate) fn forget_sharer(&mut self, address: IpAddr, id: &ServiceId) {
+    /// The Service of this uid is gone, or gave the address up: beside others that hold it its claim is not kept.
+    pub(crate) fn forget_sharer(&mut self, address: IpAddr, id: &ServiceId, uid: &str) {
         let record = self.records.get_mut(&address);
-        if let Some(record) = record.filter(|r| r.holders.keys().any(|other| other != id)) {
+        let record = record.filter(|r| r.holders.keys().any(|other| other != id));
+        if let Some(record) = record.filter(|r| r.claims(id, uid)) {
             record.cooling.insert(id.clone(), Duration::ZERO);
         }
     }

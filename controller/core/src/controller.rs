@@ -235,17 +235,20 @@ impl Controller {
     }
 
     fn on_service_gone(&mut self, id: &ServiceId) {
-        if let Some(old) = self.world.remove_service(id) {
+        let old = self.world.remove_service(id);
+        if let Some(old) = &old {
             self.line.leave(id);
-            self.dirty.services.remove(&Turn::of(&old));
+            self.dirty.services.remove(&Turn::of(old));
         }
         self.forget_failures(&WriteKey::ServiceStatus(id.clone()));
         self.timers.clear(&Timer::Overlap(id.clone()));
         self.timers.clear(&Timer::Restless(id.clone()));
         self.rest.forget(id);
         self.touch_addresses(id);
-        for address in self.allocator.named(id) {
-            self.allocator.forget_sharer(address, id);
+        if let Some(old) = &old {
+            for address in self.allocator.named(id) {
+                self.allocator.forget_sharer(address, id, &old.uid);
+            }
         }
         for address in self.allocator.held(id) {
             self.give_up(address, id);

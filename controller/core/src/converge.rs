@@ -50,9 +50,15 @@ impl Controller {
         if record.flight.is_some() || record.echo != Echo::None || self.must_wait(&WriteKey::Claim(address)) {
             return;
         }
+        if self.evict_unfounded(address) {
+            return;
+        }
+        let Some(record) = self.allocator.record(address) else {
+            return;
+        };
         let write = match &record.object {
             None => {
-                if !self.evict_unfounded(address) && self.allocator.holders_of(address).next().is_some() {
+                if !record.holders.is_empty() {
                     self.create(address, now, effects);
                 }
                 return;
@@ -98,16 +104,16 @@ impl Controller {
         self.start(address, write, effects);
     }
 
-    /// Whoever holds the address without an object, and shows it nowhere, is as good as new: today's rules hold for it. Gives
-    /// whether somebody has to choose again.
+    /// Whoever holds the address without a claim in the object, and shows it nowhere, is as good as new: the rules of this
+    /// moment hold for it, not those under which it was chosen. Gives whether somebody has to choose again.
     fn evict_unfounded(&mut self, address: IpAddr) -> bool {
-        let holders = self
-            .allocator
-            .holders_of(address)
-            .filter_map(|id| self.world.service(id));
+        let holders = self.unclaimed(address);
+        let holders = holders.iter().filter_map(|id| self.world.service(id));
+        let reserved = |id: &ServiceId| self.allocator.record(address).is_some_and(|r| r.is_reserved_for(id));
         let unfounded = |v: &&ServiceView| {
             let refused = self.allocator.may_hold(&self.world, address, v).is_err();
-            !self.is_shown(&v.id, address) && (refused || self.why_kept(address, v).is_some())
+            let outside = || !reserved(&v.id) && self.why_kept(address, v).is_some();
+            !self.is_shown(&v.id, address) && (refused || outside())
         };
         let turns = holders.filter(unfounded).map(Turn::of).collect::<Vec<_>>();
         for turn in &turns {
@@ -183,7 +189,6 @@ impl Controller {
         now: Duration,
     ) -> (Vec<Claim>, BTreeMap<ServiceId, Duration>) {
         let (mut claims, mut cooling) = (Vec::new(), BTreeMap::new());
-        let is_shared = record.object.as_ref().is_some_and(|o| o.sharing_key.is_some());
         for claim in record.object.iter().flat_map(|o| &o.claims) {
             let id = &claim.service;
             // By its claim a status is known to be ours to clean; what others wrote there is never cleaned.
@@ -204,14 +209,17 @@ impl Controller {
                 });
             } else if record.is_reservation(claim) {
                 claims.push(claim.clone());
-            } else if record.holders.is_empty() || view.is_none() && is_shared {
+            } else {
+                // Beside holders, what was given up here goes at once. What was never held here another controller wrote, who
+                // may know more of the Service: it stays for a while, if it does not contradict what is known.
+                let known = view.filter(|v| claim.uid.as_ref() == Some(&v.uid));
+                let fits =
+                    known.is_none_or(|v| self.views(record).iter().all(|h| record.admits(address, v, h).is_ok()));
                 let end = record.cooling.get(id).copied().unwrap_or(now + self.settings.cool_down);
                 cooling.insert(id.clone(), end);
-                if end > now || needed {
+                if end > now && fits || needed {
                     claims.push(claim.clone());
                 }
-            } else if needed {
-                claims.push(claim.clone());
             }
         }
         let missing = new_claims(record)

@@ -331,6 +331,14 @@ impl Controller {
     /// Ends a hold and marks what follows from it.
     pub(crate) fn give_up(&mut self, address: IpAddr, id: &ServiceId) {
         self.rest.lose(id, address);
+        if let Some(uid) = self
+            .allocator
+            .record(address)
+            .and_then(|r| r.holders.get(id))
+            .map(|h| h.uid.clone())
+        {
+            self.allocator.forget_sharer(address, id, &uid);
+        }
         self.allocator.release(address, id);
         if self.line.next_full(&id.namespace, None).is_some() {
             self.dirty.rooms.insert(id.namespace.clone());

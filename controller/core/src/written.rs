@@ -98,7 +98,7 @@ impl Controller {
     }
 
     /// The holders of the address that the object does not name.
-    fn unclaimed(&self, address: IpAddr) -> Vec<ServiceId> {
+    pub(crate) fn unclaimed(&self, address: IpAddr) -> Vec<ServiceId> {
         let Some(record) = self.allocator.record(address) else {
             return Vec::new();
         };
