@@ -39,6 +39,8 @@ pub(crate) struct Ledger {
     by_hand: BTreeSet<ServiceId>,
     /// When two controllers led last.
     divided: Option<Duration>,
+    /// Claims that a controller took off, each with the life of that controller and the time.
+    dropped: BTreeMap<(ServiceId, IpAddr), (u64, Duration)>,
 }
 
 impl Ledger {
@@ -226,7 +228,9 @@ impl Ledger {
         }
         let configs = || replica.told.configs.iter().rev().map(|(_, c)| &**c);
         for other in all.iter().filter(|c| c.service != *id) {
-            let others = replica.told.views(&other.service).collect::<Vec<_>>();
+            // The claim of a Service that was not heard of, or is gone, says nothing of one that has its name.
+            let same = |v: &&ServiceView| other.uid.as_ref().is_none_or(|uid| *uid == v.uid);
+            let others = replica.told.views(&other.service).filter(same).collect::<Vec<_>>();
             // What two statuses show already is taken over whatever the policies say.
             let found = |v: &ServiceView| v.ingress.contains(&address);
             let shares = |a: &ServiceView, b: &ServiceView| {
@@ -272,6 +276,7 @@ impl Ledger {
     pub(crate) fn written(
         &mut self,
         store: &Store,
+        life: u64,
         write: &Write,
         old_service: Option<&ServiceView>,
         old_object: Option<&VirtualIp>,
@@ -284,7 +289,7 @@ impl Ledger {
                     return Ok(());
                 };
                 for address in ingress.iter().filter(|a| !divided && !old.ingress.contains(a)) {
-                    self.shown(store, view, *address, now)?;
+                    self.shown(store, life, view, *address, now)?;
                 }
                 self.by_hand.remove(service);
                 let given = self.given.entry(service.clone()).or_default();
@@ -319,6 +324,7 @@ impl Ledger {
                     .filter(|c| !carries(new, &c.service))
                 {
                     let id = &claim.service;
+                    self.dropped.insert((id.clone(), *address), (life, now));
                     let Some(view) = store.services.get(id).filter(|v| claim.uid.as_ref() == Some(&v.uid)) else {
                         continue;
                     };
@@ -343,10 +349,22 @@ impl Ledger {
         }
     }
 
-    fn shown(&self, store: &Store, view: &ServiceView, address: IpAddr, now: Duration) -> Result<(), String> {
+    /// An address comes into a status, written by the controller of this life. What it was told of the claim was judged when
+    /// it asked; that the leader before it took the claim off and the watch has not told yet, it cannot know. Two Services
+    /// show the address in no case.
+    fn shown(
+        &self,
+        store: &Store,
+        life: u64,
+        view: &ServiceView,
+        address: IpAddr,
+        now: Duration,
+    ) -> Result<(), String> {
         let object = store.virtual_ips.get(&address);
         let touched = Self::is_recent(self.touched.get(&address), now);
-        if !claims(object, view) && !touched {
+        let dropped = self.dropped.get(&(view.id.clone(), address));
+        let unknown = dropped.is_some_and(|(by, at)| *by != life && Self::is_recent(Some(at), now));
+        if !claims(object, view) && !touched && !unknown {
             return Err(format!("{} shows {address} without a claim", view.id));
         }
         for (id, given) in &self.given {

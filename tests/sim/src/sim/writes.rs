@@ -62,10 +62,10 @@ impl Sim<'_> {
         let Some(flight) = self.flights.get(&number) else {
             return Ok(());
         };
-        let write = flight.write.clone();
+        let (life, write) = (flight.life, flight.write.clone());
         let fault = self.fault();
         let done = match &fault {
-            None | Some(None) => Some(self.perform(&write)?),
+            None | Some(None) => Some(self.perform(life, &write)?),
             Some(Some(_)) => None,
         };
         let result = match (fault, done) {
@@ -97,7 +97,7 @@ impl Sim<'_> {
         })
     }
 
-    fn perform(&mut self, write: &Write) -> Result<Result<(), WriteError>, String> {
+    fn perform(&mut self, life: u64, write: &Write) -> Result<Result<(), WriteError>, String> {
         let (service, object) = match write.key() {
             WriteKey::ServiceStatus(id) => (self.store.services.get(&id).cloned(), None),
             WriteKey::Claim(a) | WriteKey::VirtualIpStatus(a) => (None, self.store.virtual_ips.get(&a).cloned()),
@@ -105,7 +105,7 @@ impl Sim<'_> {
         let result = self.store.perform(write);
         if result.is_ok() {
             self.ledger
-                .written(&self.store, write, service.as_ref(), object.as_ref(), self.now)?;
+                .written(&self.store, life, write, service.as_ref(), object.as_ref(), self.now)?;
             self.spread();
         }
         self.divide();
