@@ -147,7 +147,8 @@ impl Client {
         Ok(found.and_then(|entry| entry.mac))
     }
 
-    /// Empties the kernel's neighbour table, so that the next packet asks anew.
+    /// Empties the kernel's neighbour table, so that the next packet asks anew. Packets that wait for an answer at that moment are
+    /// lost: [`Client::forget_neighbour`] keeps them.
     ///
     /// # Errors
     /// When the `ip` program fails.

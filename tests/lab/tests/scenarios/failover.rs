@@ -325,7 +325,7 @@ impl Clients {
 
     /// Makes one of them ask, while the speaker is away for so long; then a standby answers in the owner's name.
     async fn wait(&self, away: Duration) -> Result<()> {
-        self.guest.flush_neighbours()?;
+        self.guest.forget_neighbour(self.served.address)?;
         tokio::time::sleep(away).await;
         let placement = &self.served.placement;
         self.served
@@ -396,7 +396,7 @@ pub(crate) async fn speaker_upgraded(s: Scene) -> Result<()> {
     ensure!(exit.success(), "the speaker ended with {exit}");
     clients.wait(Duration::ZERO).await?;
     speaker.restart()?;
-    clients.guest.flush_neighbours()?;
+    clients.guest.forget_neighbour(clients.served.address)?;
     s.wait_ferrolb_ready().await?;
     none_lost(&clients.end("speaker upgraded").await?)
 }
