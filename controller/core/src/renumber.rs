@@ -121,13 +121,11 @@ impl Controller {
         self.set_leaving(id, Some(old));
     }
 
-    /// Ends an overlap that another controller has ended: both addresses stood in the status, and the old one is gone from it.
+    /// Ends an overlap that another controller has ended, or found needless: the status shows the new address alone.
     pub(crate) fn follow_overlap(&mut self, id: &ServiceId) {
-        let leaving = self.states.get(id).and_then(|s| s.leaving).filter(|l| l.shown);
-        let Some((leaving, view)) = leaving.zip(self.world.service(id)) else {
+        let Some((old, view)) = self.leaving(id).zip(self.world.service(id)) else {
             return;
         };
-        let old = leaving.address;
         let new = replacement(old, &self.staying(id)).filter(|new| view.ingress.contains(new));
         if new.is_some() && !view.ingress.contains(&old) {
             self.set_leaving(id, None);
