@@ -176,6 +176,20 @@ impl Controller {
         }
     }
 
+    /// A status with these addresses was not written: what came as an answer meanwhile counts after all.
+    pub(crate) fn look_at_answers(&mut self, addresses: &[IpAddr], now: Duration, effects: &mut Vec<Effect>) {
+        for address in addresses {
+            let object = self
+                .allocator
+                .record(*address)
+                .and_then(|record| record.object.as_ref());
+            let occupied = |o: &&VirtualIp| matches!(o.probe.as_deref(), Some(Probe::Occupied { .. }));
+            if let Some(object) = object.filter(occupied).cloned() {
+                self.probe_heard(*address, Some(&object), now, effects);
+            }
+        }
+    }
+
     /// What the VirtualIPs said before the first pass.
     pub(crate) fn probes_found(&mut self, now: Duration, effects: &mut Vec<Effect>) {
         let asked = self.allocator.records().filter(|(_, record)| {

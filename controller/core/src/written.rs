@@ -235,8 +235,12 @@ impl Controller {
             }
             Err(error) => {
                 state.giving = giving;
+                let undone = !unchanged || !matches!(error, WriteError::Unavailable(_));
                 if let Some(reason) = self.failed(key, error, unchanged, now) {
                     self.report_unwritable(id, key, reason, effects);
+                }
+                if undone {
+                    self.look_at_answers(&ingress, now, effects);
                 }
             }
         }
