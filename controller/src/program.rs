@@ -160,7 +160,9 @@ async fn stand(
     tokio::select! {
         () = stop.cancelled() => Ok(()),
         Ok(()) = alone => {
-            grant.into_iter().for_each(Grant::give);
+            if let Some(grant) = grant {
+                grant.give();
+            }
             candidate.run(stop.clone()).await
         }
     }

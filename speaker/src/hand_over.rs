@@ -14,7 +14,8 @@
 //! | the rest | ends as on SIGTERM | nothing: it comes from the API server |
 //!
 //! Who is told to end in the middle of it ends afterwards: the predecessor with the work if it still has it, and the successor
-//! with what it was given. Neither waits for the other for longer than [`ferrolb_handover::PATIENCE`].
+//! with what it was given. The predecessor waits for [`ferrolb_handover::PATIENCE`] at most in each of the two halves, the
+//! successor for as long for each word.
 //!
 //! A predecessor that has given its work away lies still until it is told to end, or its successor has ended: to the kubelet
 //! a container that ends is one to be started again.
