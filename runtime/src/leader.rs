@@ -74,13 +74,6 @@ pub struct Leadership {
 }
 
 impl Leadership {
-    /// That of a process that leads without asking anybody.
-    pub fn always() -> Self {
-        let (grant, leadership) = Self::granted();
-        grant.give();
-        leadership
-    }
-
     /// That of a process that leads without asking anybody, from the grant on.
     pub fn granted() -> (Grant, Self) {
         let (grant, granted) = watch::channel(false);
@@ -396,7 +389,7 @@ mod tests {
         assert!(poll!(&mut gained).is_pending());
         grant.give();
         gained.await;
-        assert!(leadership.leads() && Leadership::always().leads());
+        assert!(leadership.leads());
         assert!(timeout(Duration::from_secs(3600), leadership.lapsed()).await.is_err());
     }
 }

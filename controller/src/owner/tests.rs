@@ -20,8 +20,14 @@ fn client() -> Client {
     Client::new(server, "default")
 }
 
+fn always() -> Leadership {
+    let (grant, leadership) = Leadership::granted();
+    grant.give();
+    leadership
+}
+
 fn owner(readiness: &Readiness) -> Owner {
-    owner_that(readiness, Leadership::always())
+    owner_that(readiness, always())
 }
 
 fn owner_that(readiness: &Readiness, leadership: Leadership) -> Owner {
@@ -64,7 +70,7 @@ async fn whoever_stands_by_knows_everything_and_does_nothing() {
     let identity = Identity::of_pod("controller-1", "1");
     let lease = ("ferrolb-system", "ferrolb-controller");
     let candidate = Candidate::new(client(), lease, identity, "ferrolb-test", &readiness, Gauge::default());
-    for (leadership, leads) in [(candidate.leadership(), false), (Leadership::always(), true)] {
+    for (leadership, leads) in [(candidate.leadership(), false), (always(), true)] {
         let mut owner = owner_that(&readiness, leadership);
         for stream in Stream::all() {
             owner.take(News::Synced(stream));
