@@ -26,6 +26,7 @@ mod state_dir;
 mod store;
 mod strict_arp;
 mod takeovers;
+mod whole;
 
 use std::os::fd::AsFd;
 use std::process::ExitCode;
@@ -141,6 +142,10 @@ async fn speak(args: Args) -> anyhow::Result<()> {
     info!(node, version = env!("CARGO_PKG_VERSION"), "starting");
     let mut signals = Signals::new()?;
     let namespace = args.common.namespace();
+    let store = Store::of_layer2(&args.state_dir, node);
+    let key_file = KeyFile::beside(store.file());
+    // A slow disk is waited for before the predecessor falls silent, and not after.
+    let boot = key_file.boot();
     let socket = hand_over::socket(&args.state_dir, &namespace, node);
     let (mut before, _predecessor) = match hand_over::take(&socket, node, &mut signals).await {
         Beginning::With(work, predecessor) => (*work, Some(predecessor)),
@@ -154,7 +159,6 @@ async fn speak(args: Args) -> anyhow::Result<()> {
     let Some(listener) = listener else { return Ok(()) };
     let mut tasks = Tasks::new();
     let counters = Arc::new(Counters::default());
-    let store = Store::of_layer2(&args.state_dir, node);
     let identity = store.identity().clone();
     let settings = ferrolb_speaker_core::Settings {
         load_balancer_class: args.load_balancer_class.clone(),
@@ -166,13 +170,12 @@ async fn speak(args: Args) -> anyhow::Result<()> {
 
     let (news_in, news) = mpsc::channel(NEWS);
     let (reports_in, reports) = mpsc::channel(REPORTS);
-    let key_file = KeyFile::beside(store.file());
     let (keys, keys_out) = latest::channel(key_file.read());
     let (memory, memory_out) = latest::channel(Arc::new(memory));
     let to_hand_over = memory_out.clone();
     let (guard_orders, guard_orders_out) = mpsc::channel(1);
     let (bgp_orders, bgp_orders_out) = mpsc::channel(1);
-    let briefing = Briefing::new((node, key_file.boot()), keys, memory);
+    let briefing = Briefing::new((node, boot), keys, memory);
     let (wanted, wanted_out) = latest::channel(Arc::default());
     let (questions, questions_out) = mpsc::channel(QUESTIONS);
     let (announce, announce_out) = mpsc::channel(QUESTIONS);

@@ -4,14 +4,12 @@
 //! hold the keys of sessions. It can be read by its owner alone, and holds keys only where the directory is in memory, as
 //! /run is, so that none ever comes to a disk. Whoever can read it there can read the memory of this process.
 //!
-//! A write is a temporary file that is synced and then renamed, so a crash leaves the old snapshot or the new one, never
-//! half of one. The file's name carries the node's, so speakers of several nodes may share a directory. A snapshot that
-//! cannot be written is logged and tried again; announcing goes on.
+//! A crash leaves the old snapshot or the new one, never half of one (`whole`). The file's name carries the node's, so speakers
+//! of several nodes may share a directory. A snapshot that cannot be written is logged and tried again; announcing goes on.
 
 use std::convert::Infallible;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::snapshot::{self, Identity, Memory, SnapshotError};
+use crate::whole;
 
 /// Larger files are no snapshots: 100,000 addresses take a tenth of this.
 const LARGEST: u64 = 64 << 20;
@@ -185,19 +184,9 @@ impl<T: Send + Sync + 'static> Store<T> {
 
     fn write(&self, memory: &T) -> io::Result<()> {
         let dir = self.file.parent().unwrap_or(Path::new("."));
+        // What may be written depends on where it is going to be.
         fs::create_dir_all(dir)?;
-        let mut temporary = self.file.clone().into_os_string();
-        temporary.push(".tmp");
-        // What a crash left behind may have other rights.
-        match fs::remove_file(&temporary) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut options = OpenOptions::new();
-        let mut file = options.write(true).create_new(true).mode(self.mode).open(&temporary)?;
-        file.write_all(&(self.encode)(&self.identity, memory, dir))?;
-        file.sync_all()?;
-        fs::rename(&temporary, &self.file)
+        whole::replace(&self.file, self.mode, &(self.encode)(&self.identity, memory, dir))
     }
 
     /// Writes what is to be remembered whenever it changes, the latest only when changes come faster than the disk; ends when

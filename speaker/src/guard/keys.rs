@@ -5,9 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -16,6 +15,14 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
+
+use crate::whole;
+
+/// Permission bits of the keys.
+const KEYS: u32 = 0o600;
+
+/// Permission bits of the number of the last run.
+const BOOT: u32 = 0o644;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -54,8 +61,7 @@ impl KeyFile {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let clock = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX);
         let boot = last.map_or(clock, |last: u64| clock.max(last.saturating_add(1)));
-        let dir = file.parent().map_or(Ok(()), fs::create_dir_all);
-        if let Err(error) = dir.and_then(|()| fs::write(&file, boot.to_string())) {
+        if let Err(error) = whole::replace(&file, BOOT, boot.to_string().as_bytes()) {
             warn!(file = %file.display(), %error, "cannot be written: a clock that is put back may silence a restart");
         }
         boot
@@ -64,23 +70,7 @@ impl KeyFile {
     fn write(&self, keys: &LivenessKeys) -> io::Result<()> {
         let LivenessKeys { signing, keys } = keys.clone();
         let text = serde_json::to_vec(&Content { signing, keys })?;
-        if let Some(dir) = self.0.parent() {
-            fs::create_dir_all(dir)?;
-        }
-        let temporary = self.0.with_extension("keys.tmp");
-        // What a crash left behind may have other rights.
-        match fs::remove_file(&temporary) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&temporary)?;
-        file.write_all(&text)?;
-        file.sync_all()?;
-        fs::rename(&temporary, &self.0)
+        whole::replace(&self.0, KEYS, &text)
     }
 
     /// Writes the keys whenever they change, until `stop` is cancelled. A disk that takes nothing is told once for each
@@ -117,12 +107,20 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("ferrolb-boot-{}", std::process::id()));
         let file = KeyFile::beside(&dir.join("made/speaker-node-a.snapshot"));
         let first = file.boot();
-        assert!(file.boot() > first);
+        let kept = fs::File::open(file.0.with_extension("boot")).unwrap();
+        let second = file.boot();
+        assert!(second > first);
+        // Half of a number is a number as well: a power cut must not leave that.
+        assert_eq!(
+            io::read_to_string(kept).unwrap(),
+            first.to_string(),
+            "not written in place"
+        );
         // As if the clock had been ahead by then.
         fs::write(file.0.with_extension("boot"), (u64::MAX / 2).to_string()).unwrap();
         assert_eq!(file.boot(), u64::MAX / 2 + 1);
         fs::write(file.0.with_extension("boot"), "nonsense").unwrap();
-        assert!(file.boot() > first);
+        assert!(file.boot() > second);
         fs::remove_dir_all(&dir).unwrap();
     }
 
