@@ -1,12 +1,13 @@
 //! Whole frames: whatever arrives, an answer is about an address answered for here, is sent by this interface's MAC to
-//! one station, or to all nodes when it defends against duplicate detection; and what is seen is another station's.
+//! one station, or to all nodes when it defends against duplicate detection; and what is seen is another station's. The
+//! same of the octets as a message of a raw socket, with the first of them as the source.
 #![no_main]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ferrolb_l2::plan::Stance;
-use ferrolb_l2::responder::{Action, Port, respond};
+use ferrolb_l2::responder::{Action, Decision, Port, respond, respond_to_solicitation};
 use ferrolb_l2::wire::ethernet;
 use libfuzzer_sys::fuzz_target;
 
@@ -27,16 +28,21 @@ fuzz_target!(|data: &[u8]| {
         .flat_map(|(host, stance)| of(host).map(|address| (address, stance)))
         .collect();
     let peers = BTreeSet::from(of(2));
-    let decision = respond(
-        data,
-        Port {
-            mac: OWN,
-            own_macs: &BTreeSet::from([OWN]),
-            members: &BTreeSet::new(),
-            addresses: &addresses,
-            peers: &peers,
-        },
-    );
+    let port = Port {
+        mac: OWN,
+        own_macs: &BTreeSet::from([OWN]),
+        members: &BTreeSet::new(),
+        addresses: &addresses,
+        peers: &peers,
+    };
+    check(respond(data, port), port);
+    if let Some((source, message)) = data.split_first_chunk::<16>() {
+        check(respond_to_solicitation(Ipv6Addr::from(*source), message, port), port);
+    }
+});
+
+fn check(decision: Decision, port: Port<'_>) {
+    let Port { addresses, peers, .. } = port;
     match decision.action {
         Action::Reply {
             request,
@@ -62,4 +68,4 @@ fuzz_target!(|data: &[u8]| {
         assert!(addresses.contains_key(&seen.address) || peers.contains(&seen.address));
         assert!(seen.mac != OWN && seen.source != OWN);
     }
-});
+}

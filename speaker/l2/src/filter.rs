@@ -4,6 +4,10 @@
 //! ARP passes when its target or its sender address is in the set, a solicitation or advertisement when its target is.
 //! Of the peers, whose answers are waited for, only what they send passes: ARP with their sender address, advertisements
 //! of their target.
+//! Solicitations for some addresses are heard aside, by a raw socket that knows less of a packet than a packet socket does
+//! ([`solicitations`]). Those that it can tell all of do not pass to the packet socket; they are sent to a group and begin
+//! their options with the source's link-layer address, as every kernel's do that looks for a neighbour. What else asks for
+//! these addresses (duplicate detection, a unicast probe) passes there.
 //! Frames to other stations, sent by this machine, or tagged for a VLAN never pass. (A tag is in the metadata of the
 //! frame, not in its bytes: the kernel takes it off before a packet socket sees it. VLAN 0 is a priority, no VLAN.)
 //!
@@ -68,6 +72,13 @@ const PACKET_TYPE_MULTICAST: u32 = 2;
 const VLAN_ID: u32 = 0x0fff;
 const KEEP_ALL: u32 = 0x0004_0000;
 
+const DROP: Instruction = Instruction {
+    code: RETURN,
+    jt: 0,
+    jf: 0,
+    k: 0,
+};
+
 /// Stands for a distance not yet known; no real conditional jump here is that long.
 const PENDING: u8 = u8::MAX;
 
@@ -76,8 +87,49 @@ const LEAF: usize = 8;
 
 const ARP_SENDER: u32 = 28;
 const ARP_TARGET: u32 = 38;
-const NDP_TYPE: u32 = 54;
-const NDP_TARGET: u32 = 62;
+
+/// Where the fields of Neighbor Discovery are in what the program sees.
+struct Layout {
+    /// Next header and hop limit.
+    next_header: u32,
+    /// The first octets of the destination.
+    destination: u32,
+    /// Type and code.
+    kind: u32,
+    target: u32,
+    /// Type and length of the first option.
+    option: u32,
+}
+
+/// In a frame.
+const FRAME: Layout = Layout {
+    next_header: 20,
+    destination: 38,
+    kind: 54,
+    target: 62,
+    option: 78,
+};
+/// In an ICMPv6 message, as a raw socket gets it; the header is at SKF_NET_OFF.
+const MESSAGE: Layout = Layout {
+    next_header: 0xfff0_0000 + 6,
+    destination: 0xfff0_0000 + 24,
+    kind: 0,
+    target: 8,
+    option: 24,
+};
+/// Of the frame: octets after the IPv6 header.
+const PAYLOAD_LENGTH: u32 = 18;
+
+/// ICMPv6, hop limit 255.
+const DISCOVERY: u32 = 0x3aff;
+const SOLICITATION: u32 = 0x8700;
+const ADVERTISEMENT: u32 = 0x8800;
+/// How multicast addresses begin that are valid on the link.
+const LINK_GROUP: u32 = 0xff02;
+/// A source link-layer address of Ethernet.
+const SOURCE_LINK_LAYER: u32 = 0x0101;
+/// Octets of a solicitation with that option.
+const WITH_OPTION: u32 = 32;
 
 /// Passes ARP whose target or sender address is one of `addresses`, or whose sender address is one of `peers`.
 pub fn arp(addresses: &BTreeSet<Ipv4Addr>, peers: &BTreeSet<Ipv4Addr>) -> Result<Vec<Instruction>, TooLarge> {
@@ -96,14 +148,28 @@ pub fn arp(addresses: &BTreeSet<Ipv4Addr>, peers: &BTreeSet<Ipv4Addr>) -> Result
     program.finish()
 }
 
-/// Passes solicitations and advertisements whose target is one of `addresses`, and advertisements whose target is one of
-/// `peers`.
-pub fn ndp(addresses: &BTreeSet<Ipv6Addr>, peers: &BTreeSet<Ipv6Addr>) -> Result<Vec<Instruction>, TooLarge> {
+/// Passes solicitations and advertisements whose target is one of `addresses` or `aside`, but for the solicitations that
+/// [`solicitations`] passes of the latter; and advertisements whose target is one of `peers`.
+pub fn ndp(
+    addresses: &BTreeSet<Ipv6Addr>,
+    aside: &BTreeSet<Ipv6Addr>,
+    peers: &BTreeSet<Ipv6Addr>,
+) -> Result<Vec<Instruction>, TooLarge> {
     let mut program = Assembler::new(Family::Ndp);
-    program.search_words(addresses);
+    program.search_words(FRAME.target, addresses);
+    if !aside.is_empty() {
+        program.drop_if(&[
+            (LOAD_HALF, FRAME.kind, Check::Equal(SOLICITATION)),
+            (LOAD_WORD, METADATA_PACKET_TYPE, Check::Equal(PACKET_TYPE_MULTICAST)),
+            (LOAD_HALF, FRAME.destination, Check::Equal(LINK_GROUP)),
+            (LOAD_HALF, PAYLOAD_LENGTH, Check::AtLeast(WITH_OPTION)),
+            (LOAD_HALF, FRAME.option, Check::Equal(SOURCE_LINK_LAYER)),
+        ]);
+        program.search_words(FRAME.target, aside);
+    }
     if !peers.is_empty() {
-        program.check(&[(LOAD_HALF, NDP_TYPE, Check::Equal(0x8800))]);
-        program.search_words(peers);
+        program.check(&[(LOAD_HALF, FRAME.kind, Check::Equal(ADVERTISEMENT))]);
+        program.search_words(FRAME.target, peers);
     }
     program.finish()
 }
@@ -113,6 +179,26 @@ pub fn everything(family: Family) -> Vec<Instruction> {
     let mut program = Assembler::new(family);
     program.accept();
     program.code
+}
+
+/// For a raw ICMPv6 socket: passes solicitations with a source link-layer address that were sent to a group and whose
+/// target is one of `addresses`.
+pub fn solicitations(addresses: &BTreeSet<Ipv6Addr>) -> Result<Vec<Instruction>, TooLarge> {
+    let mut program = Assembler::raw();
+    program.search_words(MESSAGE.target, addresses);
+    program.finish()
+}
+
+/// The same for all targets.
+pub fn every_solicitation() -> Vec<Instruction> {
+    let mut program = Assembler::raw();
+    program.accept();
+    program.code
+}
+
+/// Passes nothing, whatever the socket.
+pub fn nothing() -> Vec<Instruction> {
+    vec![DROP]
 }
 
 /// Inclusive bounds of consecutive values.
@@ -168,9 +254,8 @@ impl Assembler {
             Family::Ndp => program.check(&[
                 (LOAD_WORD, METADATA_PACKET_TYPE, Check::AtMost(PACKET_TYPE_MULTICAST)),
                 (LOAD_HALF, 12, Check::Equal(0x86dd)),
-                // Next header ICMPv6, hop limit 255; solicitation or advertisement, code 0.
-                (LOAD_HALF, 20, Check::Equal(0x3aff)),
-                (LOAD_HALF, NDP_TYPE, Check::OneOf(0x8700, 0x8800)),
+                (LOAD_HALF, FRAME.next_header, Check::Equal(DISCOVERY)),
+                (LOAD_HALF, FRAME.kind, Check::OneOf(SOLICITATION, ADVERTISEMENT)),
                 (
                     LOAD_WORD,
                     METADATA_VLAN_PRESENT,
@@ -181,13 +266,43 @@ impl Assembler {
         program
     }
 
+    /// Starts with what all programs of a raw socket have in common.
+    fn raw() -> Assembler {
+        let mut program = Assembler { code: Vec::new() };
+        program.check(&[
+            (LOAD_WORD, METADATA_PACKET_TYPE, Check::Equal(PACKET_TYPE_MULTICAST)),
+            (LOAD_HALF, MESSAGE.next_header, Check::Equal(DISCOVERY)),
+            (LOAD_HALF, MESSAGE.destination, Check::Equal(LINK_GROUP)),
+            (LOAD_HALF, MESSAGE.kind, Check::Equal(SOLICITATION)),
+            (LOAD_HALF, MESSAGE.option, Check::Equal(SOURCE_LINK_LAYER)),
+        ]);
+        program
+    }
+
     /// Loads and compares; drops the frame at the first comparison that fails.
     fn check(&mut self, checks: &[(u16, u32, Check)]) {
+        let start = self.compare(checks);
+        // The drop stands here and not at the end, where conditional jumps do not reach.
+        self.push(JUMP, 0, 0, 1);
+        self.land_pending(start);
+        self.code.push(DROP);
+    }
+
+    /// Loads and compares; drops the frame if no comparison fails, goes on at the first that does.
+    fn drop_if(&mut self, checks: &[(u16, u32, Check)]) {
+        let start = self.compare(checks);
+        self.code.push(DROP);
+        self.land_pending(start);
+    }
+
+    /// Loads and compares; where to go when a comparison fails is pending from the position returned on.
+    fn compare(&mut self, checks: &[(u16, u32, Check)]) -> usize {
         let start = self.code.len();
         for (load, offset, check) in checks {
             self.push(*load, 0, 0, *offset);
             match check {
                 Check::Equal(value) => self.push(JUMP_EQUAL, 0, PENDING, *value),
+                Check::AtLeast(value) => self.push(JUMP_AT_LEAST, 0, PENDING, *value),
                 Check::AtMost(value) => self.push(JUMP_GREATER, PENDING, 0, *value),
                 Check::OneOf(one, other) => {
                     self.push(JUMP_EQUAL, 1, 0, *one);
@@ -200,15 +315,17 @@ impl Assembler {
                 }
             }
         }
-        // The drop stands here and not at the end, where conditional jumps do not reach.
-        self.push(JUMP, 0, 0, 1);
-        let drop = self.code.len();
-        self.push(RETURN, 0, 0, 0);
-        for (position, instruction) in self.code[..drop].iter_mut().enumerate().skip(start) {
-            let distance = (drop - position - 1) as u8;
-            for target in [&mut instruction.jt, &mut instruction.jf] {
-                if *target == PENDING {
-                    *target = distance;
+        start
+    }
+
+    /// Makes the conditional jumps from `start` on that are pending land on the next instruction.
+    fn land_pending(&mut self, start: usize) {
+        let target = self.code.len();
+        for (position, instruction) in self.code.iter_mut().enumerate().skip(start) {
+            let distance = (target - position - 1) as u8;
+            for jump in [&mut instruction.jt, &mut instruction.jf] {
+                if *jump == PENDING {
+                    *jump = distance;
                 }
             }
         }
@@ -279,46 +396,46 @@ impl Assembler {
         self.accept();
     }
 
-    /// Looks for the target among these: accepts the frame if it is there, goes on if not.
-    fn search_words(&mut self, addresses: &BTreeSet<Ipv6Addr>) {
+    /// Looks for the address at `offset` among these: accepts the frame if it is there, goes on if not.
+    fn search_words(&mut self, offset: u32, addresses: &BTreeSet<Ipv6Addr>) {
         if !addresses.is_empty() {
             // A set is sorted as its words are.
             let words: Vec<[u32; 4]> = addresses.iter().copied().map(words).collect();
             let mut missed = Missed::new();
-            self.match_words(&words, 0, &mut missed);
+            self.match_words(offset, &words, 0, &mut missed);
             self.land(missed);
         }
     }
 
-    /// Compares the target with addresses that agree in all words before `index`.
-    fn match_words(&mut self, addresses: &[[u32; 4]], index: usize, missed: &mut Missed) {
-        self.load(NDP_TARGET + 4 * index as u32);
+    /// Compares the address with those that agree in all words before `index`.
+    fn match_words(&mut self, offset: u32, addresses: &[[u32; 4]], index: usize, missed: &mut Missed) {
+        self.load(offset + 4 * index as u32);
         if index == 3 {
             let ranges = merge(addresses.iter().map(|words| words[3]).collect());
             return self.search(&ranges, missed);
         }
         let groups: Vec<&[[u32; 4]]> = addresses.chunk_by(|a, b| a[index] == b[index]).collect();
-        self.match_groups(&groups, index, missed);
+        self.match_groups(offset, &groups, index, missed);
     }
 
     /// A binary tree over groups of addresses that differ in word `index`, each with its own search of the next word.
-    fn match_groups(&mut self, groups: &[&[[u32; 4]]], index: usize, missed: &mut Missed) {
+    fn match_groups(&mut self, offset: u32, groups: &[&[[u32; 4]]], index: usize, missed: &mut Missed) {
         if let [group] = groups {
             self.push(JUMP_EQUAL, 1, 0, group[0][index]);
             self.miss(missed);
-            return self.match_words(group, index + 1, missed);
+            return self.match_words(offset, group, index + 1, missed);
         }
         let (left, right) = groups.split_at(groups.len() / 2);
         self.push(JUMP_AT_LEAST, 0, 1, right[0][0][index]);
         let mut to_right = Missed::new();
         self.miss(&mut to_right);
-        self.match_groups(left, index, missed);
+        self.match_groups(offset, left, index, missed);
         self.land(to_right);
-        self.match_groups(right, index, missed);
+        self.match_groups(offset, right, index, missed);
     }
 
     fn finish(mut self) -> Result<Vec<Instruction>, TooLarge> {
-        self.push(RETURN, 0, 0, 0);
+        self.code.push(DROP);
         let instructions = self.code.len();
         if instructions > MAX_INSTRUCTIONS {
             Err(TooLarge { instructions })
@@ -331,6 +448,7 @@ impl Assembler {
 /// What a loaded value must be.
 enum Check {
     Equal(u32),
+    AtLeast(u32),
     AtMost(u32),
     OneOf(u32, u32),
     /// Zero; or else the word at this offset has none of these bits.

@@ -1,22 +1,25 @@
-//! Packet sockets: one per interface and protocol, filtered from the first frame on.
+//! Packet sockets: one per interface and protocol, filtered from the first frame on; and raw sockets for solicitations that
+//! nobody has to be woken for.
 //!
 //! A socket is made without a protocol, gets its filter, and only then is bound to interface and protocol: nothing
 //! unfiltered is ever queued. ARP is received by its EtherType. Neighbor Discovery is received from all protocols with
-//! a filter, because a socket for IPv6 alone makes the kernel copy every IPv6 packet; such a socket still costs some
-//! tens of nanoseconds per packet of the interface, so it should exist only while it is needed. A thread waits for its
-//! sockets by [`Waits`], a task by [`Watched`]. All `unsafe` of this crate is here.
+//! a filter, because a socket for IPv6 alone makes the kernel copy every IPv6 packet; such a socket still costs a
+//! hundred nanoseconds per packet of the interface, so it should exist only while it is needed, and there is no second one:
+//! a raw ICMPv6 socket costs nothing but for the messages it passes. A thread waits for its sockets by [`Waits`], a task by
+//! [`Watched`]. All `unsafe` of this crate is here.
 
 use std::io;
-use std::mem::{size_of, zeroed};
+use std::mem::{MaybeUninit, size_of, zeroed};
+use std::net::Ipv6Addr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use socket2::{Domain, SockFilter, Socket, Type};
+use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 use tokio::io::unix::AsyncFd;
 
 use crate::counters::Family;
-use crate::filter::Instruction;
+use crate::filter::{self, Instruction};
 use crate::wire::OwnedFrame;
 
 /// Frames read by one system call.
@@ -39,6 +42,8 @@ pub(crate) enum Received<'a> {
 pub(crate) struct Batch {
     buffers: Box<[[u8; FRAME]; BATCH]>,
     received: [(usize, bool); BATCH],
+    /// Who sent each, of what came by a raw socket.
+    sources: Box<[libc::sockaddr_in6; BATCH]>,
     count: usize,
 }
 
@@ -47,6 +52,8 @@ impl Batch {
         Batch {
             buffers: Box::new([[0; FRAME]; BATCH]),
             received: [(0, false); BATCH],
+            // SAFETY: `sockaddr_in6` is integers and arrays of them; all zeroes is a value of it.
+            sources: Box::new(unsafe { zeroed() }),
             count: 0,
         }
     }
@@ -64,6 +71,14 @@ impl Batch {
                     Received::Frame(&buffer[..*length])
                 }
             })
+    }
+
+    /// The same of messages that came by a raw socket, with the IPv6 sources.
+    pub(crate) fn messages(&self) -> impl Iterator<Item = (Ipv6Addr, Received<'_>)> {
+        self.sources
+            .iter()
+            .map(|source| Ipv6Addr::from(source.sin6_addr.s6_addr))
+            .zip(self.frames())
     }
 
     /// Did the last read find nothing?
@@ -89,7 +104,8 @@ impl PacketSocket {
         let protocol = match family {
             Family::Arp => libc::ETH_P_ARP,
             Family::Ndp => {
-                set_option(&socket, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, 1)?;
+                let on: libc::c_int = 1;
+                set_option(&socket, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, &on)?;
                 libc::ETH_P_ALL
             }
         };
@@ -133,7 +149,7 @@ impl PacketSocket {
     /// Reads what is queued, up to a batch. An empty batch means that nothing is left.
     pub(crate) fn receive(&self, batch: &mut Batch) -> io::Result<()> {
         batch.count = 0;
-        or_nothing(receive(&self.0, batch))
+        or_nothing(receive(&self.0, batch, Sources::Unasked))
     }
 
     /// Sends frames in order until all are sent or one cannot be; returns how many were, and why not all.
@@ -173,6 +189,55 @@ impl AsRawFd for PacketSocket {
         self.0.as_raw_fd()
     }
 }
+
+/// A raw ICMPv6 socket bound to one interface, for solicitations alone. The kernel hands it copies of those that its own IPv6
+/// takes in: sent to a group that is joined there, past the firewall, with a right checksum.
+pub(crate) struct SolicitationSocket(Socket);
+
+impl SolicitationSocket {
+    /// Opens a socket that receives nothing yet. Needs `CAP_NET_RAW`.
+    pub(crate) fn open(index: u32) -> io::Result<SolicitationSocket> {
+        let index = libc::c_int::try_from(index).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let socket = Socket::new(Domain::IPV6, Type::RAW.nonblocking().cloexec(), Some(Protocol::ICMPV6))?;
+        attach(&socket, &filter::nothing())?;
+        // What does not pass this one is not even copied.
+        set_option(&socket, libc::IPPROTO_ICMPV6, ICMP6_FILTER, &SOLICITATIONS_ONLY)?;
+        set_option(&socket, libc::SOL_SOCKET, SO_BINDTOIFINDEX, &index)?;
+        socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+        // Unlike a packet socket it received from the moment it was made: of every kind, and on every interface.
+        loop {
+            match socket.recv(&mut [MaybeUninit::uninit()]) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(SolicitationSocket(socket))
+    }
+
+    /// Exchanges the filter, as [`PacketSocket::set_filter`] does.
+    pub(crate) fn set_filter(&self, filter: &[Instruction]) -> io::Result<()> {
+        attach(&self.0, filter)
+    }
+
+    /// Reads ICMPv6 messages that are queued, up to a batch ([`Batch::messages`]).
+    pub(crate) fn receive(&self, batch: &mut Batch) -> io::Result<()> {
+        batch.count = 0;
+        or_nothing(receive(&self.0, batch, Sources::Asked))
+    }
+}
+
+/// Of `linux/icmpv6.h`.
+const ICMP6_FILTER: libc::c_int = 1;
+/// A bit is set for each type that is kept out.
+const SOLICITATIONS_ONLY: [u32; 8] = {
+    const TYPE: usize = 135;
+    let mut blocked = [u32::MAX; 8];
+    blocked[TYPE / 32] = !(1 << (TYPE % 32));
+    blocked
+};
+/// Of `asm-generic/socket.h`, since Linux 5.0.
+const SO_BINDTOIFINDEX: libc::c_int = 62;
 
 /// A packet socket that a runtime watches.
 pub(crate) struct Watched(AsyncFd<PacketSocket>);
@@ -269,15 +334,15 @@ fn attach(socket: &Socket, filter: &[Instruction]) -> io::Result<()> {
     socket.attach_filter(&filter)
 }
 
-fn set_option(socket: &Socket, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
+fn set_option<T>(socket: &Socket, level: libc::c_int, name: libc::c_int, value: &T) -> io::Result<()> {
     // SAFETY: the descriptor is open and `value` is valid for reads of the size given.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             level,
             name,
-            (&raw const value).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
+            std::ptr::from_ref(value).cast(),
+            size_of::<T>() as libc::socklen_t,
         )
     };
     check(result).map(drop)
@@ -303,7 +368,14 @@ fn bind(socket: &Socket, protocol: u16, index: u32) -> io::Result<()> {
 /// Whether flags have a sign differs between the C libraries.
 const DONT_WAIT: libc::c_int = libc::MSG_DONTWAIT;
 
-fn receive(socket: &Socket, batch: &mut Batch) -> io::Result<()> {
+/// Does the reader want to know who sent each?
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sources {
+    Asked,
+    Unasked,
+}
+
+fn receive(socket: &Socket, batch: &mut Batch, sources: Sources) -> io::Result<()> {
     let mut vectors: [libc::iovec; BATCH] = std::array::from_fn(|index| libc::iovec {
         iov_base: batch.buffers[index].as_mut_ptr().cast(),
         iov_len: FRAME,
@@ -314,8 +386,14 @@ fn receive(socket: &Socket, batch: &mut Batch) -> io::Result<()> {
         header.msg_hdr.msg_iov = vector;
         header.msg_hdr.msg_iovlen = 1;
     }
+    if sources == Sources::Asked {
+        for (header, source) in headers.iter_mut().zip(batch.sources.iter_mut()) {
+            header.msg_hdr.msg_name = std::ptr::from_mut(source).cast();
+            header.msg_hdr.msg_namelen = size_of::<libc::sockaddr_in6>() as libc::socklen_t;
+        }
+    }
     // SAFETY: the descriptor is open; every header points to one vector and every vector to a buffer of the length it
-    // says; vectors and buffers outlive the call.
+    // says, and to no address or to room for one of the length it says; all of them outlive the call.
     let result = unsafe {
         libc::recvmmsg(
             socket.as_raw_fd(),

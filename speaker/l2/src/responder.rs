@@ -273,6 +273,39 @@ pub fn respond(frame: &[u8], port: Port<'_>) -> Decision {
     }
 }
 
+/// Decides about a solicitation of which only the IPv6 source and the ICMPv6 message are known, as a raw socket gives
+/// them; the kernel has looked at hop limit and checksum, and the packet was sent to a group. The station that sent the
+/// frame is taken to be the one in the source link-layer address option, without which nobody can be answered.
+pub fn respond_to_solicitation(source: Ipv6Addr, message: &[u8], port: Port<'_>) -> Decision {
+    match read_solicitation(source, message, port) {
+        Ok((sender, request)) => judge(sender, request, port),
+        Err(reason) => Decision::ignore(reason),
+    }
+}
+
+fn read_solicitation(source: Ipv6Addr, message: &[u8], port: Port<'_>) -> Result<Content, Reason> {
+    let message = ndp::Message::parse(message)?;
+    let ndp::Message::Solicitation { target, source_mac } = message else {
+        return Err(Reason::NotARequest);
+    };
+    let station = source_mac.ok_or(Reason::Sender)?;
+    if source.is_unspecified() {
+        return Err(Malformed::Unspecified.into());
+    }
+    let destination = ndp::solicited_node(target);
+    let header = ethernet::Repr {
+        destination: ethernet::multicast(destination),
+        source: station,
+        ether_type: ethernet::TYPE_IPV6,
+    };
+    let packet = ndp::Repr {
+        source,
+        destination,
+        message,
+    };
+    ndp(header, packet, port)
+}
+
 /// What a frame says about its sender, and what it asks for.
 type Content = (Sighting, Result<Request, Reason>);
 

@@ -69,8 +69,8 @@ pub enum Role {
     /// carries the owner's MAC inside and the own one as Ethernet source, so that switches learn nothing wrong. Nothing
     /// is announced.
     StandIn(BTreeMap<String, Mac>),
-    /// Nothing is answered. Requests are heard and remembered for a second (of IPv4 up to a quarter of a second longer, as
-    /// nobody is woken for them); when the role becomes another, the remembered ones are answered before anything else.
+    /// Nothing is answered. Requests are heard and remembered for a second (up to a quarter of a second longer, as nobody is
+    /// woken for them); when the role becomes another, the remembered ones are answered before anything else.
     Listen,
 }
 

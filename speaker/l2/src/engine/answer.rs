@@ -100,28 +100,31 @@ impl Engine {
     /// Reads the questions that nobody was woken for. They are remembered; one for an address that is answered for since
     /// is answered.
     pub(super) fn hear_quiet(&mut self) {
-        let quiet = self.ports.iter().filter(|(_, port)| port.quiet.is_some());
-        for index in quiet.map(|(index, _)| *index).collect::<Vec<_>>() {
+        let of_port = |(index, port): (&u32, &Port)| {
+            let families = port.quiet.keys().map(|family| (*index, *family));
+            families.collect::<Vec<_>>()
+        };
+        let quiet: Vec<(u32, Family)> = self.ports.iter().flat_map(of_port).collect();
+        for (index, family) in &quiet {
             for _ in 0..BATCHES_IN_A_ROW {
-                let Some(tap) = self.ports.get(&index).and_then(|port| port.quiet.as_ref()) else {
+                let Some(socket) = self.ports.get(index).and_then(|port| port.quiet.get(family)) else {
                     break;
                 };
-                if let Err(error) = tap.socket.receive(&mut self.batch) {
-                    debug!(interface = index, %error, "cannot read questions");
+                if let Err(error) = socket.receive(&mut self.batch) {
+                    debug!(interface = index, family = family.name(), %error, "cannot read questions");
                     break;
                 }
-                self.remember_batch(index);
+                self.remember_batch(*index, *family);
                 if !self.batch.is_full() {
                     break;
                 }
             }
         }
-        let more = self.ports.values().any(|port| port.quiet.is_some());
-        self.listen_at = more.then(|| self.now() + LISTEN);
+        self.listen_at = (!quiet.is_empty()).then(|| self.now() + LISTEN);
     }
 
-    /// Of what else these frames say the other socket tells.
-    fn remember_batch(&mut self, index: u32) {
+    /// Of what else these say the other socket tells.
+    fn remember_batch(&mut self, index: u32, family: Family) {
         let now = self.now();
         let Some(port) = self.ports.get_mut(&index) else { return };
         let view = responder::Port {
@@ -132,9 +135,13 @@ impl Engine {
             peers: &self.wanted.peers,
         };
         self.answers.clear();
-        for received in self.batch.frames() {
-            let Received::Frame(frame) = received else { continue };
-            let request = match responder::respond(frame, view).action {
+        for (source, received) in self.batch.messages() {
+            let Received::Frame(octets) = received else { continue };
+            let decision = match family {
+                Family::Arp => responder::respond(octets, view),
+                Family::Ndp => responder::respond_to_solicitation(source, octets, view),
+            };
+            let request = match decision.action {
                 Action::Reply {
                     request,
                     for_owner,
@@ -153,8 +160,7 @@ impl Engine {
                 self.announcer.neighbours.asked(index, request.address(), asker);
             }
         }
-        self.answers
-            .send(port, Family::Arp, &self.counters, &self.address_counters);
+        self.answers.send(port, family, &self.counters, &self.address_counters);
     }
 
     fn answer_batch(&mut self, index: u32, family: Family) {

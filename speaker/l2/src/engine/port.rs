@@ -1,8 +1,9 @@
 //! The sockets of one interface: opened, filtered and closed as the plan says.
 //!
-//! What has to be answered or told at once wakes the thread. ARP requests for addresses that are only listened for do not:
+//! What has to be answered or told at once wakes the thread. Questions for addresses that are only listened for do not:
 //! they wait in the queue of a socket of their own, for the next look at it or the moment in which one of them is to be
-//! answered. So a question of a client wakes the process of the node that answers, and none of its standbys.
+//! answered. So a question of a client wakes the process of the node that answers, and none of its standbys. Without such
+//! a socket the other one hears them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -12,8 +13,8 @@ use tokio::runtime::Handle;
 use tracing::debug;
 
 use crate::counters::{Counters, Family};
-use crate::filter::{self, Instruction};
-use crate::io::PacketSocket;
+use crate::filter::{self, Instruction, TooLarge};
+use crate::io::{Batch, PacketSocket, SolicitationSocket};
 use crate::memory::Memory;
 use crate::plan::{Served, Stance};
 use crate::responder::Reason;
@@ -24,6 +25,8 @@ use crate::wire::OwnedFrame;
 pub(super) struct Heard {
     /// Those asked for.
     targets: BTreeSet<IpAddr>,
+    /// Those whose questions another socket hears, as far as it can.
+    aside: BTreeSet<IpAddr>,
     /// Those that say something, be it a claim or an answer.
     senders: BTreeSet<IpAddr>,
 }
@@ -43,7 +46,7 @@ impl Tap {
     }
 
     fn open(index: u32, family: Family, heard: Heard) -> io::Result<Tap> {
-        let (socket, unfiltered) = with_filter(family, &heard, |filter| PacketSocket::open(family, index, filter))?;
+        let (socket, unfiltered) = heard.with_filter(family, |filter| PacketSocket::open(family, index, filter))?;
         Ok(Tap {
             socket,
             heard,
@@ -53,10 +56,61 @@ impl Tap {
 
     fn hear(&mut self, family: Family, heard: Heard) -> io::Result<()> {
         if self.heard != heard {
-            self.unfiltered = with_filter(family, &heard, |filter| self.socket.set_filter(filter))?.1;
+            self.unfiltered = heard.with_filter(family, |filter| self.socket.set_filter(filter))?.1;
             self.heard = heard;
         }
         Ok(())
+    }
+}
+
+/// A socket that nobody waits for, and the addresses whose questions it hears.
+pub(super) struct Quiet {
+    socket: QuietSocket,
+    heard: BTreeSet<IpAddr>,
+}
+
+enum QuietSocket {
+    Arp(PacketSocket),
+    Ndp(SolicitationSocket),
+}
+
+impl Quiet {
+    /// Hears nothing yet.
+    fn open(index: u32, family: Family) -> io::Result<Quiet> {
+        let socket = match family {
+            Family::Arp => QuietSocket::Arp(PacketSocket::open(family, index, &filter::nothing())?),
+            Family::Ndp => QuietSocket::Ndp(SolicitationSocket::open(index)?),
+        };
+        Ok(Quiet {
+            socket,
+            heard: BTreeSet::new(),
+        })
+    }
+
+    fn hear(&mut self, heard: BTreeSet<IpAddr>) -> io::Result<()> {
+        if self.heard == heard {
+            return Ok(());
+        }
+        let set = match &self.socket {
+            QuietSocket::Arp(socket) => {
+                let program = filter::arp(&v4(&heard), &BTreeSet::new());
+                let all = || filter::everything(Family::Arp);
+                with_program(program, all, |filter| socket.set_filter(filter))
+            }
+            QuietSocket::Ndp(socket) => {
+                let program = filter::solicitations(&v6(&heard));
+                with_program(program, filter::every_solicitation, |filter| socket.set_filter(filter))
+            }
+        };
+        set.map(|_| self.heard = heard)
+    }
+
+    /// Reads what is queued, up to a batch: frames, or messages.
+    pub(super) fn receive(&self, batch: &mut Batch) -> io::Result<()> {
+        match &self.socket {
+            QuietSocket::Arp(socket) => socket.receive(batch),
+            QuietSocket::Ndp(socket) => socket.receive(batch),
+        }
     }
 }
 
@@ -64,8 +118,8 @@ impl Tap {
 pub(super) struct Port {
     pub(super) served: Served,
     pub(super) taps: BTreeMap<Family, Tap>,
-    /// Hears ARP requests for what is only listened for; nobody waits for it.
-    pub(super) quiet: Option<Tap>,
+    /// Hear questions for what is only listened for.
+    pub(super) quiet: BTreeMap<Family, Quiet>,
     pub(super) memory: Memory,
 }
 
@@ -74,9 +128,17 @@ impl Port {
         Port {
             served,
             taps: BTreeMap::new(),
-            quiet: None,
+            quiet: BTreeMap::new(),
             memory: Memory::default(),
         }
+    }
+
+    /// Opens the quiet socket of this family if there is something to hear by it. It hears nothing yet.
+    pub(super) fn open_quiet(&mut self, index: u32, family: Family) -> io::Result<()> {
+        if !self.quiet.contains_key(&family) && !self.only_listened_for(family).is_empty() {
+            self.quiet.insert(family, Quiet::open(index, family)?);
+        }
+        Ok(())
     }
 
     /// Makes the socket of this family hear its addresses among these, or closes it if there are none.
@@ -89,13 +151,18 @@ impl Port {
     ) -> io::Result<()> {
         let of_family = |address: &&IpAddr| Family::of(**address) == family;
         let addresses: BTreeSet<IpAddr> = self.served.addresses.keys().filter(of_family).copied().collect();
+        let aside = match self.quiet.get(&family) {
+            Some(_) => self.only_listened_for(family),
+            None => BTreeSet::new(),
+        };
         let heard = Heard {
             senders: addresses
                 .iter()
                 .chain(peers.iter().filter(of_family))
                 .copied()
                 .collect(),
-            targets: &addresses - &self.only_listened_for(family),
+            targets: &addresses - &aside,
+            aside,
         };
         if heard == Heard::default() {
             self.close(family, closer);
@@ -110,33 +177,25 @@ impl Port {
         Ok(())
     }
 
-    /// Makes the quiet socket hear what is asked about addresses that are only listened for. One that is needed no more
-    /// hears nothing then, and may hold something still.
-    pub(super) fn tune_quiet(&mut self, index: u32) -> io::Result<()> {
+    /// Makes the quiet socket of this family hear what is asked about addresses that are only listened for. One that is
+    /// needed no more hears nothing then, and may hold something still.
+    pub(super) fn tune_quiet(&mut self, family: Family) -> io::Result<()> {
         // A socket that hears everything hears these as well.
-        let everything = self.taps.get(&Family::Arp).is_none_or(|tap| tap.unfiltered);
-        let heard = Heard {
-            targets: if everything {
-                BTreeSet::new()
-            } else {
-                self.only_listened_for(Family::Arp)
-            },
-            senders: BTreeSet::new(),
+        let everything = self.taps.get(&family).is_none_or(|tap| tap.unfiltered);
+        let heard = if everything {
+            BTreeSet::new()
+        } else {
+            self.only_listened_for(family)
         };
-        match &mut self.quiet {
-            Some(tap) => tap.hear(Family::Arp, heard),
-            None if heard == Heard::default() => Ok(()),
-            None => {
-                self.quiet = Some(Tap::open(index, Family::Arp, heard)?);
-                Ok(())
-            }
+        match self.quiet.get_mut(&family) {
+            Some(quiet) => quiet.hear(heard),
+            None => Ok(()),
         }
     }
 
-    /// A socket for Neighbor Discovery costs something per packet of the interface, so that a second one is not worth it.
     fn only_listened_for(&self, family: Family) -> BTreeSet<IpAddr> {
-        let all = self.served.addresses.iter().filter(|_| family == Family::Arp);
-        all.filter(|(address, stance)| address.is_ipv4() && **stance == Stance::Listen)
+        let all = self.served.addresses.iter();
+        all.filter(|(address, stance)| Family::of(**address) == family && **stance == Stance::Listen)
             .map(|(address, _)| *address)
             .collect()
     }
@@ -149,20 +208,17 @@ impl Port {
         }
     }
 
-    /// The same for the quiet socket, if it has nothing to hear any more.
+    /// The same for the quiet sockets that have nothing to hear any more.
     pub(super) fn close_idle(&mut self, closer: &Handle) {
-        if let Some(tap) = self.quiet.take_if(|tap| tap.heard == Heard::default()) {
-            closer.spawn_blocking(move || drop(tap));
+        for (_, idle) in self.quiet.extract_if(.., |_, quiet| quiet.heard.is_empty()) {
+            closer.spawn_blocking(move || drop(idle));
         }
     }
 
     /// The same for all of them.
-    pub(super) fn close_all(mut self, closer: &Handle) {
-        self.close(Family::Arp, closer);
-        self.close(Family::Ndp, closer);
-        if let Some(tap) = self.quiet.take() {
-            closer.spawn_blocking(move || drop(tap));
-        }
+    pub(super) fn close_all(self, closer: &Handle) {
+        let Port { taps, quiet, .. } = self;
+        closer.spawn_blocking(move || drop((taps, quiet)));
     }
 
     /// Sends frames of one family; how many of them, from the first on, are on their way.
@@ -180,31 +236,47 @@ impl Port {
 /// A socket that hears what these addresses of the family send.
 pub(crate) fn listen(index: u32, family: Family, senders: &BTreeSet<IpAddr>) -> io::Result<PacketSocket> {
     let heard = Heard {
-        targets: BTreeSet::new(),
         senders: senders.clone(),
+        ..Heard::default()
     };
-    let (socket, _) = with_filter(family, &heard, |filter| PacketSocket::open(family, index, filter))?;
+    let (socket, _) = heard.with_filter(family, |filter| PacketSocket::open(family, index, filter))?;
     Ok(socket)
 }
 
-/// Does something with the filter for these addresses; if they are too many for one, or the kernel has no memory for
-/// it, with the filter that lets the whole protocol through. Tells which.
-fn with_filter<T>(
-    family: Family,
-    heard: &Heard,
+impl Heard {
+    /// Does something with the filter for these addresses, as [`with_program`] says.
+    fn with_filter<T>(
+        &self,
+        family: Family,
+        attach: impl FnMut(&[Instruction]) -> io::Result<T>,
+    ) -> io::Result<(T, bool)> {
+        let Heard {
+            targets,
+            aside,
+            senders,
+        } = self;
+        let program = match family {
+            Family::Arp => filter::arp(&v4(targets), &v4(senders)),
+            Family::Ndp => filter::ndp(&v6(targets), &v6(aside), &v6(&(&(senders - targets) - aside))),
+        };
+        with_program(program, || filter::everything(family), attach)
+    }
+}
+
+/// Does something with this filter; if the addresses were too many for one, or the kernel has no memory for it, with the
+/// one that lets everything through. Tells whether it was that.
+fn with_program<T>(
+    program: Result<Vec<Instruction>, TooLarge>,
+    everything: impl FnOnce() -> Vec<Instruction>,
     mut attach: impl FnMut(&[Instruction]) -> io::Result<T>,
 ) -> io::Result<(T, bool)> {
-    let program = match family {
-        Family::Arp => filter::arp(&v4(&heard.targets), &v4(&heard.senders)),
-        Family::Ndp => filter::ndp(&v6(&heard.targets), &v6(&(&heard.senders - &heard.targets))),
-    };
     if let Ok(program) = program {
         match attach(&program) {
             Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => {}
             result => return result.map(|attached| (attached, false)),
         }
     }
-    attach(&filter::everything(family)).map(|attached| (attached, true))
+    attach(&everything()).map(|attached| (attached, true))
 }
 
 fn v4(addresses: &BTreeSet<IpAddr>) -> BTreeSet<Ipv4Addr> {

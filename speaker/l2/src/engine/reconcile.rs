@@ -94,6 +94,9 @@ impl Engine {
         let mut faults = Vec::new();
         for family in [Family::Arp, Family::Ndp] {
             let (interface, name) = (served.name.clone(), family.name());
+            if let Err(error) = port.open_quiet(index, family) {
+                warn!(interface, family = name, %error, "questions for what is only listened for wake the speaker");
+            }
             match port.tune(index, family, &self.wanted.peers, &self.closer) {
                 Ok(()) => {}
                 Err(error) => {
@@ -116,9 +119,11 @@ impl Engine {
             }
         }
         port.served.clone_from(served);
-        if let Err(error) = port.tune_quiet(index) {
-            // Who asks while this node only listens is not answered from memory then.
-            warn!(interface = served.name, %error, "cannot listen for questions");
+        for family in [Family::Arp, Family::Ndp] {
+            if let Err(error) = port.tune_quiet(family) {
+                // Who asks while this node only listens is not answered from memory then.
+                warn!(interface = served.name, family = family.name(), %error, "cannot listen for questions");
+            }
         }
         faults
     }

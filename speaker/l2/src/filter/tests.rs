@@ -17,8 +17,26 @@ struct Metadata {
     vlan: Option<u32>,
 }
 
-/// Does the program let the frame through? Loads beyond the end drop it, as in the kernel.
+/// Does the program let the frame through?
 fn passes(program: &[Instruction], frame: &[u8], metadata: Metadata) -> bool {
+    run(program, metadata, |offset| frame.get(offset as usize..))
+}
+
+/// Does the program let the message of this IPv6 packet through to a raw socket?
+fn passes_raw(program: &[Instruction], packet: &[u8], packet_type: u32) -> bool {
+    let metadata = Metadata {
+        packet_type,
+        vlan: None,
+    };
+    run(program, metadata, |offset| match offset.checked_sub(0xfff0_0000) {
+        Some(offset) => packet.get(offset as usize..),
+        None => packet.get(offset as usize + 40..),
+    })
+}
+
+/// What the program says of octets, of which `at` yields those from an offset on. Loads beyond the end drop them, as in the
+/// kernel.
+fn run<'a>(program: &[Instruction], metadata: Metadata, at: impl Fn(u32) -> Option<&'a [u8]>) -> bool {
     let mut accumulator = 0u32;
     let mut next = 0usize;
     loop {
@@ -32,7 +50,7 @@ fn passes(program: &[Instruction], frame: &[u8], metadata: Metadata) -> bool {
                     METADATA_PACKET_TYPE => metadata.packet_type,
                     METADATA_VLAN_PRESENT => u32::from(metadata.vlan.is_some()),
                     METADATA_VLAN_TAG => metadata.vlan.unwrap_or(0),
-                    offset => match frame.get(offset as usize..offset as usize + size) {
+                    offset => match at(offset).and_then(|octets| octets.get(..size)) {
                         Some(bytes) => bytes.iter().fold(0, |value, byte| value << 8 | u32::from(*byte)),
                         None => return false,
                     },
@@ -156,7 +174,7 @@ proptest! {
         set in prop::collection::btree_set(v6(), 0..80), peers in prop::collection::btree_set(v6(), 0..20),
         target in v6(),
     ) {
-        let program = super::ndp(&set, &peers).unwrap();
+        let program = super::ndp(&set, &BTreeSet::new(), &peers).unwrap();
         for target in set.iter().chain(&peers).copied().chain([target]) {
             for frame in [solicitation(target), advertisement(target)] {
                 prop_assert_eq!(
@@ -164,6 +182,77 @@ proptest! {
                     concerns(frame.as_bytes(), &ips(&set), &ips(&peers)),
                     "{}", target
                 );
+            }
+        }
+    }
+
+    /// What is asked of a group goes aside for these addresses, and to the packet socket for the others; what they say, and
+    /// what is asked otherwise, goes there for all.
+    #[test]
+    fn of_what_is_heard_aside_nothing_but_questions_to_a_group_is_kept_from_the_packet_socket(
+        set in prop::collection::btree_set(v6(), 0..60), aside in prop::collection::btree_set(v6(), 0..60),
+        peers in prop::collection::btree_set(v6(), 0..20), target in v6(),
+    ) {
+        let set = &set - &aside;
+        let peers = &peers - &aside;
+        let (program, raw) = (super::ndp(&set, &aside, &peers).unwrap(), super::solicitations(&aside).unwrap());
+        for target in set.iter().chain(&aside).chain(&peers).copied().chain([target]) {
+            let (ours, there) = (set.contains(&target) || aside.contains(&target), aside.contains(&target));
+            for packet_type in [0, 1, 2] {
+                let metadata = Metadata { packet_type, vlan: None };
+                let (question, word) = (solicitation(target), advertisement(target));
+                let quiet = there && packet_type == 2;
+                prop_assert_eq!(passes(&program, question.as_bytes(), metadata), ours && !quiet, "{}", target);
+                prop_assert_eq!(passes_raw(&raw, &question.as_bytes()[14..], packet_type), quiet, "{}", target);
+                let heard = ours || peers.contains(&target);
+                prop_assert_eq!(passes(&program, word.as_bytes(), metadata), heard, "{}", target);
+                prop_assert!(!passes_raw(&raw, &word.as_bytes()[14..], packet_type));
+            }
+        }
+    }
+
+    /// However a question comes, one of the two sockets hears it, and the responder remembers the same of both.
+    #[test]
+    fn what_is_asked_about_an_address_that_is_heard_aside_is_remembered(
+        probe: bool, option: bool, sent_to in 0usize..3, ether in 0usize..4, cut in prop::option::of(60usize..100),
+        changes in prop::collection::vec((14usize..90, any::<u8>()), 0..3),
+        more in prop::collection::vec(any::<[u8; 8]>(), 0..3),
+    ) {
+        let six: Ipv6Addr = "2001:db8::1".parse().unwrap();
+        let packet = ndp::Repr {
+            source: if probe { Ipv6Addr::UNSPECIFIED } else { "fe80::9".parse().unwrap() },
+            destination: [ndp::solicited_node(six), six, ndp::ALL_NODES][sent_to],
+            message: ndp::Message::Solicitation { target: six, source_mac: option.then_some(OTHER) },
+        };
+        let destination = [ethernet::multicast(packet.destination), OWN, ethernet::BROADCAST, OTHER][ether];
+        let mut bytes = OwnedFrame::ndp(OTHER, destination, &packet).as_bytes().to_vec();
+        bytes.extend(more.concat());
+        bytes[19] = (bytes.len() - 54) as u8;
+        for (position, value) in changes {
+            if let Some(byte) = bytes.get_mut(position) {
+                *byte = value;
+            }
+        }
+        let icmp = 54..54 + usize::from(bytes[19]);
+        fix_checksum(&mut bytes, icmp.clone());
+        bytes.truncate(cut.unwrap_or(bytes.len()));
+
+        let addresses = BTreeMap::from([(IpAddr::V6(six), Stance::Listen)]);
+        let (own_macs, nobody, no_peers) = (BTreeSet::from([OWN]), BTreeSet::new(), BTreeSet::new());
+        let port = Port { mac: OWN, own_macs: &own_macs, members: &nobody, addresses: &addresses, peers: &no_peers };
+        let aside = BTreeSet::from([six]);
+        let (program, raw) =
+            (super::ndp(&BTreeSet::new(), &aside, &BTreeSet::new()).unwrap(), super::solicitations(&aside).unwrap());
+        let metadata = Metadata { packet_type: [2, 0, 1, 3][ether], vlan: None };
+
+        let heard = passes(&program, &bytes, metadata);
+        let heard_aside = bytes.len() > 54 && passes_raw(&raw, &bytes[14..icmp.end.min(bytes.len())], metadata.packet_type);
+        prop_assert!(!(heard && heard_aside), "both hear it");
+        if let action @ Action::Remember(_) = responder::respond(&bytes, port).action {
+            prop_assert!(heard || heard_aside, "nobody hears it");
+            if heard_aside {
+                let source = Ipv6Addr::from(<[u8; 16]>::try_from(&bytes[22..38]).unwrap());
+                prop_assert_eq!(responder::respond_to_solicitation(source, &bytes[icmp], port).action, action);
             }
         }
     }
@@ -176,7 +265,7 @@ proptest! {
         let (four, six): (Ipv4Addr, Ipv6Addr) = ("10.99.0.100".parse().unwrap(), "2001:db8::1".parse().unwrap());
         let addresses = BTreeSet::from([IpAddr::V4(four), IpAddr::V6(six)]);
         let (frame, program) = if v6 {
-            (solicitation(six), super::ndp(&BTreeSet::from([six]), &BTreeSet::new()).unwrap())
+            (solicitation(six), super::ndp(&BTreeSet::from([six]), &BTreeSet::new(), &BTreeSet::new()).unwrap())
         } else {
             (arp_frame(arp::Operation::Request, Ipv4Addr::new(10, 99, 0, 3), four), super::arp(&BTreeSet::from([four]), &BTreeSet::new()).unwrap())
         };
@@ -194,6 +283,41 @@ proptest! {
     }
 }
 
+/// Puts the right checksum into a frame, if it has a whole ICMPv6 header there.
+fn fix_checksum(frame: &mut [u8], icmp: std::ops::Range<usize>) {
+    if icmp.len() >= 4 && icmp.end <= frame.len() {
+        let [source, destination] =
+            [22, 38].map(|at| Ipv6Addr::from(<[u8; 16]>::try_from(&frame[at..at + 16]).unwrap()));
+        smoltcp::wire::Icmpv6Packet::new_unchecked(&mut frame[icmp]).fill_checksum(&source, &destination);
+    }
+}
+
+#[test]
+fn a_raw_socket_is_given_no_packet_from_beyond_the_link_and_nothing_at_first() {
+    let six: Ipv6Addr = "2001:db8::1".parse().unwrap();
+    let sound = solicitation(six).as_bytes()[14..].to_vec();
+    let programs = [
+        super::solicitations(&BTreeSet::from([six])).unwrap(),
+        every_solicitation(),
+    ];
+    for program in &programs {
+        assert!(passes_raw(program, &sound, 2));
+        // A hop-by-hop header, a router on the way, a router solicitation, code 1, an option of another kind or length.
+        for (position, value) in [(6, 0), (7, 254), (40, 133), (41, 1), (64, 14), (65, 2)] {
+            let mut other = sound.clone();
+            other[position] = value;
+            assert!(!passes_raw(program, &other, 2), "octet {position}");
+        }
+        assert!(!passes_raw(program, &sound[..64], 2), "no option");
+    }
+    let elsewhere = &solicitation("2001:db8::2".parse().unwrap()).as_bytes()[14..].to_vec();
+    assert_eq!(
+        programs.map(|program| passes_raw(&program, elsewhere, 2)),
+        [false, true]
+    );
+    assert!(!passes_raw(&nothing(), &sound, 2));
+}
+
 #[test]
 fn frames_for_others_sent_here_or_tagged_are_refused() {
     let (four, six): (Ipv4Addr, Ipv6Addr) = ("10.99.0.100".parse().unwrap(), "2001:db8::1".parse().unwrap());
@@ -207,7 +331,7 @@ fn frames_for_others_sent_here_or_tagged_are_refused() {
         ),
         (
             ndp,
-            super::ndp(&BTreeSet::from([six]), &BTreeSet::new()).unwrap(),
+            super::ndp(&BTreeSet::from([six]), &BTreeSet::new(), &BTreeSet::new()).unwrap(),
             Family::Ndp,
         ),
     ] {
@@ -236,7 +360,7 @@ fn frames_for_others_sent_here_or_tagged_are_refused() {
         }
         for program in [
             super::arp(&BTreeSet::new(), &BTreeSet::new()),
-            super::ndp(&BTreeSet::new(), &BTreeSet::new()),
+            super::ndp(&BTreeSet::new(), &BTreeSet::new(), &BTreeSet::new()),
         ] {
             assert!(!passes(&program.unwrap(), frame.as_bytes(), Metadata::default()));
         }
@@ -282,8 +406,8 @@ fn pools_become_ranges_and_scattered_addresses_hit_the_limit() {
         let host = |n: u128| Ipv6Addr::from_bits(0x2001_0db8 << 96 | n << 40 | n << 1);
         (0..count).map(host).collect()
     };
-    assert!(super::ndp(&hosts(400), &BTreeSet::new()).is_ok());
-    assert!(super::ndp(&hosts(2_000), &BTreeSet::new()).is_err());
+    assert!(super::ndp(&hosts(400), &BTreeSet::new(), &BTreeSet::new()).is_ok());
+    assert!(super::ndp(&hosts(2_000), &BTreeSet::new(), &BTreeSet::new()).is_err());
 }
 
 /// The protocol of a frame, as far as its EtherType tells.

@@ -40,8 +40,7 @@ const FLAG_OVERRIDE: u8 = 0x20;
 #[derive(Clone, Copy, Debug)]
 pub struct Packet<'a> {
     header: &'a [u8; IP_HEADER],
-    fixed: &'a [u8; FIXED],
-    icmp: &'a [u8],
+    icmp: Icmp<'a>,
 }
 
 impl<'a> Packet<'a> {
@@ -52,14 +51,8 @@ impl<'a> Packet<'a> {
             return Err(Malformed::NotNeighborDiscovery);
         }
         let length = usize::from(u16::from_be_bytes([header[4], header[5]]));
-        let icmp = payload.get(..length).ok_or(Malformed::Truncated)?;
-        match icmp.first() {
-            Some(&(TYPE_SOLICITATION | TYPE_ADVERTISEMENT)) => {}
-            Some(_) => return Err(Malformed::NotNeighborDiscovery),
-            None => return Err(Malformed::Truncated),
-        }
-        let fixed = icmp.first_chunk().ok_or(Malformed::Truncated)?;
-        Ok(Packet { header, fixed, icmp })
+        let icmp = Icmp::new(payload.get(..length).ok_or(Malformed::Truncated)?)?;
+        Ok(Packet { header, icmp })
     }
 
     /// Source address of the IPv6 header.
@@ -79,34 +72,83 @@ impl<'a> Packet<'a> {
 
     /// ICMPv6 code.
     pub fn code(&self) -> u8 {
-        self.fixed[1]
+        self.icmp.fixed[1]
     }
 
     /// Does the ICMPv6 checksum hold?
     pub fn checksum_holds(&self) -> bool {
-        checksum(self.source(), self.destination(), self.icmp) == 0
+        checksum(self.source(), self.destination(), self.icmp.whole) == 0
     }
 
     /// The address asked for, or advertised.
     pub fn target(&self) -> Ipv6Addr {
-        Ipv6Addr::from(bytes::<16>(self.fixed, 8).expect("the target lies inside the fixed part"))
+        self.icmp.target()
     }
 
-    fn is_solicitation(&self) -> bool {
-        self.fixed[0] == TYPE_SOLICITATION
+    fn header_address(&self, offset: usize) -> Ipv6Addr {
+        Ipv6Addr::from(bytes::<16>(self.header, offset).expect("both addresses lie inside the header"))
+    }
+}
+
+/// The ICMPv6 message of a solicitation or advertisement.
+#[derive(Clone, Copy, Debug)]
+struct Icmp<'a> {
+    fixed: &'a [u8; FIXED],
+    whole: &'a [u8],
+}
+
+impl<'a> Icmp<'a> {
+    /// Checks type and length.
+    fn new(whole: &'a [u8]) -> Result<Icmp<'a>, Malformed> {
+        match whole.first() {
+            Some(&(TYPE_SOLICITATION | TYPE_ADVERTISEMENT)) => {}
+            Some(_) => return Err(Malformed::NotNeighborDiscovery),
+            None => return Err(Malformed::Truncated),
+        }
+        let fixed = whole.first_chunk().ok_or(Malformed::Truncated)?;
+        Ok(Icmp { fixed, whole })
+    }
+
+    /// Checks code and target.
+    fn check(&self) -> Result<(), Malformed> {
+        if self.fixed[1] != 0 {
+            return Err(Malformed::Code);
+        }
+        if self.target().is_multicast() {
+            return Err(Malformed::Target);
+        }
+        Ok(())
+    }
+
+    fn target(&self) -> Ipv6Addr {
+        Ipv6Addr::from(bytes::<16>(self.fixed, 8).expect("the target lies inside the fixed part"))
     }
 
     fn flag(&self, flag: u8) -> bool {
         self.fixed[4] & flag != 0
     }
 
-    fn header_address(&self, offset: usize) -> Ipv6Addr {
-        Ipv6Addr::from(bytes::<16>(self.header, offset).expect("both addresses lie inside the header"))
+    fn message(&self) -> Result<Message, Malformed> {
+        let target = self.target();
+        Ok(if self.fixed[0] == TYPE_SOLICITATION {
+            Message::Solicitation {
+                target,
+                source_mac: self.link_layer_address(OPTION_SOURCE)?,
+            }
+        } else {
+            Message::Advertisement {
+                target,
+                target_mac: self.link_layer_address(OPTION_TARGET)?,
+                router: self.flag(FLAG_ROUTER),
+                solicited: self.flag(FLAG_SOLICITED),
+                overriding: self.flag(FLAG_OVERRIDE),
+            }
+        })
     }
 
     /// The first link-layer address of this kind, after checking the lengths of all options.
     fn link_layer_address(&self, kind: u8) -> Result<Option<Mac>, Malformed> {
-        let mut rest = &self.icmp[FIXED..];
+        let mut rest = &self.whole[FIXED..];
         let mut found = None;
         while !rest.is_empty() {
             let length = rest.get(1).map_or(0, |units| usize::from(*units) * 8);
@@ -151,6 +193,16 @@ pub enum Message {
     },
 }
 
+impl Message {
+    /// Reads the ICMPv6 message of a packet whose hop limit and checksum somebody else has looked at, under the rules
+    /// that need nothing of its IPv6 header.
+    pub fn parse(icmp: &[u8]) -> Result<Message, Malformed> {
+        let icmp = Icmp::new(icmp)?;
+        icmp.check()?;
+        icmp.message()
+    }
+}
+
 /// A packet as a value. The hop limit is 255, always.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Repr {
@@ -165,41 +217,28 @@ pub struct Repr {
 impl Repr {
     /// Reads a packet under the rules above.
     pub fn parse(packet: &Packet<'_>) -> Result<Repr, Malformed> {
-        let (source, destination, target) = (packet.source(), packet.destination(), packet.target());
+        let (source, destination) = (packet.source(), packet.destination());
         if packet.hop_limit() != HOP_LIMIT {
             return Err(Malformed::HopLimit);
         }
-        if packet.code() != 0 {
-            return Err(Malformed::Code);
-        }
-        if target.is_multicast() {
-            return Err(Malformed::Target);
-        }
+        packet.icmp.check()?;
         if !packet.checksum_holds() {
             return Err(Malformed::Checksum);
         }
-        let message = if packet.is_solicitation() {
-            let source_mac = packet.link_layer_address(OPTION_SOURCE)?;
-            let to_group = destination == solicited_node(destination);
-            if source.is_unspecified() && (source_mac.is_some() || !to_group) {
-                return Err(Malformed::Unspecified);
+        let message = packet.icmp.message()?;
+        match message {
+            Message::Solicitation { source_mac, .. } => {
+                let to_group = destination == solicited_node(destination);
+                if source.is_unspecified() && (source_mac.is_some() || !to_group) {
+                    return Err(Malformed::Unspecified);
+                }
             }
-            Message::Solicitation { target, source_mac }
-        } else {
-            let target_mac = packet.link_layer_address(OPTION_TARGET)?;
-            let solicited = packet.flag(FLAG_SOLICITED);
-            if solicited && destination.is_multicast() {
-                return Err(Malformed::SolicitedMulticast);
+            Message::Advertisement { solicited, .. } => {
+                if solicited && destination.is_multicast() {
+                    return Err(Malformed::SolicitedMulticast);
+                }
             }
-            let (router, overriding) = (packet.flag(FLAG_ROUTER), packet.flag(FLAG_OVERRIDE));
-            Message::Advertisement {
-                target,
-                target_mac,
-                router,
-                solicited,
-                overriding,
-            }
-        };
+        }
         Ok(Repr {
             source,
             destination,

@@ -1,13 +1,15 @@
 //! What a node does about addresses it does not own: it listens, stands in for the owner, asks the wire.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, UdpSocket};
-use std::time::Duration;
+use std::net::{IpAddr, Ipv6Addr, UdpSocket};
+use std::time::{Duration, Instant};
 
+use ferrolb_l2::wire::{OwnedFrame, ethernet, ndp};
 use ferrolb_l2::{Answer, AnswerKind, Mac, Note, Report, Role, Want, Wanted};
 
 use crate::lab::{CLIENT_MAC, Engine, Lab, NODE, STRANGER_MAC, Segment, eventually};
-use crate::{V4, V6, claim, ip, ip_v4, question};
+use crate::segments::question;
+use crate::{V4, V6, claim, ip};
 
 /// The client's own addresses.
 const CLIENT: [&str; 2] = ["10.99.0.3", "fd99::3"];
@@ -173,21 +175,84 @@ fn who_asked_a_listener_is_answered_when_it_starts_to_answer() {
 
 #[test]
 fn questions_for_what_is_only_listened_for_wake_nobody() {
+    const QUESTIONS: u64 = 200;
     let Some(mut lab) = Lab::new() else { return };
     ready(&mut lab, "eth0");
-    lab.engine.roles(&[(V4, Role::Listen)], &[]);
-    lab.engine.settle();
-    let before = lab.engine.wakeups(&lab.node);
-    for _ in 0..50 {
-        lab.client.send_frames("c0", vec![question(ip_v4(V4))]);
-        std::thread::sleep(Duration::from_millis(2));
+    for address in [V4, V6] {
+        lab.engine.roles(&[(address, Role::Listen)], &[]);
+        lab.engine.settle();
+        let (before, start) = (lab.engine.wakeups(&lab.node), Instant::now());
+        for _ in 0..QUESTIONS {
+            lab.client.send_frames("c0", vec![question(address, CLIENT_MAC)]);
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let (wakeups, time) = (lab.engine.wakeups(&lab.node) - before, start.elapsed());
+        eprintln!("{address}: {wakeups} wake-ups, {QUESTIONS} questions in {time:?}");
+        // It looks every 250 ms.
+        let looks = time.as_millis() as u64 / 250;
+        assert!(wakeups <= looks + 5, "{wakeups} wake-ups");
+        // Nor are they lost, and the same one is answered once.
+        lab.engine.roles(&[(address, Role::Own)], &[]);
+        lab.engine.settle();
     }
-    let wakeups = lab.engine.wakeups(&lab.node) - before;
-    assert!(wakeups < 10, "{wakeups} wake-ups");
-    // Nor are they lost, and the same one is answered once.
-    lab.engine.roles(&[(V4, Role::Own)], &[]);
-    lab.engine.settle();
-    assert_eq!(lab.engine.counts().arp.from_memory, 1);
+    let counts = lab.engine.counts();
+    assert_eq!((counts.arp.from_memory, counts.ndp.from_memory), (1, 1));
+}
+
+/// Of some questions a raw socket cannot tell who has sent them, or does not get them.
+#[test]
+fn a_listener_remembers_a_question_however_it_is_sent() {
+    let Some(mut lab) = Lab::new() else { return };
+    ready(&mut lab, "eth0");
+    let IpAddr::V6(target) = ip(V6) else {
+        unreachable!("it is one")
+    };
+    let group = ndp::solicited_node(target);
+    let to_group = ethernet::multicast(group);
+    let to_node = [2, 0, 0, 0, 0, 1];
+    let client: Ipv6Addr = "fd99::3".parse().unwrap();
+    let table = [
+        ("to the group", client, group, Some(CLIENT_MAC), to_group),
+        (
+            "to all nodes",
+            client,
+            ndp::ALL_NODES,
+            Some(CLIENT_MAC),
+            ethernet::multicast(ndp::ALL_NODES),
+        ),
+        ("without its MAC", client, group, None, to_group),
+        ("duplicate detection", Ipv6Addr::UNSPECIFIED, group, None, to_group),
+        ("to this station", client, target, None, to_node),
+        ("to the group at this station", client, group, Some(CLIENT_MAC), to_node),
+    ];
+    for (case, source, destination, source_mac, station) in table {
+        lab.engine.roles(&[(V6, Role::Listen)], &[]);
+        lab.engine.settle();
+        let before = lab.engine.counts().ndp;
+        let packet = ndp::Repr {
+            source,
+            destination,
+            message: ndp::Message::Solicitation { target, source_mac },
+        };
+        let frame = OwnedFrame::ndp(CLIENT_MAC, station, &packet).as_bytes().to_vec();
+        let tap = lab.client.tap("c0");
+        lab.client.send_frames("c0", vec![frame]);
+        // What wakes the thread is heard before the role changes.
+        std::thread::sleep(Duration::from_millis(50));
+        lab.engine.roles(&[(V6, Role::Own)], &[]);
+        lab.engine.settle();
+        let after = lab.engine.counts().ndp;
+        assert_eq!(
+            (after.requests - before.requests, after.from_memory - before.from_memory),
+            (1, 1),
+            "{case}"
+        );
+        // Flags, in the IPv6 packet after the Ethernet header: solicited, unless there is nobody to answer to.
+        let solicited = u8::from(!source.is_unspecified()) << 6;
+        tap.until(case, |frame| {
+            frame[54..56] == [136, 0] && frame[58] & 0x40 == solicited && frame[62..78] == target.octets()
+        });
+    }
 }
 
 #[test]

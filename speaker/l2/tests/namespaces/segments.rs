@@ -41,7 +41,7 @@ fn in_subnet() -> Manner {
 }
 
 /// What a host broadcasts that looks for an address.
-fn question(target: &str, from: Mac) -> Vec<u8> {
+pub(crate) fn question(target: &str, from: Mac) -> Vec<u8> {
     let frame = match ip(target) {
         IpAddr::V4(target_ip) => {
             let packet = arp::Repr {

@@ -208,3 +208,103 @@ fn peers_are_seen_and_answered_like_everybody_but_not_answered_for() {
         Action::Ignore(Reason::NotOurs)
     );
 }
+
+/// What is decided about the message of an IPv6 packet that came by a raw socket.
+fn decide_by_message(source: Ipv6Addr, message: &[u8], stance: Stance) -> Decision {
+    let addresses = BTreeMap::from([(IpAddr::V6(service6()), stance)]);
+    respond_to_solicitation(
+        source,
+        message,
+        Port {
+            mac: OWN,
+            own_macs: &BTreeSet::from([OWN, OWN_OTHER]),
+            members: &BTreeSet::from([MEMBER]),
+            addresses: &addresses,
+            peers: &BTreeSet::from([IpAddr::V6(peer6())]),
+        },
+    )
+}
+
+#[test]
+fn a_solicitation_without_its_frame_needs_the_link_layer_address_of_who_asks() {
+    let message = |repr: ndp::Repr| OwnedFrame::ndp(CLIENT, OWN, &repr).as_bytes()[54..].to_vec();
+    let sound = message(solicitation());
+    let asked = Action::Remember(Request::Ndp {
+        target: service6(),
+        source: client6(),
+        mac: CLIENT,
+    });
+    assert_eq!(decide_by_message(client6(), &sound, Stance::Listen).action, asked);
+
+    let about = |target, mac| {
+        message(ndp::Repr {
+            message: ask(target, mac),
+            ..solicitation()
+        })
+    };
+    let told = message(ndp::Repr {
+        message: ndp::Message::Advertisement {
+            target: service6(),
+            target_mac: Some(CLIENT),
+            router: false,
+            solicited: false,
+            overriding: true,
+        },
+        ..solicitation()
+    });
+    let table = [
+        (client6(), about(service6(), None), Reason::Sender),
+        (client6(), about(service6(), Some([3, 0, 0, 0, 0, 9])), Reason::Sender),
+        (client6(), about(service6(), Some(OWN_OTHER)), Reason::OwnFrame),
+        (client6(), about(peer6(), Some(CLIENT)), Reason::NotOurs),
+        (Ipv6Addr::UNSPECIFIED, sound.clone(), Malformed::Unspecified.into()),
+        (ndp::ALL_NODES, sound.clone(), Reason::Sender),
+        (client6(), told, Reason::NotARequest),
+        (client6(), sound[..31].to_vec(), Malformed::OptionLength.into()),
+    ];
+    for (source, message, reason) in table {
+        let decision = decide_by_message(source, &message, Stance::Listen);
+        assert_eq!(decision, Decision::ignore(reason), "{source} {message:02x?}");
+    }
+}
+
+proptest! {
+    /// With the right checksum around it, and from the station its option names, the frame is judged alike.
+    #[test]
+    fn a_solicitation_is_judged_alike_with_and_without_its_frame(
+        role in 0usize..3, from in 0usize..5, mac in prop::sample::select(vec![CLIENT, OWN, OWN_OTHER, MEMBER, [0; 6]]),
+        changes in prop::collection::vec((0usize..32, any::<u8>()), 0..3), length in 20usize..33,
+        more in prop::collection::vec(any::<u8>(), 0..20),
+    ) {
+        let source = [client6(), service6(), peer6(), Ipv6Addr::UNSPECIFIED, ndp::ALL_NODES][from];
+        let packet = ndp::Repr { source, message: ask(service6(), Some(mac)), ..solicitation() };
+        let group = ethernet::multicast(packet.destination);
+        let mut frame = OwnedFrame::ndp(mac, group, &packet).as_bytes().to_vec();
+        frame.truncate(54 + length);
+        frame.extend(more);
+        for (position, value) in changes {
+            if let Some(octet) = frame.get_mut(54 + position) {
+                *octet = value;
+            }
+        }
+        // As who sends puts it there.
+        frame[19] = (frame.len() - 54) as u8;
+        frame[56..58].fill(0);
+        let (ip, message) = frame[14..].split_at_mut(40);
+        let [source, destination] = [8, 24].map(|at| Ipv6Addr::from(<[u8; 16]>::try_from(&ip[at..at + 16]).unwrap()));
+        smoltcp::wire::Icmpv6Packet::new_unchecked(&mut *message).fill_checksum(&source, &destination);
+        // The raw socket passes only what begins like this.
+        if message.starts_with(&[135, 0]) && message.get(24..26) == Some(&[1, 1]) && message.len() >= 32 {
+            let message = message.to_vec();
+            frame[6..12].copy_from_slice(&message[26..32]);
+            let stance = [Stance::Own, Stance::StandIn(OWNER), Stance::Listen][role];
+            let (with, without) = (decide_as(&frame, stance), decide_by_message(source, &message, stance));
+            prop_assert_eq!(with, without);
+        }
+    }
+
+    #[test]
+    fn any_message_is_survived(source: u128, message in prop::collection::vec(any::<u8>(), 0..100)) {
+        decide_by_message(Ipv6Addr::from_bits(source), &message, Stance::Listen);
+    }
+}
