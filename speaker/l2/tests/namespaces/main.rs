@@ -4,6 +4,7 @@
 //! was skipped. The engine itself always runs as nobody with CAP_NET_RAW alone.
 
 mod lab;
+mod links;
 mod malformed;
 mod probe;
 mod roles;
