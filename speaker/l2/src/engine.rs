@@ -13,6 +13,7 @@
 //! | `announce` (bounded) | in | whoever sends waits, or gives up |
 //! | `notes` (bounded) | out | the note is dropped and counted; whoever asked asks again |
 //! | interfaces (watch) | in, from the thread of `ground` | holds the latest |
+//! | used (watch) | out, to the thread of `ground` | holds the latest |
 //! | `reports` (bounded) | out | the latest of each kind waits in the outbox; a reader that is gone is not told |
 //!
 //! What is wanted before a question comes is in force when it is asked, so that its answers pass the filters; and an
@@ -178,6 +179,8 @@ struct Engine {
     asking: Asking,
     reports: mpsc::Sender<Report>,
     reading: bool,
+    /// Out: the interfaces that sockets are open on.
+    used: watch::Sender<BTreeSet<u32>>,
     /// Runs what may block.
     closer: Handle,
 }
@@ -207,6 +210,7 @@ impl Engine {
             asking: Asking::new(channels.notes.clone()),
             reports: channels.reports.clone(),
             reading: true,
+            used: ground.used.clone(),
             closer: ground.closer.clone(),
         }
     }

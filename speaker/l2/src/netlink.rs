@@ -35,6 +35,9 @@ use crate::interfaces::{Event, InterfaceState, Link, Table, could_announce};
 const DUMP_INTERVAL: Duration = Duration::from_secs(300);
 /// Between two looks at the carriers. What is done about a lost one shall have begun within 100 ms.
 const LOOK_INTERVAL: Duration = Duration::from_millis(60);
+/// Interfaces without a subnet whose carriers are asked for: a node with a pod behind each of hundreds has better things to
+/// do. An interface with a subnet is none of these.
+const LOOKED_AT_WITHOUT_SUBNET: usize = 16;
 /// Before a connection that failed is made again.
 const RETRY: Duration = Duration::from_secs(1);
 /// A dump during which something changed is repeated this often before it is taken as it is: the change itself is also
@@ -126,9 +129,10 @@ impl Follower {
     }
 
     /// Publishes every change, for ever.
-    pub(crate) async fn follow(mut self, publish: watch::Sender<Interfaces>) {
+    /// The carriers of what is used, by index, are of interest.
+    pub(crate) async fn follow(mut self, publish: watch::Sender<Interfaces>, used: watch::Receiver<BTreeSet<u32>>) {
         loop {
-            let mut error = self.follow_connection(&publish).await;
+            let mut error = self.follow_connection(&publish, &used).await;
             loop {
                 publish.send_modify(|interfaces| interfaces.fault = Some(error.to_string()));
                 sleep(RETRY).await;
@@ -147,7 +151,11 @@ impl Follower {
     }
 
     /// Returns when the connection fails.
-    async fn follow_connection(&mut self, publish: &watch::Sender<Interfaces>) -> io::Error {
+    async fn follow_connection(
+        &mut self,
+        publish: &watch::Sender<Interfaces>,
+        used: &watch::Receiver<BTreeSet<u32>>,
+    ) -> io::Error {
         let mut dump_at = Instant::now() + DUMP_INTERVAL;
         let mut look = interval(LOOK_INTERVAL);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -158,7 +166,7 @@ impl Follower {
                     None => return io::Error::from(io::ErrorKind::ConnectionAborted),
                 },
                 () = sleep_until(dump_at) => Stale::All,
-                _ = look.tick() => match self.look_at_carriers().await {
+                _ = look.tick() => match self.look_at_carriers(used).await {
                     Ok(true) => Stale::Nothing,
                     Ok(false) => continue,
                     Err(error) => return error,
@@ -188,14 +196,10 @@ impl Follower {
         }
     }
 
-    /// Asks for the carrier of every interface with a subnet that addresses could be announced on; says whether one is lost.
-    /// That it is back is no hurry, and is heard as an event.
-    async fn look_at_carriers(&mut self) -> io::Result<bool> {
-        let useful = |link: &&Link| {
-            let state = &link.state;
-            state.running() && state.subnets().next().is_some() && could_announce(state)
-        };
-        let useful: Vec<u32> = self.table.links().filter(useful).map(|link| link.state.index).collect();
+    /// Asks for the carrier of every interface with a subnet that addresses could be announced on, and of some others that
+    /// are used; says whether one is lost. That it is back is no hurry, and is heard as an event.
+    async fn look_at_carriers(&mut self, used: &watch::Receiver<BTreeSet<u32>>) -> io::Result<bool> {
+        let useful = looked_at(&self.table, &used.borrow());
         let mut lost = false;
         for index in useful {
             let mut request = LinkMessage::default();
@@ -299,6 +303,16 @@ impl Follower {
         }
         Stale::Nothing
     }
+}
+
+/// The interfaces whose carriers are asked for.
+fn looked_at(table: &Table, used: &BTreeSet<u32>) -> Vec<u32> {
+    let able = table.links().map(|link| &link.state);
+    let able = able.filter(|state| state.running() && could_announce(state));
+    let (with_subnet, without): (Vec<_>, Vec<_>) = able.partition(|state| state.subnets().next().is_some());
+    let without = without.into_iter().filter(|state| used.contains(&state.index));
+    let all = with_subnet.into_iter().chain(without.take(LOOKED_AT_WITHOUT_SUBNET));
+    all.map(|state| state.index).collect()
 }
 
 fn heard(message: NetlinkMessage<RouteNetlinkMessage>) -> Heard {

@@ -1,5 +1,6 @@
 //! The thread beside the engine's: it follows the interfaces, and does what takes long.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::mpsc;
 use std::thread::{Builder, JoinHandle};
@@ -14,6 +15,8 @@ use crate::seam::EngineError;
 pub(super) struct Ground {
     /// The sender is gone when the thread is dead.
     pub(super) interfaces: watch::Receiver<Interfaces>,
+    /// In: the indices of the interfaces that this node has a part in addresses on.
+    pub(super) used: watch::Sender<BTreeSet<u32>>,
     /// Runs what may block.
     pub(super) closer: Handle,
     stop: Option<oneshot::Sender<()>>,
@@ -26,6 +29,7 @@ impl Ground {
     pub(super) fn start() -> Result<Ground, EngineError> {
         let (stop, stopped) = oneshot::channel();
         let (started, start) = mpsc::sync_channel(1);
+        let (used, used_out) = watch::channel(BTreeSet::new());
         let thread = Builder::new()
             .name("ferrolb-netlink".to_owned())
             .spawn(move || {
@@ -41,7 +45,7 @@ impl Ground {
                     let (publish, interfaces) = watch::channel(follower.interfaces());
                     let _ = started.send(Ok((interfaces, Handle::current())));
                     tokio::select! {
-                        () = follower.follow(publish) => {}
+                        () = follower.follow(publish, used_out) => {}
                         _ = stopped => {}
                     }
                 });
@@ -51,6 +55,7 @@ impl Ground {
         let (interfaces, closer) = start.recv().map_err(|_| EngineError::Netlink(ended()))??;
         Ok(Ground {
             interfaces,
+            used,
             closer,
             stop: Some(stop),
             thread: Some(thread),

@@ -48,6 +48,13 @@ impl Engine {
         for (_, port) in self.ports.extract_if(.., |index, _| !plan.contains_key(index)) {
             port.close_all(&self.closer);
         }
+        self.used.send_if_modified(|used| {
+            let changed = !used.iter().eq(self.ports.keys());
+            if changed {
+                *used = self.ports.keys().copied().collect();
+            }
+            changed
+        });
         faults.extend(self.membership.set(&groups::groups(&plan), &plan));
         let may_pass = |fault: &Fault| !matches!(fault, Fault::Filter { .. });
         self.retry = faults.iter().any(may_pass).then_some(now + RETRY);

@@ -241,3 +241,30 @@ fn a_link_without_an_address_of_six_octets_is_there_and_of_no_use() {
         assert!(!could_announce(state(&table, 3)));
     }
 }
+
+#[test]
+fn carriers_are_asked_for_where_addresses_are_and_of_some_others_that_are_used() {
+    let mut table = table(everything());
+    table.apply(Event::Address {
+        index: 11,
+        address: "192.0.2.1/24".parse().unwrap(),
+    });
+    assert_eq!(looked_at(&table, &BTreeSet::new()), [11]);
+    // 4 is a port of a bridge, 14 a VRF.
+    assert_eq!(looked_at(&table, &BTreeSet::from([4, 7, 11, 14])), [11, 7]);
+    let Heard::Event(unplugged) = new_link(7, "eth5", UP | BROADCAST | MULTICAST, &[]) else {
+        panic!("a link")
+    };
+    table.apply(unplugged);
+    assert_eq!(looked_at(&table, &BTreeSet::from([7])), [11]);
+
+    for index in 20..120 {
+        let Heard::Event(pod) = new_link(index, "pod", CONNECTED, &[]) else {
+            panic!("a link")
+        };
+        table.apply(pod);
+    }
+    let looked_at = looked_at(&table, &(20..120).collect());
+    assert_eq!(looked_at[0], 11, "before all that have no subnet");
+    assert_eq!(looked_at.len(), 1 + LOOKED_AT_WITHOUT_SUBNET);
+}

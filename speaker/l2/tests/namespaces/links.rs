@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use etherparse::checksum::Sum16BitWords;
 use ferrolb_l2::wire::{ethernet, ndp};
+use ferrolb_l2::{InterfaceState, Report};
 
 use crate::lab::{CLIENT_MAC, Lab, Tap};
 use crate::{V4, V6, ip, no_faults};
@@ -113,11 +114,24 @@ fn silent_after(lab: &mut Lab, address: &str) -> Duration {
 /// The kernel itself tells of a lost carrier up to a second after it told of another change: at once of the first, and late of
 /// those that follow.
 #[test]
-fn a_lost_carrier_counts_within_a_tenth_of_a_second() {
+fn a_lost_carrier_counts_within_a_tenth_of_a_second_with_and_without_a_subnet() {
     const IN_TIME: Duration = Duration::from_millis(100);
     let Some(mut lab) = Lab::new() else { return };
     lab.engine.want(&[V4]);
     lab.engine.announcing(V4, &["eth0"]);
     let with_subnet = silent_after(&mut lab, V4);
     assert!(with_subnet < IN_TIME, "with a subnet: {with_subnet:?}");
+    lab.node.ip("addr flush dev eth0 scope global");
+    lab.engine.until("no subnet", |report| match report {
+        Report::Interfaces(interfaces) => interfaces.iter().any(without_subnet),
+        _ => false,
+    });
+    let without = silent_after(&mut lab, V4);
+    assert!(without < IN_TIME, "without one: {without:?}");
+}
+
+/// Has `eth0` no address but its link-local one?
+fn without_subnet(state: &InterfaceState) -> bool {
+    let link_local = |address| matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
+    state.name == "eth0" && state.addresses.iter().all(|net| link_local(net.addr()))
 }
