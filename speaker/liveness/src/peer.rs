@@ -117,11 +117,14 @@ impl Peer {
         Some(at.max(self.excused))
     }
 
-    /// It was heard by another node at `heard`: does that refute the silence that makes it a suspect here? What was sent before
-    /// it went silent reaches one node up to an interval later than another.
-    pub fn refuted_by(&self, heard: Duration) -> bool {
+    /// Another node heard it so long `ago`: does that refute the silence that makes it a suspect here? What was sent before it
+    /// went silent reaches one node up to an interval later than another. And who stood still reads old words as new ones:
+    /// they say something for as long as others could follow them.
+    pub fn refuted_by(&self, ago: Duration, now: Duration) -> bool {
         let (interval, _) = self.pace();
-        heard > self.silent_since() + interval + interval / 4
+        let heard = now.checked_sub(ago);
+        let since = heard.is_some_and(|heard| heard > self.silent_since() + interval + interval / 4);
+        since && ago <= self.detection() + interval
     }
 
     /// How long ago it last said that it answers.
@@ -287,6 +290,17 @@ mod tests {
         peer.is_well(Some((ms(50), 2)), ms(990));
         peer.engage(Some(Timing::default()), true, false, ms(1_000));
         assert_eq!(peer.suspect_at(), Some(ms(1_090)));
+    }
+
+    #[test]
+    fn another_node_refutes_silence_while_it_hears_more() {
+        let mut peer = watched(ms(0));
+        peer.is_well(Some((ms(50), 2)), ms(1_000));
+        assert!(!peer.refuted_by(ms(10), ms(1_072)), "on its way when it went silent");
+        assert!(peer.refuted_by(ms(10), ms(1_073)));
+        assert!(peer.refuted_by(ms(150), ms(9_000)), "one of its words was lost there");
+        assert!(!peer.refuted_by(ms(151), ms(9_000)), "not heard there either, by now");
+        assert!(!peer.refuted_by(ms(9_001), ms(9_000)));
     }
 
     #[test]

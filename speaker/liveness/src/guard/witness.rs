@@ -2,8 +2,8 @@
 //!
 //! Two nodes may be deaf to each other while everybody else hears both: a broken path, not a broken owner. So a standby
 //! that misses an owner asks the other standbys when they heard of it; they are paired with it as well, so this costs
-//! nothing while all is well. A witness that has heard the owner since refutes the silence. One that has not, that does
-//! not answer, or that is not there delays nothing.
+//! nothing while all is well. A witness that has heard the owner since, and hears it still, refutes the silence. One that has not,
+//! that does not answer, or that is not there delays nothing.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -63,7 +63,7 @@ impl Guard {
         let (Some(ago), Some(peer)) = (ago, self.peers.get(about)) else {
             return;
         };
-        let refuted = now.checked_sub(ago).is_some_and(|heard| peer.refuted_by(heard));
+        let refuted = peer.refuted_by(ago, now);
         let case = self.cases.get_mut(about).filter(|case| case.asked(question));
         if let Some(case) = case.filter(|_| refuted) {
             self.counters.vouched.add();
