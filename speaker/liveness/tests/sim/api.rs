@@ -27,6 +27,21 @@ impl World {
         self.tell_all();
     }
 
+    /// The controller gives an address other standbys; its owner stays.
+    pub(crate) fn stand_by(&mut self, address: IpAddr, order: &[usize]) {
+        if !self.api_up {
+            return;
+        }
+        let names: Vec<_> = order.iter().map(|node| Arc::clone(&self.nodes[*node].name)).collect();
+        let Some((placement, _)) = self.api.get_mut(&address) else {
+            return;
+        };
+        let others = names.into_iter().filter(|name| *name != placement.owner);
+        placement.standbys = others.take(3).collect();
+        self.say(|| format!("controller gives {address} other standbys: {:?}", self.api[&address].0));
+        self.tell_all();
+    }
+
     /// Every node that can be reached hears of the API's state.
     pub(crate) fn tell_all(&mut self) {
         for node in 0..self.nodes.len() {
@@ -40,7 +55,7 @@ impl World {
         let Some(process) = entry.process.as_ref().filter(|_| self.api_up && entry.api) else {
             return;
         };
-        let duties = self.duties(node, process.run);
+        let duties = self.duties(node, process.boot);
         self.nodes[node].snapshot = Arc::clone(&duties);
         self.give(node, None, Waiting::Duties(duties));
     }
@@ -65,13 +80,15 @@ impl World {
             .nodes
             .iter()
             .map(|other| (Arc::clone(&other.name), BTreeSet::from([other.ip])));
-        Arc::new(Duties {
+        let mut duties = Duties {
             node: Arc::clone(name),
             boot,
             keys: Keyring::new(1, [(1, b"secret".as_slice())]),
             peers: peers.collect(),
             addresses: self.api.iter().filter_map(duty).collect(),
-        })
+        };
+        (self.sabotage.duties)(self.now, &mut duties);
+        Arc::new(duties)
     }
 
     /// Every core that reaches the API server writes what it knows better.

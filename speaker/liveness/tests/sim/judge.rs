@@ -1,7 +1,19 @@
-//! Who answers for which address, on each part of the segment, and for how long it may be wrong.
+//! What must hold at every moment: who answers for which address, on each part of the segment, and for how long it may be
+//! wrong.
+//!
+//! | law | bound |
+//! | --- | --- |
+//! | nodes that hear each other answer with one MAC, where one of them goes by owning the address | [`Judge::two`] |
+//! | the same, where both wait for a third node that they go by | [`HANDOVER`] |
+//! | an address is answered, with the MAC of a node that lives, where a standby is ready: it has known the owner, and nothing has happened to it since | [`Judge::none`] |
+//! | the same, where somebody could answer | [`NONE`] |
+//! | what a process knows of an address does not get less | at once |
+//!
+//! It looks after every event. What it saw then held until it looks again, so nothing is too short or too long to be seen.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ferrolb_liveness::Mac;
@@ -12,130 +24,351 @@ use crate::world::ms;
 /// So long two nodes that hear each other may answer with different MACs: a claim may be lost a few times.
 pub(crate) const TWO: Duration = ms(500);
 /// So long former owners answer for a new one that does not show itself.
-pub(crate) const HANDOVER: Duration = ms(10_500);
-/// So long an address may be without an answer while a node that could answer hears the segment: an owner that was never
-/// heard is given 10 s, and then every rank has its turn.
-pub(crate) const NONE: Duration = ms(13_500);
+const HANDOVER: Duration = ms(10_500);
+/// So long an address may be without an answer where a standby is ready: questions and answers may be lost a few times.
+pub(crate) const SOON: Duration = ms(1_000);
+/// The same where none is: an owner that was never heard is given 10 s, and then every rank has its turn.
+const NONE: Duration = ms(13_500);
+/// A standby that has heard its owner for so long knows it.
+const KNOWN: Duration = ms(1_000);
 
-/// A node: its part of the segment, whether its process runs, its answer for each address.
-type View = (u8, bool, Vec<Option<(Mac, bool)>>);
+/// An address on a part of the segment.
+type Place = (IpAddr, u8);
 
-#[derive(Default)]
+/// A node and an address.
+struct Part {
+    /// The MAC that the node answers with, and whether it is in another's name.
+    answer: Option<(Mac, bool)>,
+    /// Epoch, owner and standbys as its process knows them.
+    belief: Option<(u64, Arc<str>, bool)>,
+    /// It could answer.
+    capable: bool,
+}
+
+/// A node.
+struct View {
+    name: Arc<str>,
+    mac: Mac,
+    segment: u8,
+    kernel: bool,
+    link: bool,
+    /// Its process, and whether that runs.
+    run: Option<(u64, bool)>,
+    parts: BTreeMap<IpAddr, Part>,
+}
+
+impl View {
+    fn new<'a>(node: &Node, addresses: impl Iterator<Item = &'a IpAddr>) -> View {
+        let part = |address: &IpAddr| {
+            let belief = node.process.as_ref().and_then(|process| process.guard.belief(*address));
+            let belief = belief.map(|known| (known.epoch, Arc::clone(&known.owner), known.rank(&node.name).is_some()));
+            let part = Part {
+                answer: node.answers(*address),
+                belief,
+                capable: node.capable(*address),
+            };
+            (*address, part)
+        };
+        View {
+            name: Arc::clone(&node.name),
+            mac: node.mac,
+            segment: node.segment,
+            kernel: node.kernel,
+            link: node.link,
+            run: node
+                .process
+                .as_ref()
+                .map(|process| (process.run, node.running().is_some())),
+            parts: addresses.map(part).collect(),
+        }
+    }
+
+    /// Nothing of it has changed.
+    fn is(&self, node: &Node) -> bool {
+        let same = |(address, part): (&IpAddr, &Part)| {
+            let belief = node.process.as_ref().and_then(|process| process.guard.belief(*address));
+            let belief = belief.map(|known| (known.epoch, &known.owner, known.rank(&node.name).is_some()));
+            part.answer == node.answers(*address)
+                && part.belief.as_ref().map(|(epoch, owner, rank)| (*epoch, owner, *rank)) == belief
+                && part.capable == node.capable(*address)
+        };
+        let run = node
+            .process
+            .as_ref()
+            .map(|process| (process.run, node.running().is_some()));
+        (self.segment, self.kernel, self.link, self.run) == (node.segment, node.kernel, node.link, run)
+            && self.parts.iter().all(same)
+    }
+
+    fn runs(&self) -> bool {
+        self.run.is_some_and(|(_, runs)| runs)
+    }
+
+    fn answer(&self, address: &IpAddr) -> Option<Mac> {
+        self.parts[address].answer.map(|(mac, _)| mac)
+    }
+
+    /// The owner it goes by, and whether this node stands by for it.
+    fn owner(&self, address: &IpAddr) -> Option<(&str, bool)> {
+        let (_, owner, stands_by) = self.parts[address].belief.as_ref()?;
+        Some((owner, *stands_by))
+    }
+
+    /// Goes by owning the address.
+    fn owns(&self, address: &IpAddr) -> bool {
+        self.owner(address).is_some_and(|(owner, _)| *owner == *self.name)
+    }
+
+    /// Owns the address, and answers for it.
+    fn serves(&self, address: &IpAddr) -> bool {
+        self.owns(address) && self.answer(address) == Some(self.mac)
+    }
+}
+
+/// A standby of an address.
+struct Standby {
+    /// The owner it goes by: the number of the node.
+    owner: usize,
+    /// They have been well, both, since then.
+    well: Option<Duration>,
+    /// It knows the owner.
+    ready: bool,
+}
+
+/// See the module.
 pub(crate) struct Judge {
-    /// Two MACs, or none, since then, by address and part of the segment.
-    two: BTreeMap<(IpAddr, u8), Duration>,
-    former: BTreeMap<(IpAddr, u8), Duration>,
-    none: BTreeMap<(IpAddr, u8), Duration>,
-    /// What is answered, to see changes.
-    picture: Vec<View>,
-    /// Longest times seen.
-    pub(crate) longest_two: Duration,
-    pub(crate) longest_none: Duration,
+    /// For two answers.
+    pub(crate) two: Duration,
+    /// For none, where a standby is ready.
+    pub(crate) none: Duration,
+    /// What is so at present, and since when.
+    twice: BTreeMap<Place, Duration>,
+    former: BTreeMap<Place, Duration>,
+    silent: BTreeMap<Place, Duration>,
+    idle: BTreeMap<Place, Duration>,
+    standbys: BTreeMap<(IpAddr, usize), Standby>,
+    /// What was seen last.
+    views: Vec<View>,
+    mute: BTreeSet<(usize, usize)>,
+    /// The longest times seen: of two answers, and of none although a standby is ready.
+    pub(crate) longest: [Duration; 2],
     /// Each time without an answer: address, begin, length.
     pub(crate) gaps: Vec<(IpAddr, Duration, Duration)>,
-    pub(crate) complaints: Vec<String>,
+    complaints: BTreeMap<(&'static str, IpAddr, Duration), String>,
+}
+
+impl Default for Judge {
+    fn default() -> Judge {
+        Judge {
+            two: TWO,
+            none: SOON,
+            twice: BTreeMap::new(),
+            former: BTreeMap::new(),
+            silent: BTreeMap::new(),
+            idle: BTreeMap::new(),
+            standbys: BTreeMap::new(),
+            views: Vec::new(),
+            mute: BTreeSet::new(),
+            longest: [Duration::ZERO; 2],
+            gaps: Vec::new(),
+            complaints: BTreeMap::new(),
+        }
+    }
 }
 
 impl Judge {
+    /// Looks at the nodes, the pairs of which that cannot tell each other anything, and the addresses.
     pub(crate) fn look<'a>(
         &mut self,
         now: Duration,
         nodes: &[Node],
-        mute: [&BTreeSet<(usize, usize)>; 2],
+        mute: BTreeSet<(usize, usize)>,
         addresses: impl Iterator<Item = &'a IpAddr> + Clone,
     ) {
-        let sees = |node: &Node| {
-            let answers = addresses.clone().map(|address| node.answers(*address));
-            (node.segment, node.running().is_some(), answers.collect())
-        };
-        let picture: Vec<_> = nodes.iter().map(sees).collect();
-        if picture == self.picture {
+        // All nodes and addresses are there from the beginning.
+        let same = self.views.iter().zip(nodes).all(|(view, node)| view.is(node));
+        if same && !self.views.is_empty() && mute == self.mute {
             return;
         }
-        self.picture = picture;
-        let segments: BTreeSet<u8> = nodes.iter().map(|node| node.segment).collect();
+        let views: Vec<View> = nodes.iter().map(|node| View::new(node, addresses.clone())).collect();
+        self.close(now);
+        self.compare(now, &views);
+        self.views = views;
+        self.mute = mute;
         for address in addresses {
-            let known: Vec<u8> = self
-                .none
-                .keys()
-                .chain(self.two.keys())
-                .map(|(_, segment)| *segment)
-                .collect();
-            for segment in segments.iter().copied().chain(known).collect::<BTreeSet<_>>() {
-                self.judge(now, nodes, mute, *address, segment);
+            self.follow(now, *address);
+            let segments: BTreeSet<u8> = self.views.iter().map(|view| view.segment).collect();
+            for segment in segments {
+                self.judge(now, (*address, segment));
             }
         }
     }
 
-    fn judge(
-        &mut self,
-        now: Duration,
-        nodes: &[Node],
-        mute: [&BTreeSet<(usize, usize)>; 2],
-        address: IpAddr,
-        segment: u8,
-    ) {
-        let here = || {
-            nodes
-                .iter()
-                .enumerate()
-                .filter(|(_, node)| node.segment == segment && node.kernel)
-        };
-        let answers = here().filter_map(|(number, node)| Some((number, node.answers(address)?)));
-        let answers: Vec<(usize, (Mac, bool))> = answers.collect();
-        let macs: BTreeSet<Mac> = answers.iter().map(|(_, (mac, _))| *mac).collect();
-        // Whoever cannot be told cannot know.
-        let mute = answers.iter().any(|(one, _)| {
-            answers
-                .iter()
-                .any(|(two, _)| mute.iter().any(|m| m.contains(&(*one, *two))))
-        });
-        let key = (address, segment);
-        let differ = macs.len() > 1 && !mute;
-        // Two former owners, of the two sides of a split, may both wait for a third that does not show itself.
-        let owned = answers
-            .iter()
-            .any(|(number, _)| nodes[*number].believes_to_own(address));
-        let two = span(&mut self.two, key, differ && owned, now);
-        let former = span(&mut self.former, key, differ && !owned, now);
-        self.longest_two = self.longest_two.max(two);
-        if two > TWO || former > HANDOVER {
-            self.complaints.push(format!(
-                "{address} was answered twice on {segment} for {two:?}, by former owners for {former:?}, until {now:?}: {answers:?}"
-            ));
+    /// What was seen last held until now.
+    pub(crate) fn close(&mut self, now: Duration) {
+        for standby in self.standbys.values_mut() {
+            standby.ready |= standby.well.is_some_and(|since| since + KNOWN <= now);
         }
-        let capable = here().any(|(_, node)| node.capable(address));
-        let begin = self.none.get(&key).copied();
-        let none = span(&mut self.none, key, macs.is_empty() && capable, now);
-        if macs.is_empty() {
-            self.longest_none = self.longest_none.max(none);
-            if none > NONE {
-                self.complaints.push(format!(
-                    "{address} was not answered on {segment} for {none:?} until {now:?}"
-                ));
+        let mut said = Vec::new();
+        for (place, since) in &self.twice {
+            self.longest[0] = self.longest[0].max(now - *since);
+            said.push(("is answered twice", *place, *since, self.two));
+        }
+        for (place, since) in &self.former {
+            said.push(("is answered twice by former owners", *place, *since, HANDOVER));
+        }
+        for (place, since) in &self.idle {
+            said.push(("is not answered", *place, *since, NONE));
+        }
+        let ready = |(place, _): &(&Place, &Duration)| self.ready(place).is_some();
+        let silent: Vec<(Place, Duration)> = self
+            .silent
+            .iter()
+            .filter(ready)
+            .map(|(place, since)| (*place, *since))
+            .collect();
+        for (place, since) in silent {
+            self.longest[1] = self.longest[1].max(now - since);
+            said.push(("is not answered though a standby is ready", place, since, self.none));
+        }
+        for (law, place, since, bound) in said {
+            if now - since > bound {
+                let (address, segment) = place;
+                let text = format!(
+                    "{address} {law} on part {segment} from {since:?} to {now:?}: {}",
+                    self.show(&place)
+                );
+                self.complaints.insert((law, address, since), text);
             }
-        } else if let Some(begin) = begin {
-            self.longest_none = self.longest_none.max(now - begin);
+        }
+    }
+
+    /// A standby that has known the owner of the address, and to which nothing has happened since.
+    fn ready(&self, (address, segment): &Place) -> Option<usize> {
+        let ready = self
+            .standbys
+            .iter()
+            .find(|((of, node), standby)| of == address && standby.ready && self.views[*node].segment == *segment);
+        ready.map(|((_, node), _)| *node)
+    }
+
+    fn show(&self, place: &Place) -> String {
+        let here = self.views.iter().filter(|view| view.segment == place.1);
+        let show = |view: &View| {
+            let Part { answer, belief, .. } = &view.parts[&place.0];
+            format!("{} {:?} answers {answer:?} by {belief:?}", view.name, view.run)
+        };
+        let ready = self.ready(place).map(|node| &self.views[node].name);
+        let all: Vec<String> = here.map(show).collect();
+        format!("{}; ready: {ready:?}", all.join(", "))
+    }
+
+    /// What a process knows only grows.
+    fn compare(&mut self, now: Duration, views: &[View]) {
+        for (before, after) in self.views.iter().zip(views) {
+            let same = before.run.map(|(run, _)| run) == after.run.map(|(run, _)| run);
+            for (address, part) in before.parts.iter().filter(|_| same) {
+                let after = after.parts.get(address).and_then(|part| part.belief.as_ref());
+                let (Some((epoch, owner, _)), Some((later, heir, _))) = (&part.belief, after) else {
+                    continue;
+                };
+                if (later, heir) < (epoch, owner) {
+                    let law = "is known less of";
+                    let text = format!(
+                        "{address} {law} by {}: {later} {heir} after {epoch} {owner} at {now:?}",
+                        before.name
+                    );
+                    self.complaints.insert((law, *address, now), text);
+                }
+            }
+        }
+    }
+
+    /// Which standbys are ready.
+    fn follow(&mut self, now: Duration, address: IpAddr) {
+        for (number, view) in self.views.iter().enumerate() {
+            let owner = view
+                .owner(&address)
+                .filter(|(_, stands_by)| *stands_by && view.runs() && view.link);
+            let owner = owner.and_then(|(owner, _)| self.views.iter().position(|other| *other.name == *owner));
+            let owner = owner.filter(|owner| view.parts[&address].capable && !self.mute(number, *owner));
+            let key = (address, number);
+            let Some(owner) = owner else {
+                self.standbys.remove(&key);
+                continue;
+            };
+            let master = &self.views[owner];
+            let well = master.segment == view.segment && master.serves(&address);
+            // One that goes by another owner lives, and does nothing: whoever does not know yet has to be told first.
+            let misled = master.runs() && !master.owns(&address);
+            let known = self
+                .standbys
+                .remove(&key)
+                .filter(|standby| standby.owner == owner && !misled);
+            let standby = Standby {
+                owner,
+                well: well.then(|| known.as_ref().and_then(|known| known.well).unwrap_or(now)),
+                ready: known.is_some_and(|known| known.ready),
+            };
+            self.standbys.insert(key, standby);
+        }
+    }
+
+    fn mute(&self, one: usize, two: usize) -> bool {
+        self.mute.contains(&(one.min(two), one.max(two)))
+    }
+
+    fn judge(&mut self, now: Duration, place: Place) {
+        let (address, segment) = place;
+        let here = || {
+            let all = self.views.iter().enumerate();
+            all.filter(|(_, view)| view.segment == segment && view.kernel)
+        };
+        let answers = here().filter_map(|(number, view)| Some((number, view.answer(&address)?)));
+        let answers: Vec<(usize, Mac)> = answers.collect();
+        let (mut twice, mut former) = (false, false);
+        for (at, (one, mac)) in answers.iter().enumerate() {
+            for (two, other) in &answers[at + 1..] {
+                // Whoever cannot be told cannot know.
+                if mac != other && !self.mute(*one, *two) {
+                    let owned = [one, two].iter().any(|node| self.views[**node].owns(&address));
+                    twice |= owned;
+                    former |= !owned;
+                }
+            }
+        }
+        // The MAC of a node that is gone is no answer.
+        let lives = |mac: &Mac| here().any(|(_, view)| view.link && view.mac == *mac);
+        let silent = !answers.iter().any(|(_, mac)| lives(mac));
+        let capable = here().any(|(_, view)| view.parts[&address].capable);
+        span(&mut self.twice, place, twice, now);
+        span(&mut self.former, place, former, now);
+        span(&mut self.idle, place, silent && capable, now);
+        if let Some(begin) = span(&mut self.silent, place, silent, now) {
             self.gaps.push((address, begin, now - begin));
         }
     }
 
-    /// The segment has been split or healed: what was before says nothing.
-    pub(crate) fn forget(&mut self) {
-        self.two.clear();
+    /// The segment is split or whole again: an answer on a part of it says nothing about another part.
+    pub(crate) fn forget(&mut self, now: Duration) {
+        self.close(now);
+        self.twice.clear();
         self.former.clear();
-        self.none.clear();
-        self.picture.clear();
+        self.silent.clear();
+        self.idle.clear();
+    }
+
+    /// What is wrong.
+    pub(crate) fn complaints(&self) -> impl Iterator<Item = &String> {
+        self.complaints.values()
     }
 }
 
-/// How long something has been so, and forgets it when it no longer is.
-fn span(since: &mut BTreeMap<(IpAddr, u8), Duration>, key: (IpAddr, u8), holds: bool, now: Duration) -> Duration {
-    let begin = since.get(&key).copied();
+/// Notes since when something has been so. When it is over, says when it began.
+fn span(since: &mut BTreeMap<Place, Duration>, place: Place, holds: bool, now: Duration) -> Option<Duration> {
     if holds {
-        since.entry(key).or_insert(now);
-    } else {
-        since.remove(&key);
+        since.entry(place).or_insert(now);
+        return None;
     }
-    begin.map_or(Duration::ZERO, |begin| now - begin)
+    since.remove(&place)
 }

@@ -6,12 +6,16 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ferrolb_liveness::{
-    Duties, Effect, Ground, Guard, Input, Link, Note, Outcome, Placement, Question, Role, Timing, Wanted,
-};
+use ferrolb_liveness::{Duties, Effect, Ground, Input, Link, Note, Outcome, Placement, Question, Role, Timing, Wanted};
 
 use crate::judge::Judge;
 use crate::node::{Node, Process, Waiting};
+use crate::sabotage::Sabotage;
+
+/// What clocks say at first. They may be put back.
+const NOON: Duration = Duration::from_secs(12 * 3600);
+/// So long a run with a smaller number than one before it may not be heard.
+const DISBELIEF: Duration = ms(10_100);
 
 pub(crate) const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -56,10 +60,14 @@ pub(crate) struct World {
     pub(crate) cut: BTreeSet<(usize, usize)>,
     /// Pairs that hear nothing at all of each other.
     pub(crate) deaf: BTreeSet<(usize, usize)>,
+    /// Nodes whose datagrams count as old until then: they run under a smaller number than before.
+    pub(crate) disbelieved: BTreeMap<usize, Duration>,
     pub(crate) judge: Judge,
     pub(crate) outcomes: Vec<(Duration, usize, Outcome)>,
-    /// Faults so far.
-    pub(crate) faults: usize,
+    /// Faults so far that may have made an address change its owner.
+    pub(crate) hits: BTreeMap<IpAddr, usize>,
+    /// Falsifies what guards say and are told.
+    pub(crate) sabotage: Sabotage,
     pub(crate) trace: bool,
     events: BinaryHeap<Reverse<(Duration, u64)>>,
     what: BTreeMap<u64, Event>,
@@ -78,6 +86,9 @@ impl World {
                 process: None,
                 runs: 0,
                 snapshot: Arc::default(),
+                last_run: None,
+                greatest_run: 0,
+                clock: NOON,
                 segment: 0,
                 link: true,
                 api: true,
@@ -95,9 +106,11 @@ impl World {
             delay: ms(1),
             cut: BTreeSet::new(),
             deaf: BTreeSet::new(),
+            disbelieved: BTreeMap::new(),
             judge: Judge::default(),
             outcomes: Vec::new(),
-            faults: 0,
+            hits: BTreeMap::new(),
+            sabotage: Sabotage::default(),
             trace: std::env::var("FERROLB_SEED").is_ok(),
             events: BinaryHeap::new(),
             what: BTreeMap::new(),
@@ -109,6 +122,19 @@ impl World {
         self.count += 1;
         self.events.push(Reverse((at.max(self.now), self.count)));
         self.what.insert(self.count, event);
+    }
+
+    /// A fault of this node, or of all: each address that it has to do with may change its owner.
+    pub(crate) fn hit(&mut self, node: Option<usize>) {
+        for (address, (placement, _)) in &self.api {
+            let concerns = |node: usize| {
+                let node = &self.nodes[node];
+                node.has_part(*address) || placement.owner == node.name
+            };
+            if node.is_none_or(concerns) {
+                *self.hits.entry(*address).or_default() += 1;
+            }
+        }
     }
 
     /// Something that is done to the world at a time.
@@ -126,14 +152,6 @@ impl World {
         Duration::from_micros(self.rng.u64(least.as_micros() as u64..=most.as_micros() as u64))
     }
 
-    fn lost(&mut self) -> bool {
-        self.loss > 0 && self.rng.u32(0..1000) < self.loss
-    }
-
-    fn frame_delay(&mut self) -> Duration {
-        self.between(Duration::from_micros(50), self.delay)
-    }
-
     pub(crate) fn run_until(&mut self, end: Duration) {
         while let Some(Reverse((at, number))) = self.events.peek().copied() {
             if at > end {
@@ -144,10 +162,10 @@ impl World {
             if let Some(event) = self.what.remove(&number) {
                 self.happen(event);
             }
-            let mute = [&self.cut, &self.deaf];
-            self.judge.look(self.now, &self.nodes, mute, self.api.keys());
+            self.judge.look(self.now, &self.nodes, self.mute(), self.api.keys());
         }
         self.now = end;
+        self.judge.close(end);
     }
 
     fn happen(&mut self, event: Event) {
@@ -175,7 +193,7 @@ impl World {
         }
     }
 
-    fn process(&mut self, node: usize, run: Option<u64>) -> Option<&mut Process> {
+    pub(crate) fn process(&mut self, node: usize, run: Option<u64>) -> Option<&mut Process> {
         let process = self.nodes[node].process.as_mut()?;
         run.is_none_or(|run| process.run == run).then_some(process)
     }
@@ -218,9 +236,10 @@ impl World {
             return;
         };
         let run = process.run;
-        let effects = process.guard.handle(input, now);
-        for effect in effects {
-            self.effect(node, run, effect);
+        for mut effect in process.handle(input, now) {
+            if (self.sabotage.effects)(node, now, &mut effect) {
+                self.effect(node, run, effect);
+            }
         }
         self.sleep(node);
     }
@@ -233,7 +252,7 @@ impl World {
         let Some(process) = self.process(node, None) else {
             return;
         };
-        let Some(deadline) = process.guard.next_deadline() else {
+        let Some(deadline) = process.deadline() else {
             return;
         };
         if process.tick_at.is_none_or(|at| deadline < at) {
@@ -253,7 +272,7 @@ impl World {
             return;
         }
         process.tick_at = None;
-        if process.guard.next_deadline().is_some_and(|at| at <= now) {
+        if process.deadline().is_some_and(|at| at <= now) {
             self.handle(node, Input::Tick);
         } else {
             self.sleep(node);
@@ -314,48 +333,6 @@ impl World {
         }
     }
 
-    fn send(&mut self, node: usize, to: IpAddr, bytes: &[u8]) {
-        let from = self.nodes[node].ip;
-        let Some(to) = self.nodes.iter().position(|other| other.ip == to) else {
-            return;
-        };
-        let cut = self.cut.contains(&(node.min(to), node.max(to)));
-        if cut || !self.reach(node, to) || self.lost() {
-            return;
-        }
-        let at = self.now + self.frame_delay() + self.frame_delay();
-        self.at(
-            at,
-            Event::Datagram {
-                to,
-                from,
-                bytes: bytes.to_vec(),
-            },
-        );
-    }
-
-    /// Datagrams pass. They have another way where a link is lost.
-    fn reach(&self, one: usize, two: usize) -> bool {
-        let deaf = self.deaf.contains(&(one.min(two), one.max(two)));
-        let (one, two) = (&self.nodes[one], &self.nodes[two]);
-        !deaf && one.kernel && two.kernel && one.segment == two.segment
-    }
-
-    /// Frames pass.
-    fn hear(&self, one: usize, two: usize) -> bool {
-        self.reach(one, two) && self.nodes[one].link && self.nodes[two].link
-    }
-
-    /// The carrier of the interface that is announced on comes or goes.
-    pub(crate) fn plug(&mut self, node: usize, link: bool) {
-        self.say(|| format!("node-{node} carrier: {link}"));
-        self.nodes[node].link = link;
-        if let Some(process) = &self.nodes[node].process {
-            let (at, run) = (self.now + ms(2), process.run);
-            self.at(at, Event::Ground(node, run));
-        }
-    }
-
     /// Layer 2 changes what it does.
     fn apply(&mut self, node: usize, wanted: Arc<Wanted>) {
         let Some(process) = self.process(node, None) else {
@@ -371,91 +348,6 @@ impl World {
             .collect();
         for address in begun {
             self.announce(node, address);
-        }
-    }
-
-    /// A gratuitous ARP.
-    fn announce(&mut self, node: usize, address: IpAddr) {
-        for other in 0..self.nodes.len() {
-            if other == node || !self.hear(node, other) || self.lost() {
-                continue;
-            }
-            let (at, mac) = (self.now + self.frame_delay(), self.nodes[node].mac);
-            let Some(process) = &self.nodes[other].process else {
-                continue;
-            };
-            let run = process.run;
-            if process.applied.addresses.contains_key(&address) {
-                let note = Note::Claimed {
-                    address,
-                    interface: "eth0".to_owned(),
-                    mac,
-                };
-                self.at(at, Event::Note(other, run, note));
-            }
-        }
-    }
-
-    /// One of the tries of a question.
-    fn ask(&mut self, node: usize, run: u64, question: Question, left: u32) {
-        let Some(process) = self.process(node, Some(run)) else {
-            return;
-        };
-        if let Some(until) = process.stalled_until {
-            self.at(
-                until,
-                Event::Try {
-                    node,
-                    run,
-                    question,
-                    left,
-                },
-            );
-            return;
-        }
-        for other in 0..self.nodes.len() {
-            if other == node || !self.hear(node, other) {
-                continue;
-            }
-            for address in &question.addresses {
-                let there = &self.nodes[other];
-                let kernel = (there.ip == *address).then_some((there.mac, false));
-                let Some((mac, in_its_name)) = kernel.or_else(|| there.answers(*address)) else {
-                    continue;
-                };
-                if self.lost() || self.lost() {
-                    continue;
-                }
-                let at = self.now + self.frame_delay() + self.frame_delay();
-                let note = Note::Answer {
-                    question: question.id,
-                    address: *address,
-                    interface: "eth0".to_owned(),
-                    mac,
-                    in_its_name,
-                };
-                self.at(at, Event::Note(node, run, note));
-            }
-        }
-        if left > 1 {
-            let at = self.now + question.gap;
-            self.at(
-                at,
-                Event::Try {
-                    node,
-                    run,
-                    question,
-                    left: left - 1,
-                },
-            );
-        } else if !self.lost() {
-            let over = Note::Over {
-                question: question.id,
-                unasked: BTreeSet::new(),
-            };
-            // Layer 2 waits a gap for answers, then looks at what has come.
-            let at = self.now + question.gap + Duration::from_micros(600);
-            self.at(at, Event::Note(node, run, over));
         }
     }
 
@@ -483,9 +375,7 @@ impl World {
             self.take(node, waiting);
         }
         let now = self.now;
-        let tick = self
-            .process(node, Some(run))
-            .and_then(|process| process.guard.next_deadline());
+        let tick = self.process(node, Some(run)).and_then(|process| process.deadline());
         if tick.is_some_and(|at| at <= now) {
             self.handle(node, Input::Tick);
         } else {
@@ -506,31 +396,48 @@ impl World {
         self.nodes[node].kernel = false;
     }
 
+    /// The node boots; its speaker starts later.
+    pub(crate) fn boot(&mut self, node: usize) {
+        self.say(|| format!("node-{node} boots"));
+        self.nodes[node].kernel = true;
+        self.nodes[node].forget();
+    }
+
+    /// The clock of the node is set to another time.
+    pub(crate) fn set_clock(&mut self, node: usize, clock: Duration) {
+        self.say(|| {
+            format!(
+                "node-{node} has its clock set from {:?} to {clock:?}",
+                self.nodes[node].clock
+            )
+        });
+        self.nodes[node].clock = clock;
+    }
+
     /// The process starts, with what is on disk.
     pub(crate) fn start(&mut self, node: usize) {
         if self.nodes[node].process.is_some() {
             return;
         }
-        self.say(|| format!("node-{node} starts"));
-        let seed = self.rng.u64(..);
+        if !self.nodes[node].kernel {
+            self.boot(node);
+        }
+        let (seed, now) = (self.rng.u64(..), self.now);
         let entry = &mut self.nodes[node];
-        entry.kernel = true;
         entry.runs += 1;
-        let run = entry.runs;
-        entry.process = Some(Process {
-            guard: Guard::new(seed, Arc::default()),
-            told: Arc::default(),
-            applied: Arc::default(),
-            stalled_until: None,
-            inbox: Vec::new(),
-            run,
-            tick_at: None,
-            leaving: false,
-        });
-        if !entry.snapshot.node.is_empty() {
+        let (run, boot) = (entry.runs, entry.number(now));
+        let disbelieved = boot <= entry.greatest_run;
+        entry.greatest_run = entry.greatest_run.max(boot);
+        entry.process = Some(Process::new(seed, run, boot, now));
+        self.say(|| format!("node-{node} starts, believed: {}", !disbelieved));
+        if disbelieved {
+            // Until those who knew it have not heard it for long enough.
+            self.disbelieved.insert(node, now + DISBELIEF);
+        }
+        if !self.nodes[node].snapshot.node.is_empty() {
             let duties = Duties {
-                boot: run,
-                ..Duties::clone(&entry.snapshot)
+                boot,
+                ..Duties::clone(&self.nodes[node].snapshot)
             };
             self.take(node, Waiting::Duties(Arc::new(duties)));
         }
