@@ -29,8 +29,6 @@ use super::{footer, progress, publish, runtime};
 const NAMESPACE: &str = "bench";
 /// All addresses are placed and announced within this.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Nothing has been written for this long.
-const SETTLED: Duration = Duration::from_secs(8);
 /// Heartbeats to a peer in a second, by default.
 const HEARTBEATS: f64 = 20.0;
 /// The bridge of the LAN, which is where the API server listens.
@@ -49,6 +47,9 @@ pub(crate) struct Args {
     /// So many of the nodes run a speaker.
     #[arg(long, default_value_t = 2, value_name = "N", value_parser = value_parser!(u8).range(1..=20))]
     speakers: u8,
+    /// Before it is measured, after all is announced.
+    #[arg(long, default_value_t = 8, value_name = "SECONDS")]
+    idle: u64,
     /// Few Services: to see that the bench works.
     #[arg(long)]
     quick: bool,
@@ -92,7 +93,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let runtime = runtime()?;
     let (mut rows, mut missed) = (Vec::new(), Vec::new());
     for world in worlds {
-        rows.extend(runtime.block_on(measure(world, args.speakers, &mut missed))?);
+        rows.extend(runtime.block_on(measure(world, args, &mut missed))?);
     }
     let text = table(["what", "resident", "anonymous", "how it was measured"], &rows);
     publish("memory", &format!("{text}\n{}", footer("an API server in memory")))?;
@@ -101,7 +102,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 /// `missed` gets what is larger than the goal of its world.
-async fn measure(world: &World, speakers: u8, missed: &mut Vec<String>) -> Result<Vec<Row>> {
+async fn measure(world: &World, args: &Args, missed: &mut Vec<String>) -> Result<Vec<Row>> {
     progress(&format!("{} Services, {} nodes", world.services, world.nodes));
     let run_dir = RunDir::create()?;
     let lan = Lan::create(&run_dir.prefix(), Families::V4)?;
@@ -135,7 +136,7 @@ async fn measure(world: &World, speakers: u8, missed: &mut Vec<String>) -> Resul
     .await?;
     let heartbeats = heartbeats(&client, world).await?;
     let mut running = Vec::new();
-    for number in 0..speakers.min(u8::try_from(world.nodes).unwrap_or(u8::MAX)) {
+    for number in 0..args.speakers.min(u8::try_from(world.nodes).unwrap_or(u8::MAX)) {
         let name = node_name(u32::from(number));
         let host = lan.add_host(&format!("n{number}"), FIRST_HOST + number)?;
         running.push(start(&name, "ferrolb-speaker", Some(&host), &["--node-name", &name])?);
@@ -144,7 +145,7 @@ async fn measure(world: &World, speakers: u8, missed: &mut Vec<String>) -> Resul
         announced(&client, &running).await
     })
     .await?;
-    tokio::time::sleep(SETTLED).await;
+    tokio::time::sleep(Duration::from_secs(args.idle)).await;
 
     let mut most = Usage::of(running[0].pid())?;
     for speaker in &running[1..] {
