@@ -179,7 +179,9 @@ impl Ledger {
             let same = |a: &IpAddr| Family::of(*a) == Family::of(*old);
             let entry = (id.clone(), *old);
             let mut told = replica.told.views(id);
-            let stood = told.any(|v| ingress.iter().all(|a| v.ingress.contains(a))) || self.leaving.contains(&entry);
+            // An address of the other family, which comes meanwhile, makes it no other overlap.
+            let both = ingress.iter().filter(|a| same(a));
+            let stood = told.any(|v| both.clone().all(|a| v.ingress.contains(a))) || self.leaving.contains(&entry);
             if ingress[..n].iter().any(same) {
                 if !stood && !is_left(replica, view, *old) {
                     return Err(format!("{id} is to show {ingress:?}, and need not leave {old}"));
