@@ -454,6 +454,11 @@ impl Walk<'_> {
         }
         details.sort();
         details.dedup();
+        if self.world.speakers.is_empty() && !optional {
+            let text =
+                format!("no router has {address}: no speaker answers on any node; see DaemonSet ferrolb-speaker");
+            return Step::refused("BGP", Reason::NoSpeaker.as_str(), text);
+        }
         let (state, text) = match carried {
             0 if optional => (State::Note, format!("no router has {address}")),
             0 => (

@@ -151,6 +151,13 @@ pub enum Reason {
         /// The Services that hold the address.
         services: Vec<ServiceId>,
     },
+    /// The address has an owner, and no speaker is known on any node that could announce it.
+    NoSpeaker,
+    /// The owner has not confirmed in time that it announces the address.
+    NotConfirmed {
+        /// The owner.
+        node: String,
+    },
     /// An address cannot be moved as asked.
     CannotMove {
         /// The node asked for.
@@ -351,6 +358,16 @@ impl fmt::Display for Reason {
             }
             Reason::NoEndpoint { services } => {
                 write!(f, "no endpoint of {} can serve", list(services))
+            }
+            Reason::NoSpeaker => {
+                f.write_str("no speaker answers on any node that could announce it; see DaemonSet ferrolb-speaker")
+            }
+            Reason::NotConfirmed { node } => {
+                write!(
+                    f,
+                    "node {node} is to announce it and does not confirm; see the pod of DaemonSet ferrolb-speaker on {node}, and \
+                     the events of the Service"
+                )
             }
             Reason::CannotMove { node, why: None } => write!(f, "there is no node {node:?}"),
             Reason::CannotMove { node, why: Some(why) } => {

@@ -16,6 +16,7 @@ use ferrolb_model::{
 };
 use litemap::LiteMap;
 
+use crate::confirm::Expected;
 use crate::effect::Write;
 use crate::seats::Seats;
 use crate::taken::{Taken, next};
@@ -67,6 +68,8 @@ pub(crate) struct Record {
     pub(crate) believed_until: Duration,
     /// The highest epoch seen: a new owner gets a higher one, also after a time without any.
     pub(crate) epoch: u64,
+    /// Until when its owner has to confirm that it announces it.
+    pub(crate) expected: Option<Box<Expected>>,
     /// Why nobody announces it, as reported last.
     pub(crate) silent: Option<&'static str>,
 }

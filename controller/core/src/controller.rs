@@ -367,6 +367,7 @@ impl Controller {
         if let Some(record) = self.allocator.record_mut(address) {
             record.echo = Echo::None;
             record.cooling.clear();
+            record.expected = None;
             self.replace_object(address, None);
         }
     }
@@ -465,7 +466,7 @@ impl Controller {
                 Timer::Restless(id) => self.take_up(&id),
                 Timer::Probe(address) => self.probe_missed(address, now),
                 Timer::Occupied(address) => self.occupation_ends(address, now),
-                Timer::Belief(address) => {
+                Timer::Belief(address) | Timer::Owner(address) => {
                     self.dirty.placements.insert(address);
                 }
                 Timer::Sweep => self.dirty.services.extend(self.line.turns().cloned()),

@@ -341,6 +341,7 @@ impl Controller {
             self.allocator.set_placed(address, decision.placed.clone());
         }
         self.report_silence(address, decision.silent.as_ref(), effects);
+        self.expect_owner(address, &decision, now);
         let Some(record) = self.allocator.record(address) else {
             return;
         };
@@ -349,7 +350,7 @@ impl Controller {
         if record.flight.is_some() || record.echo != Echo::None || waits {
             return;
         }
-        let mut conditions = self.conditions(address, record, &decision);
+        let mut conditions = self.conditions(address, record, &decision, now);
         let answered_move = self.answered(object, &decision, &mut conditions);
         let same = object.placement == record.placed && object.answered_move == answered_move;
         if same && object.conditions == conditions {
@@ -368,32 +369,20 @@ impl Controller {
         self.start(address, write, effects);
     }
 
-    fn conditions(&self, address: IpAddr, record: &Record, decision: &Decision) -> BTreeMap<ConditionType, Condition> {
+    fn conditions(
+        &self,
+        address: IpAddr,
+        record: &Record,
+        decision: &Decision,
+        now: Duration,
+    ) -> BTreeMap<ConditionType, Condition> {
         let mut conditions = BTreeMap::from([(ConditionType::Allocated, self.allocated(address, record))]);
         if record.holders.is_empty() {
             return conditions;
         }
         conditions.extend(self.conflict(address).map(|c| (ConditionType::Conflict, c)));
         let announced = match (&record.placed, &decision.silent) {
-            (Some(placed), _) => {
-                let announcer = record.object.as_ref().and_then(|o| o.announcer.as_ref());
-                let confirmed = announcer.is_some_and(|announcer| announcer.node == placed.owner);
-                let does = if confirmed {
-                    "announces it"
-                } else {
-                    "has not confirmed yet"
-                };
-                let reason = match (confirmed, decision.last) {
-                    (false, _) => "Pending",
-                    (true, None) => "Announced",
-                    (true, Some(_)) => "LastCandidate",
-                };
-                let last = decision
-                    .last
-                    .map(|why| format!("; it is {}, but no other node can have it", why.as_str()));
-                let message = format!("node {} {does}{}", placed.owner, last.unwrap_or_default());
-                Condition::new(confirmed, reason, message)
-            }
+            (Some(placed), _) => self.announced(record, placed, decision, now),
             (None, Some(reason)) => Condition::told(false, reason),
             (None, None) => return conditions,
         };

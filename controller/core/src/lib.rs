@@ -6,6 +6,7 @@
 
 mod allocator;
 mod choose;
+mod confirm;
 mod controller;
 mod converge;
 mod effect;

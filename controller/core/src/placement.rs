@@ -32,6 +32,10 @@ pub(crate) struct Decision {
     pub(crate) last: Option<NodeRefusal>,
     /// What becomes of a request that is not answered yet.
     pub(crate) answer: Option<Answer>,
+    /// The speaker of some node that could announce it has told of itself.
+    pub(crate) speaks: bool,
+    /// How long the owner may wait for its kube-proxy by a policy.
+    pub(crate) wait: Duration,
 }
 
 impl Decision {
@@ -167,6 +171,15 @@ impl Round<'_> {
             .collect()
     }
 
+    /// Whether the speaker of some node that may announce has told of itself.
+    fn speaks(&self) -> bool {
+        let speaks = |node: &&&str| self.standings.nodes.get(**node).is_some_and(|s| s.speaks);
+        match &self.demand.nodes {
+            None => self.standings.any_speaks,
+            Some(nodes) => nodes.iter().filter(speaks).any(|node| self.grade(node).is_some()),
+        }
+    }
+
     /// Why the owner would give the address up.
     pub(crate) fn reluctance(&self, owner: &str) -> Option<NodeRefusal> {
         let standing = self.standings.nodes.get(owner)?;
@@ -251,6 +264,8 @@ impl Controller {
                 placed: Some(placed),
                 silent: None,
                 answer,
+                speaks: round.speaks(),
+                wait: round.rules.wait(),
             }
         };
         match self.look(address, coverage, now, decide) {
@@ -424,7 +439,7 @@ impl Controller {
         let Some(record) = self.allocator.record_mut(address) else {
             return;
         };
-        let name = silent.map(Reason::as_str);
+        let name = silent.map(Reason::as_str).or_else(|| record.overdue());
         if record.silent == name {
             return;
         }

@@ -100,13 +100,10 @@ impl Controller {
         })
     }
 
-    /// Whether the owner says that it announces the address.
+    /// Whether the address is announced by its owner, or has none.
     fn is_confirmed(&self, address: IpAddr) -> bool {
-        self.allocator.record(address).is_none_or(|record| {
-            let announcer = record.object.as_ref().and_then(|o| o.announcer.as_ref());
-            let owner = record.placed.as_ref().map(|p| &p.owner);
-            owner.is_none() || announcer.map(|a| &a.node) == owner
-        })
+        let record = self.allocator.record(address);
+        record.is_none_or(|record| record.placed.is_none() || record.is_confirmed())
     }
 
     /// The move from the fullest node that can be relieved, to the emptiest that takes anything from it.

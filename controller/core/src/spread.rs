@@ -133,6 +133,12 @@ impl<'a> Rules<'a> {
         }
     }
 
+    /// How much longer than without a policy a node may take to begin.
+    pub(crate) fn wait(&self) -> Duration {
+        let waits = self.policies.iter().filter_map(|p| p.endpoints.wait);
+        waits.max().unwrap_or_default()
+    }
+
     /// What the weights of the first policy that has some for the node add to its score.
     pub(crate) fn weight(&self, labels: &Labels) -> u32 {
         let mut with = self.of_node(labels).filter(|p| !p.layer2.weights.is_empty());

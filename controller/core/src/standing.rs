@@ -44,6 +44,8 @@ pub(crate) struct Standing {
     doubt: Option<NodeRefusal>,
     /// Its speaker tells of the network.
     heard: bool,
+    /// Its speaker has told of itself.
+    pub(crate) speaks: bool,
 }
 
 impl Standing {
@@ -69,10 +71,13 @@ pub(crate) struct Standings {
     grades: [Crowd; 3],
     /// Those that stand by where nobody else does.
     spare: Crowd,
+    /// The speaker of some node that may announce has told of itself.
+    pub(crate) any_speaks: bool,
 }
 
 impl Standings {
     fn new(nodes: BTreeMap<String, Standing>, allocator: &Allocator) -> Self {
+        let any_speaks = nodes.values().any(|s| s.ready && s.fault.is_none() && s.speaks);
         let grades = Grade::ALL.map(|grade| {
             let able = nodes
                 .iter()
@@ -87,6 +92,7 @@ impl Standings {
         Standings {
             grades,
             spare: Crowd::new(spare),
+            any_speaks,
             nodes,
         }
     }
@@ -257,6 +263,7 @@ impl Judge<'_> {
             awaited,
             doubt: doubt.or(draining),
             heard: network.is_some(),
+            speaks: self.world.networks().contains_key(&node.name),
         }
     }
 

@@ -33,6 +33,8 @@ pub(crate) enum Timer {
     Occupied(IpAddr),
     /// The takeover of this address counts no more than any other placement.
     Belief(IpAddr),
+    /// The owner of this address should have confirmed that it announces it.
+    Owner(IpAddr),
 }
 
 impl Timer {

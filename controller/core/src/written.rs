@@ -66,8 +66,12 @@ impl Controller {
         if result.is_ok() && matches!(key, WriteKey::Claim(_)) {
             self.claim_written(address);
         }
-        if matches!(write, Write::CreateVirtualIp { .. }) {
-            self.probe_asked(address, result.is_ok(), now);
+        match &write {
+            Write::CreateVirtualIp { .. } => self.probe_asked(address, result.is_ok(), now),
+            Write::SetVirtualIpStatus { conditions, .. } if result.is_ok() => {
+                self.report_overdue(address, conditions, effects);
+            }
+            _ => {}
         }
         let seen = self.allocator.record(address).and_then(|r| r.object.as_ref());
         let unchanged = match base(&write) {

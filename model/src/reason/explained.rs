@@ -115,6 +115,15 @@ explain! {
         NoEndpoint "NoEndpoint":
             "no endpoint of the Services that hold the address can serve",
             "look at the pods and their readiness; a new Service waits for its first endpoint without a Warning";
+        NoSpeaker "NoSpeaker":
+            "the address has an owner, and for 30 s no speaker has told of itself on any node that could announce it",
+            "look at the DaemonSet `ferrolb-speaker`: whether it is there, and why its pods do not run; it goes away \
+             when the owner's speaker announces";
+        NotConfirmed "NotConfirmed":
+            "the owner's speaker has not confirmed within 30 s, and as much longer as `spec.endpoints.waitSeconds` of \
+             an `AnnouncementPolicy` lets it wait, that it announces the address",
+            "look at the speaker's pod on the node that the message names, its log and its `/readyz`, and at the \
+             events of the Service; it goes away when the speaker announces";
         PoolChanged "PoolChanged":
             "the Service keeps an address that would not be chosen for it today; the message says why",
             "nothing has to be done; to move it, ask for another pool or address, or let the pool \

@@ -16,7 +16,7 @@ use crate::history::{Action, Scenario};
 use crate::users::NAMESPACES;
 
 const POOLS: [&str; 4] = ["a", "b", "c", "d"];
-const NODES: [&str; 4] = ["n1", "n2", "n3", "n4"];
+pub(crate) const NODES: [&str; 4] = ["n1", "n2", "n3", "n4"];
 const TEAMS: [&str; 2] = ["x", "y"];
 
 /// The first and the last address of each block; small ones, so that they run out, and two that never do.

@@ -1,6 +1,7 @@
 //! What people and machines around the controller do, drawn from a seed before anything runs, so that the same history
 //! can be played with another order of events.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use fastrand::Rng;
 use ferrolb_controller_core::RebalanceRequest;
 use ferrolb_model::{Config, EndpointsView, NodeView, ServiceId, ServiceView};
 
-use crate::cluster::{Cluster, any_address};
+use crate::cluster::{Cluster, NODES, any_address};
 use crate::users::Users;
 
 /// What a seed puts into the world; most seeds leave something out, so that what fails stays readable.
@@ -118,6 +119,8 @@ pub(crate) struct History {
     /// What is there before the first controller starts.
     pub(crate) before: Vec<Action>,
     pub(crate) actions: Vec<(Duration, Action)>,
+    /// Nodes whose speaker never confirms that it announces, and takes nothing over.
+    pub(crate) mute: BTreeSet<String>,
 }
 
 impl History {
@@ -151,8 +154,21 @@ impl History {
             scenario,
             before,
             actions,
+            mute: mute(seed),
         }
     }
+}
+
+/// Mostly none, else some or all. By a generator of its own: with it or without, a history is the same otherwise.
+fn mute(seed: u64) -> BTreeSet<String> {
+    let mut rng = Rng::with_seed(!seed);
+    let count = match rng.u8(..8) {
+        0 => NODES.len(),
+        1 => rng.usize(1..NODES.len()),
+        _ => 0,
+    };
+    let nodes = rng.choose_multiple(NODES, count);
+    nodes.into_iter().map(str::to_owned).collect()
 }
 
 /// Mostly things happen close together; at times a cool-down passes between two.

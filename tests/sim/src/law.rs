@@ -3,11 +3,21 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ferrolb_model::{
-    AllocationPolicy, Config, Family, FamilyPolicy, FamilySet, NodeView, Pool, ServiceId, ServiceType, ServiceView,
-    TrafficPolicy, VirtualIp,
+    AllocationPolicy, Condition, ConditionType, Config, Family, FamilyPolicy, FamilySet, NodeView, Pool, ServiceId,
+    ServiceType, ServiceView, TrafficPolicy, VirtualIp,
 };
+
+/// So long an owner has to confirm that it announces.
+pub(crate) const CONFIRMS_WITHIN: Duration = Duration::from_secs(30);
+
+/// Whether the object says that the owner has not confirmed in time, and by which reason.
+pub(crate) fn overdue(conditions: &BTreeMap<ConditionType, Condition>) -> Option<&str> {
+    let reason = conditions.get(&ConditionType::Announced)?.reason.as_str();
+    ["NoSpeaker", "NotConfirmed"].contains(&reason).then_some(reason)
+}
 
 /// Whether FerroLB serves the Service here, where no class is configured.
 pub(crate) fn is_ours(view: &ServiceView) -> bool {

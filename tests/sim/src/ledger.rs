@@ -125,7 +125,20 @@ impl Ledger {
                 replica.asked(*address, &[]);
                 return Ok(());
             }
-            Write::SetVirtualIpStatus { .. } => return Ok(()),
+            Write::SetVirtualIpStatus {
+                address,
+                placement,
+                conditions,
+                ..
+            } => {
+                let owner = placement.as_ref().filter(|_| law::overdue(conditions).is_some());
+                return match owner {
+                    Some(owner) if !replica.may_call_overdue(*address, owner, now) => {
+                        Err(format!("{} is called overdue with {address}, and is not", owner.owner))
+                    }
+                    _ => Ok(()),
+                };
+            }
         };
         if let Write::CreateVirtualIp { prober: Some(_), .. } = write {
             replica.probes(*address);

@@ -147,7 +147,7 @@ fn play(
 ) -> Result<(Summary, Outcome), Failure> {
     let order = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(order);
     if let Some(log) = log {
-        log(&format!("{:?}", history.scenario));
+        log(&format!("{:?}, mute: {:?}", history.scenario, history.mute));
     }
     let settings = Settings { order, log, sabotage };
     let mut sim = Sim::new(history, settings);

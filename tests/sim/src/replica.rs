@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use ferrolb_controller_core::{Controller, Input, Settings, Write, WriteKey};
-use ferrolb_model::{Claim, Config, NodeView, Probe, ServiceId, ServiceView, VirtualIp};
+use ferrolb_model::{Claim, Config, NodeView, Placement, Probe, ServiceId, ServiceView, VirtualIp};
 
+use crate::law;
 use crate::store::{KINDS, Key, Store, claims, is_good};
 
 /// How long an old word of a watch counts as an excuse: a decision may wait that long for its write.
@@ -126,6 +127,10 @@ pub(crate) struct Replica {
     probing: BTreeMap<IpAddr, Option<Duration>>,
     /// Addresses that it was told in time to be used by another machine.
     occupied: BTreeSet<IpAddr>,
+    /// Since when it knows the owner of an address.
+    owners: BTreeMap<IpAddr, (Placement, Duration)>,
+    /// The versions on which its placements were based.
+    placed: BTreeMap<IpAddr, String>,
     /// When a speaker last did not answer in time.
     missed: Option<Duration>,
     /// Claims that it asked for since the watch told of the object last.
@@ -154,6 +159,8 @@ impl Replica {
             showing: BTreeMap::new(),
             probing: BTreeMap::new(),
             occupied: BTreeSet::new(),
+            owners: BTreeMap::new(),
+            placed: BTreeMap::new(),
             missed: None,
             asked: BTreeMap::new(),
             claimed: BTreeSet::new(),
@@ -210,8 +217,45 @@ impl Replica {
             Write::DeleteVirtualIp { address, .. } => {
                 self.written.remove(address);
             }
-            Write::SetVirtualIpStatus { .. } | Write::SetServiceStatus { .. } => {}
+            Write::SetVirtualIpStatus {
+                address,
+                placement,
+                resource_version,
+                ..
+            } => {
+                // The watch may have told of a newer one.
+                let told = self.told.virtual_ips.get(address);
+                if told.is_some_and(|object| object.resource_version == *resource_version) {
+                    self.note_owner(*address, placement.as_ref(), now);
+                    self.placed.insert(*address, resource_version.clone());
+                }
+            }
+            Write::SetServiceStatus { .. } => {}
         }
+    }
+
+    fn note_owner(&mut self, address: IpAddr, placement: Option<&Placement>, now: Duration) {
+        let same = |a: &Placement, b: &Placement| a.order() == b.order();
+        match (placement, self.owners.get(&address)) {
+            (Some(new), Some((old, _))) if same(new, old) => {}
+            (Some(new), _) => drop(self.owners.insert(address, (new.clone(), now))),
+            (None, _) => drop(self.owners.remove(&address)),
+        }
+    }
+
+    /// Whether it may say that the owner of an address has not confirmed: for long enough it has known who that is, or
+    /// another one has said so, and it was not told otherwise.
+    pub(crate) fn may_call_overdue(&self, address: IpAddr, placement: &Placement, now: Duration) -> bool {
+        let Some(told) = self.told.virtual_ips.get(&address) else {
+            return false;
+        };
+        let confirmed = told.announcer.as_ref().is_some_and(|a| a.node == placement.owner);
+        let since = self
+            .owners
+            .get(&address)
+            .filter(|(known, _)| known.order() == placement.order());
+        let long = since.is_some_and(|(_, since)| *since + law::CONFIRMS_WITHIN <= now);
+        !confirmed && (long || law::overdue(&told.conditions).is_some())
     }
 
     /// The pool that it wrote into an object.
@@ -367,6 +411,14 @@ impl Replica {
             };
             if !matches!(&input, Input::VirtualIp(object) if Some(&object.resource_version) == base) {
                 self.written.remove(&address);
+            }
+            let (placement, version) = match &input {
+                Input::VirtualIp(object) => (object.placement.as_ref(), Some(&object.resource_version)),
+                _ => (None, None),
+            };
+            // The same holds here.
+            if version.is_none() || self.placed.get(&address) != version {
+                self.note_owner(address, placement, now);
             }
         }
         Some(input)

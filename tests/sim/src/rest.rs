@@ -6,7 +6,8 @@ use std::net::IpAddr;
 
 use ferrolb_controller_core::{Controller, Effect, Input, PoolUsage, Settings};
 use ferrolb_model::{
-    Config, Family, FamilyPolicy, FamilySet, Pool, ReclaimPolicy, ServiceView, TrafficPolicy, VirtualIp,
+    ConditionType, Config, Family, FamilyPolicy, FamilySet, Placement, Pool, ReclaimPolicy, ServiceView, TrafficPolicy,
+    VirtualIp,
 };
 
 use crate::law;
@@ -211,6 +212,7 @@ fn placed(store: &Store, object: &VirtualIp) -> Result<(), String> {
     if all.iter().collect::<BTreeSet<_>>().len() != all.len() {
         return Err(format!("is placed at {all:?}"));
     }
+    confirmed(store, object, placed)?;
     let is_fit = |name: &String| store.nodes.get(name).is_some_and(fit);
     let local = holders.iter().any(|v| v.traffic_policy == TrafficPolicy::Local);
     if !local && store.nodes.values().any(fit) && !is_fit(&placed.owner) {
@@ -220,6 +222,33 @@ fn placed(store: &Store, object: &VirtualIp) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// The condition says whether the owner has confirmed, and if not, whether anybody is there who could.
+fn confirmed(store: &Store, object: &VirtualIp, placed: &Placement) -> Result<(), String> {
+    let said = object
+        .conditions
+        .get(&ConditionType::Announced)
+        .ok_or("says nothing of its owner")?;
+    let right = if object.announcer.as_ref().is_some_and(|a| a.node == placed.owner) {
+        said.status && law::overdue(&object.conditions).is_none()
+    } else {
+        let speaks = store.networks.contains_key(&placed.owner);
+        let reason = law::overdue(&object.conditions);
+        // Whether another node than the owner could announce it is the placement's rule.
+        !said.status
+            && match store.networks.is_empty() {
+                true => reason == Some("NoSpeaker"),
+                false => reason == Some("NotConfirmed") || !speaks && reason == Some("NoSpeaker"),
+            }
+    };
+    match right {
+        true => Ok(()),
+        false => Err(format!(
+            "says {said:?} of {placed:?}, announced by {:?}",
+            object.announcer
+        )),
+    }
 }
 
 fn fit(node: &ferrolb_model::NodeView) -> bool {

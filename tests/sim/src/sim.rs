@@ -193,6 +193,11 @@ impl<'a> Sim<'a> {
             Event::Arrive(flight) => return self.arrive(flight),
             Event::Answer(flight) => return self.answer(flight),
             Event::Announce(address) => {
+                let object = self.store.virtual_ips.get(&address);
+                let owner = object.and_then(|o| o.placement.as_ref()).map(|p| &p.owner);
+                if owner.is_some_and(|owner| self.history.mute.contains(owner)) {
+                    return Ok(());
+                }
                 if self.store.announce(address) {
                     self.log(|| format!("speaker     announces {address}"));
                     self.spread();
@@ -200,7 +205,7 @@ impl<'a> Sim<'a> {
             }
             Event::TookOver(address, placement) => {
                 let owner = placement.owner.clone();
-                if self.store.record_takeover(address, placement) {
+                if !self.history.mute.contains(&owner) && self.store.record_takeover(address, placement) {
                     self.log(|| format!("speaker     {owner} took {address} over"));
                     self.spread();
                 }

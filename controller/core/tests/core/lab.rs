@@ -10,7 +10,8 @@ use ferrolb_controller_core::{
     Controller, Effect, EventKind, Input, ServiceEvent, Settings, Write, WriteError, WriteKey,
 };
 use ferrolb_model::{
-    Config, EndpointsView, NetworkView, NodeView, Pool, Probe, ServiceId, ServiceType, ServiceView, VirtualIp,
+    Announcer, Config, EndpointsView, NetworkView, NodeView, Pool, Probe, ServiceId, ServiceType, ServiceView,
+    VirtualIp,
 };
 
 use crate::fixtures::{config, id, ip, node, virtual_ip};
@@ -46,6 +47,8 @@ pub(crate) struct Lab {
     pub(crate) finalizers: BTreeSet<IpAddr>,
     /// Speakers that are asked about an address do not answer at once.
     pub(crate) speakers_think: bool,
+    /// Owners confirm at once that they announce.
+    pub(crate) owners_confirm: bool,
     settings: Settings,
     version: u64,
     /// One stream per kind: order holds inside a kind only.
@@ -92,6 +95,7 @@ impl Lab {
             answers_late: false,
             finalizers: BTreeSet::new(),
             speakers_think: false,
+            owners_confirm: false,
             settings,
             version: 0,
             watch: Default::default(),
@@ -412,7 +416,13 @@ impl Lab {
                 conditions,
                 resource_version,
             } => {
-                let object = self.at(address, &resource_version)?;
+                let mut object = self.at(address, &resource_version)?;
+                if let Some(placed) = placement.as_ref().filter(|_| self.owners_confirm) {
+                    object.announcer = Some(Announcer {
+                        node: placed.owner.clone(),
+                        interfaces: Box::default(),
+                    });
+                }
                 self.put_virtual_ip(VirtualIp {
                     placement,
                     answered_move,

@@ -1,6 +1,7 @@
 //! The core against a small API server in memory: every outcome is judged by what stands in the objects.
 
 mod allocation;
+mod confirm;
 mod eligible;
 mod families;
 mod faults;

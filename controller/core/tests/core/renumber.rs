@@ -25,6 +25,7 @@ fn reassigning(ranges: &[&str]) -> Pool {
 /// One Service on 192.0.2.1, of a pool that then is 192.0.2.2 to .9.
 fn moving(view: ServiceView) -> Lab {
     let mut lab = Lab::started([reassigning(&["192.0.2.1-192.0.2.9"])]);
+    lab.owners_confirm = true;
     lab.set_endpoints(endpoints("web", &["n1"]));
     lab.apply(view);
     lab.settle();

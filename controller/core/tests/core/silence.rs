@@ -15,6 +15,7 @@ const MOMENT: Duration = Duration::from_millis(1);
 /// Five nodes, and a Service with endpoints on three of them.
 fn one(policy: TrafficPolicy) -> Lab {
     let mut lab = Lab::started([pool("a", &["192.0.2.1-192.0.2.99"])]);
+    lab.owners_confirm = true;
     for name in ["n4", "n5"] {
         lab.set_node(node(name));
     }

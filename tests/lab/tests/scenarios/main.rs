@@ -340,6 +340,7 @@ fn main() -> std::process::ExitCode {
                 .scenario("older_definitions", with_pool(mistakes::older_definitions))
                 .scenario("restricted_namespace", without_pool(mistakes::restricted_namespace))
                 .scenario("no_subnet", without_pool(mistakes::no_subnet))
+                .scenario("no_speakers", with_pool(mistakes::no_speakers))
                 .scenario("ipvs_without_strict_arp", with_pool(mistakes::ipvs_without_strict_arp))
                 .scenario("metallb", with_pool(rivals::metallb))
                 .scenario("metallb_of_any_name", with_pool(rivals::metallb_of_any_name))

@@ -10,6 +10,7 @@ use ferrolb_lab::process::Process;
 use ferrolb_lab::{Program, wait_until};
 use serde_json::{Value, json};
 
+use crate::cli::told;
 use crate::manifests::{deployment, pool, service};
 use crate::scene::{PATIENCE, Scene};
 use crate::told::Teller;
@@ -19,6 +20,9 @@ const FAKETIME: [&str; 2] = [
     "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1",
     "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1",
 ];
+
+/// An owner that has not confirmed for so long may still be starting.
+const SOON: Duration = Duration::from_secs(20);
 
 /// The level below which an installation is refused.
 const ENFORCE: &str = "pod-security.kubernetes.io/enforce";
@@ -209,6 +213,42 @@ pub(crate) async fn no_subnet(s: Scene) -> Result<()> {
     let announced = s.owner(address).await;
     s.delete(&policy).await?;
     announced.map(drop)
+}
+
+/// No speaker anywhere: the Service has its address, and after a while condition, event and plugin say that no speaker answers. Once
+/// speakers run, that goes away by itself, and a client reaches the Service.
+pub(crate) async fn no_speakers(s: Scene) -> Result<()> {
+    s.apply(&deployment("web", 1)).await?;
+    s.ready("web", 1).await?;
+    let speakers = s.nodes().iter().map(|node| node.program(Program::Speaker));
+    let speakers = speakers.collect::<Result<Vec<_>>>()?;
+    speakers.iter().for_each(|speaker| speaker.kill());
+    s.lab().kubectl(&["delete", "speakerstates", "--all"]).await?;
+    let named = async {
+        let address = s
+            .apply_and_address("web", &service("web", "web", "type: LoadBalancer"))
+            .await?;
+        s.condition(address, "Announced", "False", "Pending").await?;
+        tokio::time::sleep(SOON).await;
+        s.condition(address, "Announced", "False", "Pending").await?;
+        s.condition(address, "Announced", "False", "NoSpeaker").await?;
+        s.event("web", "announceFailed", "NoSpeaker").await?;
+        told(&s, &["why", "web"], 1, "does not work: layer 2: NoSpeaker").await?;
+        s.unanswered(address).await?;
+        anyhow::Ok(address)
+    }
+    .await;
+    speakers.iter().try_for_each(|speaker| speaker.restart())?;
+    let address = named?;
+    let owner = s.owner(address).await?;
+    s.condition(address, "Announced", "True", "Announced").await?;
+    s.answered_by(address, &owner).await?;
+    s.page(address, 80).await?;
+    told(&s, &["why", "web"], 0, "works: ").await?;
+    let events = s.events(s.namespace(), "Service", "web").await?;
+    let said = events.iter().filter(|event| event.message.contains("NoSpeaker"));
+    ensure!(said.count() == 1, "{events:?}");
+    s.wait_ferrolb_ready().await
 }
 
 /// Clocks that are an hour off: that of the controller ahead, that of the owner's speaker behind. Addresses are given, announced
