@@ -52,6 +52,7 @@ impl WrittenConditions {
 pub(crate) enum WriteKind {
     VirtualIpCreate,
     VirtualIpUpdate,
+    VirtualIpConfirm,
     VirtualIpDelete,
     VirtualIpStatus,
     ServiceStatus,
@@ -60,9 +61,10 @@ pub(crate) enum WriteKind {
 }
 
 impl WriteKind {
-    pub(crate) const ALL: [WriteKind; 7] = [
+    pub(crate) const ALL: [WriteKind; 8] = [
         WriteKind::VirtualIpCreate,
         WriteKind::VirtualIpUpdate,
+        WriteKind::VirtualIpConfirm,
         WriteKind::VirtualIpDelete,
         WriteKind::VirtualIpStatus,
         WriteKind::ServiceStatus,
@@ -75,6 +77,7 @@ impl WriteKind {
         match write {
             Write::CreateVirtualIp { .. } => WriteKind::VirtualIpCreate,
             Write::UpdateVirtualIp { .. } => WriteKind::VirtualIpUpdate,
+            Write::ConfirmVirtualIp { .. } => WriteKind::VirtualIpConfirm,
             Write::DeleteVirtualIp { .. } => WriteKind::VirtualIpDelete,
             Write::SetVirtualIpStatus { .. } => WriteKind::VirtualIpStatus,
             Write::SetServiceStatus { .. } => WriteKind::ServiceStatus,
@@ -86,6 +89,7 @@ impl WriteKind {
         match self {
             WriteKind::VirtualIpCreate => "virtual_ip_create",
             WriteKind::VirtualIpUpdate => "virtual_ip_update",
+            WriteKind::VirtualIpConfirm => "virtual_ip_confirm",
             WriteKind::VirtualIpDelete => "virtual_ip_delete",
             WriteKind::VirtualIpStatus => "virtual_ip_status",
             WriteKind::ServiceStatus => "service_status",
@@ -98,7 +102,7 @@ impl WriteKind {
     pub(crate) fn rule(self) -> &'static str {
         match self {
             WriteKind::VirtualIpCreate => "create virtualips",
-            WriteKind::VirtualIpUpdate => "patch virtualips",
+            WriteKind::VirtualIpUpdate | WriteKind::VirtualIpConfirm => "patch virtualips",
             WriteKind::VirtualIpDelete => "delete virtualips",
             WriteKind::VirtualIpStatus => "patch virtualips/status",
             WriteKind::ServiceStatus => "patch services/status",
@@ -155,6 +159,20 @@ pub(crate) async fn perform(
             let body = json!({ "spec": { "pool": pool, "claims": claims, "sharingKey": sharing_key } });
             let name = VirtualIpName::of(address).to_string();
             apply::merge(&virtual_ips(client), &name, &resource_version, CONTROLLER_MANAGER, body).await?;
+        }
+        Write::ConfirmVirtualIp {
+            address,
+            resource_version,
+        } => {
+            let name = VirtualIpName::of(address).to_string();
+            apply::merge(
+                &virtual_ips(client),
+                &name,
+                &resource_version,
+                CONTROLLER_MANAGER,
+                json!({}),
+            )
+            .await?;
         }
         Write::DeleteVirtualIp {
             address,

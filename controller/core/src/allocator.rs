@@ -52,6 +52,9 @@ pub(crate) struct Record {
     /// The VirtualIP, with the effect of writes that went through already applied.
     pub(crate) object: Option<VirtualIp>,
     pool: Option<String>,
+    /// The API server has taken a write of this process on the object as it was known: from then on nobody but this process
+    /// takes a claim off it, or the watch tells.
+    pub(crate) proven: bool,
     /// What the watch still owes.
     pub(crate) echo: Echo,
     /// When the watch has owed it for too long.
@@ -79,6 +82,15 @@ impl Record {
     pub(crate) fn claims(&self, id: &ServiceId, uid: &str) -> bool {
         let mut claims = self.object.iter().flat_map(|o| &o.claims);
         claims.any(|c| is_good(c, id, uid))
+    }
+
+    /// Whether a Service that does not show the address yet may be shown it only by a claim that another process wrote.
+    pub(crate) fn rests_on_others(&self, address: IpAddr, world: &World) -> bool {
+        let gains = |id: &ServiceId, uid: &str| {
+            let view = world.service(id);
+            self.claims(id, uid) && view.is_some_and(|v| !v.ingress.contains(&address))
+        };
+        !self.proven && self.holders.iter().any(|(id, holder)| gains(id, &holder.uid))
     }
 
     /// Whether the write under way takes the Service's claim off the object. One that is based on an older version than
@@ -276,6 +288,7 @@ impl Allocator {
         if let Some(object) = object.as_ref().filter(|_| moved) {
             record.pool.clone_from(&object.pool);
         }
+        record.proven &= object.is_some();
         let old = std::mem::replace(&mut record.object, object);
         for claim in old.iter().flat_map(|o| &o.claims) {
             if let Some(named) = self.named.get_mut(&claim.service) {

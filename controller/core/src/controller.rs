@@ -86,6 +86,8 @@ pub struct Controller {
     pub(crate) line: Line,
     /// Writes that met a conflict: news about their object lifts the wait.
     pub(crate) until_news: BTreeSet<WriteKey>,
+    /// Services that show what another one may have; looked at again with the next claim.
+    pub(crate) doubted: BTreeSet<ServiceId>,
     /// Claims that somebody was told cannot be written.
     pub(crate) refused: BTreeSet<IpAddr>,
     pub(crate) probes: Probes,
@@ -108,6 +110,7 @@ impl Controller {
             states: BTreeMap::new(),
             line: Line::default(),
             until_news: BTreeSet::new(),
+            doubted: BTreeSet::new(),
             refused: BTreeSet::new(),
             probes: Probes::default(),
             timers: Timers::default(),

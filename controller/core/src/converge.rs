@@ -36,6 +36,7 @@ impl Controller {
     /// Brings the VirtualIP's claims in line with the holders.
     pub(crate) fn settle_claim(&mut self, address: IpAddr, now: Duration, effects: &mut Vec<Effect>) {
         let known = self.allocator.record(address).is_some();
+        self.dirty.statuses.append(&mut self.doubted);
         self.give_up_on_echo(address, now);
         self.allocator.tidy(address);
         let Some(record) = self.allocator.record(address) else {
@@ -82,9 +83,15 @@ impl Controller {
                 }
                 if same {
                     self.claim_written(address);
-                    return;
-                }
-                if claims.is_empty() {
+                    let record = self.allocator.record(address);
+                    if !record.is_some_and(|r| r.rests_on_others(address, &self.world)) {
+                        return;
+                    }
+                    Write::ConfirmVirtualIp {
+                        address,
+                        resource_version,
+                    }
+                } else if claims.is_empty() {
                     Write::DeleteVirtualIp {
                         address,
                         uid,
@@ -113,7 +120,8 @@ impl Controller {
         let unfounded = |v: &&ServiceView| {
             let refused = self.allocator.may_hold(&self.world, address, v).is_err();
             let outside = || !reserved(&v.id) && self.why_kept(address, v).is_some();
-            !self.is_shown(&v.id, address) && (refused || outside())
+            let unmet = || self.states.get(&v.id).is_some_and(|s| s.unmet.is_some());
+            !self.is_shown(&v.id, address) && (refused || outside() || unmet())
         };
         let turns = holders.filter(unfounded).map(Turn::of).collect::<Vec<_>>();
         for turn in &turns {
@@ -237,6 +245,10 @@ impl Controller {
         if state.is_some_and(|s| s.flight.is_some() || s.echo_of.is_some()) || self.must_wait(&key) {
             return;
         }
+        if self.is_doubted(view) {
+            self.doubted.insert(id.clone());
+            return;
+        }
         let Some(wanted) = self.wanted_status(view) else { return };
         let shown = (view.ingress.clone(), view.pool_annotation.clone());
         // An entry that is no address is nobody's business until there is an address to put in its place.
@@ -272,6 +284,16 @@ impl Controller {
         effects.push(Effect::Write(write));
     }
 
+    /// Whether the Service shows an address that another one is to have by a claim that is not confirmed yet.
+    fn is_doubted(&self, view: &ServiceView) -> bool {
+        let mut shown = view.ingress.iter();
+        shown.any(|address| {
+            let record = self.allocator.record(*address);
+            let others = record.filter(|r| !r.holders.contains_key(&view.id));
+            others.is_some_and(|r| r.rests_on_others(*address, &self.world))
+        })
+    }
+
     /// What the status should say; `None` to leave it as it is for now.
     fn wanted_status(&self, view: &ServiceView) -> Option<Shown> {
         let mut held = self.allocator.held(&view.id);
@@ -286,13 +308,15 @@ impl Controller {
             return None;
         }
         let claimed = |a: &IpAddr| {
+            let known = |r: &Record| r.proven || view.ingress.contains(a);
             let record = self.allocator.record(*a);
-            record.is_some_and(|r| r.claims(&view.id, &view.uid) && !r.is_losing(&view.id, &view.uid))
+            record.is_some_and(|r| r.claims(&view.id, &view.uid) && !r.is_losing(&view.id, &view.uid) && known(r))
         };
         // A claim that is on its way, or that somebody removed and that comes back, is worth waiting for; one that
         // cannot be written does not keep the other family from being shown.
         let worth_waiting = |a: &IpAddr| {
-            let holder = self.allocator.record(*a).and_then(|r| r.holders.get(&view.id));
+            let record = self.allocator.record(*a);
+            let holder = record.filter(|r| r.proven).and_then(|r| r.holders.get(&view.id));
             holder.is_some_and(|h| h.confirmed) || !self.must_wait(&WriteKey::Claim(*a))
         };
         if held.iter().any(|a| !claimed(a) && worth_waiting(a)) {

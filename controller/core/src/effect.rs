@@ -61,6 +61,14 @@ pub enum Write {
         /// Precondition.
         resource_version: String,
     },
+    /// Change nothing, and learn from the precondition whether the VirtualIP is still the one that was read: of a claim that
+    /// this process has not written, the watch may be the last to hear that it is gone.
+    ConfirmVirtualIp {
+        /// The address.
+        address: IpAddr,
+        /// Precondition.
+        resource_version: String,
+    },
     /// Delete the VirtualIP, if it is still the one that was read.
     DeleteVirtualIp {
         /// The address.
@@ -104,6 +112,7 @@ impl Write {
         match self {
             Write::CreateVirtualIp { address, .. }
             | Write::UpdateVirtualIp { address, .. }
+            | Write::ConfirmVirtualIp { address, .. }
             | Write::DeleteVirtualIp { address, .. } => WriteKey::Claim(*address),
             Write::SetVirtualIpStatus { address, .. } => WriteKey::VirtualIpStatus(*address),
             Write::SetServiceStatus { service, .. } => WriteKey::ServiceStatus(service.clone()),

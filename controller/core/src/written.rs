@@ -66,6 +66,9 @@ impl Controller {
         if result.is_ok() && matches!(key, WriteKey::Claim(_)) {
             self.claim_written(address);
         }
+        if let Some(record) = self.allocator.record_mut(address).filter(|_| result.is_ok()) {
+            record.proven = true;
+        }
         match &write {
             Write::CreateVirtualIp { .. } => self.probe_asked(address, result.is_ok(), now),
             Write::SetVirtualIpStatus { conditions, .. } if result.is_ok() => {
@@ -179,6 +182,7 @@ impl Controller {
                 };
                 (Some(object), Echo::Changed(resource_version))
             }
+            (Write::ConfirmVirtualIp { .. }, _) => return,
             (Write::DeleteVirtualIp { .. }, Some(old)) => (None, Echo::Deleted(Box::new(old))),
             _ => return,
         };
@@ -307,6 +311,7 @@ fn base(write: &Write) -> Option<&str> {
     match write {
         Write::CreateVirtualIp { .. } => None,
         Write::UpdateVirtualIp { resource_version, .. }
+        | Write::ConfirmVirtualIp { resource_version, .. }
         | Write::DeleteVirtualIp { resource_version, .. }
         | Write::SetVirtualIpStatus { resource_version, .. }
         | Write::SetServiceStatus { resource_version, .. } => Some(resource_version),

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use ferrolb_controller_core::Write;
+use ferrolb_controller_core::{Write, WriteKey};
 use ferrolb_model::{Claim, Config, Family, OnShrink, ServiceId, ServiceView, VirtualIp};
 
 use crate::law;
@@ -41,6 +41,8 @@ pub(crate) struct Ledger {
     divided: Option<Duration>,
     /// Claims that a controller took off, each with the life of that controller and the time.
     dropped: BTreeMap<(ServiceId, IpAddr), (u64, Duration)>,
+    /// When a write about an address last showed to the controller of a life that it knows the VirtualIP as it is.
+    proven: BTreeMap<(u64, IpAddr), Duration>,
 }
 
 impl Ledger {
@@ -125,6 +127,7 @@ impl Ledger {
                 replica.asked(*address, &[]);
                 return Ok(());
             }
+            Write::ConfirmVirtualIp { .. } => return Ok(()),
             Write::SetVirtualIpStatus {
                 address,
                 placement,
@@ -298,6 +301,9 @@ impl Ledger {
         now: Duration,
     ) -> Result<(), String> {
         let divided = Self::is_recent(self.divided.as_ref(), now);
+        if let WriteKey::Claim(address) | WriteKey::VirtualIpStatus(address) = write.key() {
+            self.proven.insert((life, address), now);
+        }
         match write {
             Write::SetServiceStatus { service, ingress, .. } => {
                 let Some((old, view)) = old_service.zip(store.services.get(service)) else {
@@ -360,13 +366,13 @@ impl Ledger {
                     _ => Ok(()),
                 }
             }
-            Write::CreateVirtualIp { .. } => Ok(()),
+            Write::CreateVirtualIp { .. } | Write::ConfirmVirtualIp { .. } => Ok(()),
         }
     }
 
     /// An address comes into a status, written by the controller of this life. What it was told of the claim was judged when
-    /// it asked; that the leader before it took the claim off and the watch has not told yet, it cannot know. Two Services
-    /// show the address in no case.
+    /// it asked; that the leader before it has taken the claim off since the API server confirmed it, it cannot know. Two
+    /// Services show the address in no case.
     fn shown(
         &self,
         store: &Store,
@@ -378,7 +384,8 @@ impl Ledger {
         let object = store.virtual_ips.get(&address);
         let touched = Self::is_recent(self.touched.get(&address), now);
         let dropped = self.dropped.get(&(view.id.clone(), address));
-        let unknown = dropped.is_some_and(|(by, at)| *by != life && Self::is_recent(Some(at), now));
+        let proven = self.proven.get(&(life, address));
+        let unknown = dropped.is_some_and(|(by, at)| *by != life && proven.is_some_and(|proven| proven <= at));
         if !claims(object, view) && !touched && !unknown {
             return Err(format!("{} shows {address} without a claim", view.id));
         }

@@ -230,7 +230,7 @@ impl Replica {
                     self.placed.insert(*address, resource_version.clone());
                 }
             }
-            Write::SetServiceStatus { .. } => {}
+            Write::ConfirmVirtualIp { .. } | Write::SetServiceStatus { .. } => {}
         }
     }
 

@@ -270,6 +270,10 @@ impl Store {
                     ..object
                 });
             }
+            Write::ConfirmVirtualIp {
+                address,
+                resource_version,
+            } => drop(self.read(address, &resource_version)?),
             Write::DeleteVirtualIp {
                 address,
                 uid,

@@ -208,6 +208,10 @@ pub(crate) fn write(write: &Write) -> String {
             "updates {address} pool={pool:?} claims={} key={sharing_key:?} if rv={resource_version}",
             claims(all)
         ),
+        Write::ConfirmVirtualIp {
+            address,
+            resource_version,
+        } => format!("confirms {address} if rv={resource_version}"),
         Write::DeleteVirtualIp {
             address,
             resource_version,

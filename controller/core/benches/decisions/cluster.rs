@@ -174,6 +174,7 @@ impl Cluster {
                     ..old
                 })
             }
+            Write::ConfirmVirtualIp { address, .. } => Input::VirtualIp(self.virtual_ips[&address].clone()),
             Write::DeleteVirtualIp { address, .. } => {
                 self.virtual_ips.remove(&address);
                 Input::VirtualIpGone(address)

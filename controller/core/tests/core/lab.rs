@@ -388,6 +388,10 @@ impl Lab {
                     ..object
                 });
             }
+            Write::ConfirmVirtualIp {
+                address,
+                resource_version,
+            } => drop(self.at(address, &resource_version)?),
             Write::DeleteVirtualIp {
                 address,
                 uid,

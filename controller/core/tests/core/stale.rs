@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ferrolb_controller_core::{Input, Write};
-use ferrolb_model::{FamilyPolicy, ServiceView};
+use ferrolb_model::{FamilyPolicy, ServiceType, ServiceView};
 
 use crate::fixtures::*;
 use crate::lab::*;
@@ -40,6 +40,58 @@ fn what_a_status_shows_by_its_claim_counts_more_than_a_choice_that_is_not_shown(
         assert_eq!(lab.virtual_ips.len(), 1);
         lab.assert_quiet();
     }
+}
+
+#[test]
+fn a_claim_of_another_leader_is_confirmed_before_it_is_relied_on() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1-192.0.2.2"])]);
+    lab.apply(service("web", 1));
+    lab.settle();
+    let old = lab.virtual_ips[&ip("192.0.2.1")].clone();
+    // The address cools down, and goes to another.
+    lab.apply(ServiceView {
+        kind: ServiceType::ClusterIp,
+        ..service("web", 1)
+    });
+    lab.settle();
+    lab.pass(Duration::from_secs(61));
+    lab.apply(service("other", 2));
+    lab.settle();
+    assert_eq!(lab.shown("other"), ["192.0.2.1"]);
+    // The new leader has heard nothing of VirtualIPs since.
+    lab.apply(service("web", 1));
+    let mut lists = lab.lists();
+    lists.retain(|i| !matches!(i, Input::VirtualIp(_)));
+    lists.push(Input::VirtualIp(old));
+    lab.restart_with(lists);
+    lab.pass(Duration::from_secs(30));
+    let asked = |write: &Write| matches!(write, Write::ConfirmVirtualIp { .. });
+    assert!(lab.writes.iter().any(asked));
+    assert!(lab.shown("web").is_empty(), "{:?}", lab.shown("web"));
+    assert_eq!(lab.shown("other"), ["192.0.2.1"], "nor is it taken away");
+    lab.relist();
+    lab.pass(Duration::from_secs(100));
+    assert_eq!(lab.shown("other"), ["192.0.2.1"]);
+    assert_eq!(lab.shown("web"), ["192.0.2.2"]);
+    lab.assert_quiet();
+}
+
+#[test]
+fn a_claim_that_a_leader_left_behind_costs_one_question() {
+    let mut lab = Lab::started([pool("a", &["192.0.2.1-192.0.2.9"])]);
+    lab.apply(service("web", 1));
+    while lab.step_watch() {}
+    assert!(lab.step_write(), "the claim");
+    lab.restart();
+    let before = lab.writes.len();
+    lab.settle();
+    assert_eq!(lab.shown("web"), ["192.0.2.1"]);
+    let asked = |write: &&Write| matches!(write, Write::ConfirmVirtualIp { .. });
+    assert_eq!(lab.writes[before - 1..].iter().filter(asked).count(), 1);
+    // What is shown already is not asked about.
+    lab.restart();
+    lab.assert_quiet();
+    assert_eq!(lab.writes.iter().filter(asked).count(), 1);
 }
 
 #[test]
