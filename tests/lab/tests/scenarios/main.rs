@@ -204,6 +204,7 @@ fn main() -> std::process::ExitCode {
                 .scenario("node_shuts_down", without_pool(partitions::node_shuts_down))
                 .scenario("owner_and_heir_lost", without_pool(partitions::owner_and_heir_lost))
                 .scenario("standbys_then_owner", without_pool(partitions::standbys_then_owner))
+                .scenario("all_at_once", without_pool(partitions::all_at_once))
                 .scenario(
                     "speakers_restart_without_api",
                     without_pool(failover::speakers_restart_without_api),

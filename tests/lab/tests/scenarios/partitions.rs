@@ -5,10 +5,10 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use ferrolb_lab::{Program, wait_until};
 
-use crate::failover::{NODE_LOSS, Served, V4, none_lost, served_again, told};
+use crate::failover::{NODE_LOSS, SILENCES, Served, V4, none_lost, served_again, told};
 use crate::scene::{PATIENCE, Scene};
 
 /// How long a speaker stands still each time: less and more than the detection time.
@@ -159,4 +159,76 @@ pub(crate) async fn node_shuts_down(s: Scene) -> Result<()> {
     s.fence().await?;
     ensure!(served.inherited().await? == heir, "the address moved once more");
     Ok(())
+}
+
+/// All at once: the API server is gone, one standby gets no heartbeats, the other one's speaker hangs, and then the owner loses its
+/// link. The standby that is left takes over from what the wire says. All heals at once: one node owns the address, and all
+/// go by it.
+pub(crate) async fn all_at_once(s: Scene) -> Result<()> {
+    let served = Served::new(s.clone(), V4).await?;
+    let (owner, address) = (&served.placement.owner, served.address);
+    let [hangs, deaf] = served.placement.standbys.as_slice() else {
+        bail!("two standbys are needed: {:?}", served.placement)
+    };
+    let prober = served.probe(&s.browser()).await?;
+    let silences = served.counted(deaf, SILENCES).await?;
+    s.api_server().kill();
+    let rules = "add table inet fault; add chain inet fault in { type filter hook input priority 0; }; \
+                 add rule inet fault in udp dport 7947 drop";
+    let deaf_host = s.node(deaf)?.host().namespace();
+    deaf_host.output("nft", &[rules])?;
+    s.node(hangs)?.freeze(Program::Speaker)?;
+    wait_until("the standby to miss the owner", PATIENCE, async || {
+        ensure!(served.counted(deaf, SILENCES).await? > silences, "it has missed nobody");
+        Ok(())
+    })
+    .await?;
+    served.answered_from(owner, owner).await?;
+    let before = prober.so_far().answered();
+    served.owner()?.cut_link()?;
+    served_again(&prober, before).await?;
+    let tally = told("all at once", prober);
+    ensure!(tally.longest_gap < NODE_LOSS, "nobody answered for too long: {tally:?}");
+    served.answered_from(deaf, deaf).await?;
+
+    let prober = served.probe(&s.browser()).await?;
+    served.owner()?.restore_link()?;
+    s.node(hangs)?.thaw(Program::Speaker)?;
+    deaf_host.output("nft", &["delete table inet fault"])?;
+    s.api_server().restart()?;
+    s.wait_api_ready().await?;
+    for node in [owner, hangs, deaf] {
+        s.node_ready(node).await?;
+    }
+    s.wait_ferrolb_ready().await?;
+    s.fence().await?;
+    let heir = served.inherited().await?;
+    ensure!(heir == *deaf, "{heir} owns {address}, and not {deaf}");
+    for node in [owner, hangs, deaf] {
+        goes_by(&served, node, &heir).await?;
+    }
+    let tally = told("all healed", prober);
+    ensure!(tally.longest_gap < NODE_LOSS, "nobody answered for too long: {tally:?}");
+    Ok(())
+}
+
+/// Waits until the speaker of `node` announces the address if it is that of `owner`, and misses nobody.
+async fn goes_by(served: &Served, node: &str, owner: &str) -> Result<()> {
+    let address = format!("protocol=\"layer2\",node=\"{node}\",ip=\"{}\"", served.address);
+    wait_until(&format!("{node} to go by {owner} alone"), PATIENCE, async || {
+        let metrics = served.s.metrics(served.s.node(node)?.host()).await?;
+        let announces = metrics
+            .lines()
+            .any(|line| line.contains(&address) && line.ends_with(" 1"));
+        ensure!(announces == (node == owner), "it announces: {announces}");
+        let peers = metrics
+            .lines()
+            .filter_map(|line| line.strip_prefix("ferrolb_liveness_peers"));
+        let missed: Vec<&str> = peers
+            .filter(|peers| !peers.contains("Alive") && !peers.ends_with(" 0"))
+            .collect();
+        ensure!(missed.is_empty(), "it misses {missed:?}");
+        Ok(())
+    })
+    .await
 }
