@@ -62,7 +62,11 @@ impl Guard {
             let hello = self.hello(node, timing);
             self.send(node, &hello, now);
         }
-        let claim = |address: IpAddr| Some((address, self.addresses.get(&address)?.belief.epoch));
+        // Who has no interface to answer on does not say that it answers: whoever did goes on until somebody can.
+        let claim = |address: IpAddr| {
+            let entry = self.addresses.get(&address).filter(|entry| entry.lost.is_none())?;
+            Some((address, entry.belief.epoch))
+        };
         let claims = claims.into_iter().flatten().filter_map(claim).collect();
         self.send_claims(node, claims, Message::Claim, now);
         let heirs = self.handing_over.iter().filter_map(|address| {

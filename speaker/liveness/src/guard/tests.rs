@@ -334,6 +334,57 @@ fn the_first_standby_answers_at_once_after_a_goodbye() {
     assert_eq!(standby.roles().collect::<Vec<_>>(), [(ip(VIP), Role::Listen)]);
 }
 
+/// The kinds of the datagrams that are sent.
+fn sent(effects: &[Effect]) -> BTreeSet<u8> {
+    let kind = |effect: &Effect| match effect {
+        Effect::Send { bytes, .. } => Some(bytes[5]),
+        _ => None,
+    };
+    effects.iter().filter_map(kind).collect()
+}
+
+#[test]
+fn an_owner_without_an_interface_claims_nothing() {
+    const CLAIM: u8 = 3;
+    const UNABLE: u8 = 8;
+    let (mut owner, _) = guard("a", 1);
+    from(&mut owner, "b", 1, &hello(2, false), ms(10));
+    assert_eq!(sent(&run(&mut owner, ms(60))), BTreeSet::from([1, CLAIM]));
+    let bare = Ground {
+        answering: true,
+        links: Vec::new(),
+    };
+    owner.handle(Input::Ground(Arc::new(bare)), ms(70));
+    assert_eq!(sent(&run(&mut owner, ms(100))), BTreeSet::from([1, UNABLE]));
+    owner.handle(Input::Ground(Arc::new(ground(1))), ms(110));
+    assert_eq!(sent(&run(&mut owner, ms(160))), BTreeSet::from([1, CLAIM]));
+}
+
+#[test]
+fn who_hands_over_to_a_node_that_cannot_answer_takes_it_back() {
+    let (mut owner, _) = guard("a", 1);
+    from(&mut owner, "b", 1, &hello(2, false), ms(10));
+    let mut moved = duties("a");
+    for duty in moved.addresses.values_mut() {
+        Arc::make_mut(duty).placement = Placement {
+            owner: "b".into(),
+            standbys: vec!["a".into()],
+            epoch: 2,
+        };
+    }
+    owner.handle(Input::Duties(Arc::new(moved)), ms(20));
+    assert_eq!(
+        owner.roles().collect::<Vec<_>>(),
+        [(ip(VIP), Role::Own)],
+        "until b answers"
+    );
+    let effects = from(&mut owner, "b", 2, &Message::Unable(vec![(ip(VIP), 2)]), ms(30));
+    let took = |effect: &Effect| matches!(effect, Effect::Outcome(Outcome::TookOver { placement, .. }) if placement.epoch == 3);
+    assert!(effects.iter().any(took), "{effects:?}");
+    run(&mut owner, ms(20_000));
+    assert_eq!(owner.roles().collect::<Vec<_>>(), [(ip(VIP), Role::Own)], "for good");
+}
+
 #[test]
 fn a_worse_claim_is_answered_with_the_better() {
     let (mut owner, _) = guard("a", 1);

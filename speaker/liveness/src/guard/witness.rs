@@ -101,10 +101,11 @@ impl Guard {
             let able = self.addresses.get(address).is_some_and(|entry| {
                 let duty = &entry.duty;
                 let here = || self.ground.links.iter().any(|link| duty.announces_on(link, *address));
-                let idle = matches!(entry.stage, Stage::Idle | Stage::StandIn(_));
+                // Or still answers, having handed over to a node that cannot.
+                let free = entry.stage != Stage::Own;
                 let theirs = (entry.belief.epoch, &entry.belief.owner) == (*epoch, node);
                 let standby = entry.belief.rank(&self.duties.node).is_some();
-                theirs && standby && idle && duty.may_announce && self.ground.answering && here()
+                theirs && standby && free && duty.may_announce && self.ground.answering && here()
             });
             if able {
                 self.take_over(*address, Takeover::OwnerUnable, now, now);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use ferrolb_liveness::{Outcome, PeerState, Role, Timing};
+use ferrolb_liveness::{Outcome, PeerState, Placement, Role, Timing};
 
 use crate::judge::Judge;
 use crate::sabotage::Sabotage;
@@ -16,7 +16,8 @@ pub(crate) enum Kind {
     /// Planned moves, restarts that say goodbye, clocks that are set, an API server that is away: never a moment without an
     /// answer.
     Planned,
-    /// Planned moves on a network that loses and delays, between processes under load: the same.
+    /// Planned moves on a network that loses and delays, between processes under load, also to nodes that have just lost their
+    /// link: the same.
     Moves,
     /// Processes that stand still, load, loss, heartbeats that are cut: no takeover.
     Rough,
@@ -131,7 +132,8 @@ fn time(rng: &mut fastrand::Rng) -> Duration {
 fn plan_move(world: &mut World, rng: &mut fastrand::Rng, address: IpAddr, at: Duration) {
     let order = shuffled(rng, world.nodes.len());
     world.plan(at, move |world| {
-        let able = |node: &&usize| world.nodes[**node].process.is_some() && world.nodes[**node].link;
+        let link = |node: &usize| world.nodes[*node].link || world.hidden.contains(node);
+        let able = |node: &&usize| world.nodes[**node].process.is_some() && link(node);
         let order: Vec<usize> = order.iter().filter(able).copied().collect();
         if let Some((owner, standbys)) = order.split_first() {
             world.place(address, *owner, &standbys[..standbys.len().min(3)]);
@@ -197,14 +199,37 @@ fn moves(world: &mut World, rng: &mut fastrand::Rng, addresses: &[IpAddr]) {
     }
     for _ in 0..rng.usize(3..12) {
         let (at, address) = (time(rng), addresses[rng.usize(0..addresses.len())]);
-        match rng.u8(0..4) {
+        match rng.u8(0..5) {
             0 => plan_standbys(world, rng, address, at),
+            1 => plan_quiet_loss(world, rng, at),
             _ => plan_move(world, rng, address, at),
         }
     }
     if rng.bool() {
         plan_outage(world, rng);
     }
+}
+
+/// A node that nothing is placed on loses its link, and the controller does not hear of it.
+fn plan_quiet_loss(world: &mut World, rng: &mut fastrand::Rng, at: Duration) {
+    let (node, length) = (rng.usize(0..world.nodes.len()), ms(rng.u64(20..3_000)));
+    world.plan(at, move |world| {
+        let name = &world.nodes[node].name;
+        let free = |(address, (placement, _)): (&IpAddr, &(Placement, _))| {
+            placement.owner != *name && !world.nodes[node].has_part(*address)
+        };
+        let alone = world.nodes.iter().filter(|node| node.link).count() < 3;
+        if !alone && world.api.iter().all(free) {
+            // As many as may be placed there before it is back.
+            world.hit(None);
+            world.hidden.insert(node);
+            world.plug(node, false);
+            world.plan(world.now + length, move |world| {
+                world.hidden.remove(&node);
+                world.plug(node, true);
+            });
+        }
+    });
 }
 
 fn rough(world: &mut World, rng: &mut fastrand::Rng) {

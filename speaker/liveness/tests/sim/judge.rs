@@ -177,16 +177,22 @@ impl Default for Judge {
 }
 
 impl Judge {
-    /// Looks at the nodes, the pairs of which that cannot tell each other anything, and the addresses.
+    /// Looks at the nodes, only `changed` of which can be another than before, if that is one; at the pairs of them that cannot
+    /// tell each other anything; and at the addresses.
     pub(crate) fn look<'a>(
         &mut self,
         now: Duration,
         nodes: &[Node],
+        changed: Option<usize>,
         mute: BTreeSet<(usize, usize)>,
         addresses: impl Iterator<Item = &'a IpAddr> + Clone,
     ) {
         // All nodes and addresses are there from the beginning.
-        let same = self.views.iter().zip(nodes).all(|(view, node)| view.is(node));
+        let mut pairs = self.views.iter().zip(nodes);
+        let same = match changed {
+            Some(node) => pairs.nth(node).is_some_and(|(view, node)| view.is(node)),
+            None => pairs.all(|(view, node)| view.is(node)),
+        };
         if same && !self.views.is_empty() && mute == self.mute {
             return;
         }

@@ -45,6 +45,24 @@ pub(crate) enum Event {
     Do(Box<dyn FnOnce(&mut World)>),
 }
 
+impl Event {
+    /// The node that may be another afterwards; all of them if it is not one.
+    fn concerns(&self) -> Option<usize> {
+        match self {
+            Event::Tick(node, _)
+            | Event::Datagram { to: node, .. }
+            | Event::Note(node, ..)
+            | Event::Apply(node, ..)
+            | Event::Try { node, .. }
+            | Event::Resume(node, _)
+            | Event::Ground(node, _)
+            | Event::Watch(node)
+            | Event::End(node, _) => Some(*node),
+            Event::Record | Event::Do(_) => None,
+        }
+    }
+}
+
 pub(crate) struct World {
     pub(crate) now: Duration,
     pub(crate) rng: fastrand::Rng,
@@ -62,6 +80,8 @@ pub(crate) struct World {
     pub(crate) deaf: BTreeSet<(usize, usize)>,
     /// Nodes whose datagrams count as old until then: they run under a smaller number than before.
     pub(crate) disbelieved: BTreeMap<usize, Duration>,
+    /// Nodes without a link, which the controller does not know.
+    pub(crate) hidden: BTreeSet<usize>,
     pub(crate) judge: Judge,
     pub(crate) outcomes: Vec<(Duration, usize, Outcome)>,
     /// Faults so far that may have made an address change its owner.
@@ -107,6 +127,7 @@ impl World {
             cut: BTreeSet::new(),
             deaf: BTreeSet::new(),
             disbelieved: BTreeMap::new(),
+            hidden: BTreeSet::new(),
             judge: Judge::default(),
             outcomes: Vec::new(),
             hits: BTreeMap::new(),
@@ -159,10 +180,13 @@ impl World {
             }
             self.events.pop();
             self.now = at;
-            if let Some(event) = self.what.remove(&number) {
-                self.happen(event);
-            }
-            self.judge.look(self.now, &self.nodes, self.mute(), self.api.keys());
+            let Some(event) = self.what.remove(&number) else {
+                continue;
+            };
+            let node = event.concerns();
+            self.happen(event);
+            self.judge
+                .look(self.now, &self.nodes, node, self.mute(), self.api.keys());
         }
         self.now = end;
         self.judge.close(end);
