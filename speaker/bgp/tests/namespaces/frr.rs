@@ -6,6 +6,9 @@ use ferrolb_netns::{Lab, NODE, Namespace, Process, eventually};
 
 const LIBRARY: &str = "/usr/lib/frr";
 
+/// Where bgpd writes what becomes of its neighbours, over its restarts too.
+const LOG: &str = "/var/run/frr/bgpd.log";
+
 /// A running FRR.
 pub(crate) struct Frr<'a> {
     host: &'a Namespace,
@@ -41,8 +44,9 @@ impl<'a> Frr<'a> {
         host.write("/etc/frr/vtysh.conf", "no service integrated-vtysh-config\n");
         host.write("/etc/frr/zebra.conf", "");
         let bgpd = format!(
-            "router bgp 64512\n bgp router-id 10.0.0.9\n no bgp ebgp-requires-policy\n no bgp default ipv4-unicast\n \
-             no bgp network import-check\n timers bgp 3 9\n{neighbours}"
+            "log file {LOG}\nrouter bgp 64512\n bgp router-id 10.0.0.9\n bgp log-neighbor-changes\n \
+             no bgp ebgp-requires-policy\n no bgp default ipv4-unicast\n no bgp network import-check\n timers bgp 3 9\n\
+             {neighbours}"
         );
         host.write("/etc/frr/bgpd.conf", &bgpd);
         let mut frr = Frr {
@@ -111,6 +115,15 @@ impl<'a> Frr<'a> {
     /// What it says about a neighbour.
     pub(crate) fn neighbour(&self, address: &str) -> Value {
         self.json(&format!("show bgp neighbors {address} json"))[address].take()
+    }
+
+    /// Whether it has ever been sent a NOTIFICATION with this reason. What it says of a neighbour is the last one alone.
+    pub(crate) fn was_notified(&self, reason: &str) -> bool {
+        let log = self.host.run(|| std::fs::read_to_string(LOG).unwrap_or_default());
+        let mut lines = log.lines();
+        lines.any(|line| {
+            line.contains("%NOTIFICATION") && line.contains("received from neighbor") && line.contains(reason)
+        })
     }
 
     /// How many prefixes of a family it has from a neighbour.

@@ -265,10 +265,7 @@ fn frr_comes_back() {
     frr.configure(&format!("no neighbor {} shutdown", NODE[0]));
     engine.established("frr");
     engine.bfd.try_send("frr".to_owned()).unwrap();
-    eventually("the reason of BFD", || {
-        let reason = frr.neighbour(NODE[0])["lastNotificationReason"].to_string();
-        reason.contains("BFD Down").then_some(())
-    });
+    eventually("the reason of BFD", || frr.was_notified("BFD Down").then_some(()));
     engine.established("frr");
     frr.has(NODE[0], "ipv4", 100);
 }
