@@ -80,5 +80,5 @@ fn run(args: Args) -> anyhow::Result<()> {
         .context("cannot build the runtime")?;
     let result = runtime.block_on(shell::speak(args));
     runtime.shutdown_timeout(END);
-    result
+    Ok(result?)
 }

@@ -14,10 +14,10 @@ use ferrolb_api::{IpAddressPool, L2Advertisement, ServiceBgpStatus, ServiceL2Sta
 use ferrolb_handover::{Heir, Predecessor};
 use ferrolb_l2::{Report, Wanted};
 use ferrolb_liveness::Outcome;
-use ferrolb_runtime::admin::{self, Admin, Version};
+use ferrolb_runtime::admin::{self, Admin, AdminError, Version};
 use ferrolb_runtime::events::{self, Recorder};
 use ferrolb_runtime::readiness::{Check, Heartbeat, Readiness};
-use ferrolb_runtime::tasks::{Signals, Tasks};
+use ferrolb_runtime::tasks::{Signals, TaskDied, Tasks};
 use ferrolb_runtime::troubles::{self, Words};
 use ferrolb_runtime::watch::{self, Source, watch};
 use ferrolb_runtime::write_health::WriteHealth;
@@ -26,6 +26,7 @@ use ferrolb_speaker_core::{DataPath, Input, Ownership, Speaker};
 use k8s_openapi::api::core::v1::{Node, Secret, Service};
 use kube::Client;
 use prometheus_client::registry::Registry;
+use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch as latest};
 use tokio_util::sync::CancellationToken;
@@ -69,8 +70,22 @@ const WORDS: Words = Words {
 /// The owner task counts as stuck after this long.
 const STUCK: Duration = Duration::from_secs(30);
 
+/// Why the speaker cannot begin, or ends early.
+#[derive(Debug, Error)]
+pub(crate) enum Ended {
+    /// Nobody can ask how it is.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    /// The kernel refuses what every program needs: signals, or one more descriptor or thread.
+    #[error("the kernel refuses signals, a descriptor or a thread: {0}")]
+    Kernel(#[from] io::Error),
+    /// A part of it ended although nobody asked for it.
+    #[error(transparent)]
+    Task(#[from] TaskDied),
+}
+
 /// Speaks for the node until the program is told to end, or has handed over.
-pub(crate) async fn speak(args: Args) -> anyhow::Result<()> {
+pub(crate) async fn speak(args: Args) -> Result<(), Ended> {
     // Nothing is asked of the API server yet.
     let readiness = Readiness::default();
     let client = match client::connect(&args.common, &readiness).await {
@@ -179,7 +194,7 @@ struct Begun {
 }
 
 /// Takes over from the speaker that runs here, or waits for its end; `None` if it was told to stop before.
-async fn begin(args: &Args, client: &Client, signals: &mut Signals) -> anyhow::Result<Option<Begun>> {
+async fn begin(args: &Args, client: &Client, signals: &mut Signals) -> Result<Option<Begun>, Ended> {
     let (node, address) = (&args.node_name, args.common.admin_addr);
     let socket = hand_over::socket(&args.state_dir, &args.common.namespace(), node);
     let (mut work, predecessor) = match hand_over::take(&socket, node, signals).await {
@@ -233,7 +248,7 @@ fn leaving(
 
 impl Leaving {
     /// Waits for the end of everything, and lies still for an heir.
-    async fn wait(self, tasks: Tasks, mut signals: Signals) -> anyhow::Result<()> {
+    async fn wait(self, tasks: Tasks, mut signals: Signals) -> Result<(), Ended> {
         tasks.run_until(hand_over::told_to_end(&mut signals, self.busy)).await?;
         drop(self.bound);
         match self.heir.await {
