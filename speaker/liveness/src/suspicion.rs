@@ -11,7 +11,7 @@
 //! | silent | silent | [`Finding::Gone`] | takes over, after r x 60 ms |
 //!
 //! Ranks above 0 ask again before they act. Whoever answers in the owner's name asks every 100 ms: it takes over as
-//! soon as the kernel is silent, whatever its rank, and rests when the owner answers itself. When nobody answers at all,
+//! soon as the kernel is silent, whatever its rank, and rests when the wire shows that the owner answers itself. When nobody answers at all,
 //! not even the third node, the fault may be this node's: it asks once more before it believes it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -361,6 +361,9 @@ impl Case {
         match finding {
             Finding::Gone if group.standing_in || turn <= now => (Some(Act::Take(Takeover::NodeGone)), None),
             Finding::Gone => (None, Some(turn)),
+            // A witness hears that the owner's speaker lives, not that it knows of the address: who restarts while the API
+            // server is away may have forgotten it.
+            Finding::Answered if group.standing_in && !answered => (None, Some(now + WATCH)),
             Finding::Answered => (group.standing_in.then_some(Act::Rest), Some(now + AGAIN)),
             Finding::SpeakerSilent if answered => (None, Some(now + AGAIN)),
             Finding::SpeakerSilent if grace <= now => (Some(Act::Take(Takeover::GraceOver)), None),

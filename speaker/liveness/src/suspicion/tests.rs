@@ -256,3 +256,36 @@ fn an_owner_that_another_standby_hears_is_not_taken_from() {
     assert_eq!(acts, [(group(0), Act::Take(Takeover::NodeGone))]);
     assert_eq!(state, PeerState::Gone, "nobody hears it any more");
 }
+
+#[test]
+fn a_stand_in_rests_when_the_wire_shows_the_owner_and_not_by_hearsay() {
+    let standing = Group {
+        standing_in: true,
+        ..group(0)
+    };
+    let mut case = Case::new(ms(0), ms(100));
+    let heard = |case: &mut Case, answers: &[Note], at: Duration| {
+        let asked = BTreeMap::from([(standing.clone(), VIP)]);
+        case.ask(
+            1,
+            (BTreeSet::from([KERNEL]), BTreeSet::from([MAC])),
+            BTreeSet::new(),
+            asked,
+            at,
+        );
+        case.vouch();
+        answers.iter().for_each(|note| case.hear(note, at));
+        let over = Note::Over {
+            question: 1,
+            unasked: BTreeSet::new(),
+        };
+        case.hear(&over, at + ms(40));
+        case.conclude(at + ms(40)).0
+    };
+    let kernel = answer(KERNEL, false);
+    for at in [100, 10_000, 30_000].map(ms) {
+        assert_eq!(heard(&mut case, std::slice::from_ref(&kernel), at), []);
+    }
+    let back = heard(&mut case, &[kernel, answer(VIP, false)], ms(30_100));
+    assert_eq!(back, [(standing.clone(), Act::Rest)]);
+}
