@@ -439,7 +439,9 @@ impl Controller {
         let Some(record) = self.allocator.record_mut(address) else {
             return;
         };
-        let name = silent.map(Reason::as_str).or_else(|| record.overdue());
+        // What a write of ours says is told when its answer comes, which the watch may outrun.
+        let told = |name: &&str| record.flight.is_none() || record.silent == Some(*name);
+        let name = silent.map(Reason::as_str).or_else(|| record.overdue().filter(told));
         if record.silent == name {
             return;
         }

@@ -64,6 +64,17 @@ fn confirm(lab: &mut Lab) {
 }
 
 #[test]
+fn it_is_said_where_the_watch_is_faster_than_the_answer() {
+    let mut lab = one();
+    lab.answers_late = true;
+    lab.pass(PATIENCE);
+    assert_eq!((announced(&lab).reason.as_str(), failures(&lab)), ("NoSpeaker", 1));
+    lab.restart();
+    lab.pass(2 * PATIENCE);
+    assert_eq!(failures(&lab), 1, "what stands there was said");
+}
+
+#[test]
 fn without_any_speaker_it_is_said_once_and_until_the_owner_confirms() {
     let mut lab = one();
     lab.pass(PATIENCE - MOMENT);

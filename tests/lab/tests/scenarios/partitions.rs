@@ -61,12 +61,16 @@ pub(crate) async fn owner_and_heir_lost(s: Scene) -> Result<()> {
     let tally = told("owner and heir lost", prober);
     ensure!(tally.longest_gap < NODE_LOSS, "nobody answered for too long: {tally:?}");
     back(&served, [owner, &heir]).await?;
-    let placement = s.placement(served.address).await?;
-    ensure!(
-        (&placement.owner, placement.epoch) == (&left[0], served.placement.epoch + 2),
-        "{:?} has become {placement:?}",
-        served.placement
-    );
+    wait_until("both takeovers to be recorded", PATIENCE, async || {
+        let placement = s.placement(served.address).await?;
+        ensure!(
+            (&placement.owner, placement.epoch) == (&left[0], served.placement.epoch + 2),
+            "{:?} has become {placement:?}",
+            served.placement
+        );
+        Ok(())
+    })
+    .await?;
     s.answered_by(served.address, &left[0]).await
 }
 
