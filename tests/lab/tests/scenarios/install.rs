@@ -114,12 +114,15 @@ async fn speakers_say(s: &Scene) -> Result<BTreeMap<String, String>> {
     Ok(said)
 }
 
-/// Every speaker has logged this.
+/// Every speaker has logged this, or does soon: a pod may be ready before the runtime has written its log.
 pub(crate) async fn every_speaker_says(s: &Scene, what: &str) -> Result<()> {
-    for (node, log) in speakers_say(s).await? {
-        ensure!(log.contains(what), "the speaker of {node} does not say {what:?}: {log}");
-    }
-    Ok(())
+    wait_until(&format!("every speaker to say {what:?}"), PATIENCE, async || {
+        for (node, log) in speakers_say(s).await? {
+            ensure!(log.contains(what), "the speaker of {node} does not: {log}");
+        }
+        Ok(())
+    })
+    .await
 }
 
 /// The speakers that have a part in the address go by what the ones before them have written down.
