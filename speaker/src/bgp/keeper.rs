@@ -118,9 +118,11 @@ impl Keeper {
             };
             let notice_at = self.notice_at;
             tokio::select! {
+                // What has come back from a hand-over in the moment of the end is left in order, too.
+                biased;
+                Some(order) = self.ends.orders.recv() => self.obey(order).await?,
                 () = stop.cancelled() => return self.leave().await,
                 Ok(()) = self.ends.planned.changed(), if !self.resting => self.follow()?,
-                Some(order) = self.ends.orders.recv() => self.obey(order).await?,
                 changed = changed => match changed? {
                     Changed::Links => self.follow()?,
                     Changed::Boards(sessions, bfd) => self.ends.view.send_modify(|view| {
@@ -359,4 +361,54 @@ fn subnets() -> Vec<IpNet> {
         IpNet::with_netmask(address.ip().into(), mask.ip().into()).ok()
     };
     addresses.filter_map(subnet).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use axum::body::Body;
+    use axum::http::{Request, Response};
+    use ferrolb_runtime::events;
+    use kube::Client;
+    use prometheus_client::registry::Registry;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_order_that_came_before_the_end_is_obeyed_before_it() {
+        // Whichever of the two would be looked at first.
+        for _ in 0..32 {
+            let server = tower::service_fn(async |_: Request<kube::client::Body>| {
+                Ok::<_, Infallible>(Response::new(Body::empty()))
+            });
+            let (events, _poster) = events::recorder(
+                Client::new(server, "default"),
+                "ferrolb-speaker",
+                "node-a",
+                &mut Registry::default(),
+            );
+            let (orders_in, orders) = mpsc::channel(1);
+            let ends = Ends {
+                planned: watch::Sender::default().subscribe(),
+                view: watch::Sender::default(),
+                picture: watch::Sender::default(),
+                events,
+                orders,
+            };
+            let fixed = Fixed {
+                node: "node-a".to_owned(),
+                namespace: "ferrolb-system".to_owned(),
+                marker: Marker::new(&std::env::temp_dir(), "node-a"),
+                port: 0,
+                seed: 1,
+            };
+            let (to, mut lent) = oneshot::channel();
+            orders_in.try_send(Order::LendSessions(to)).unwrap();
+            let stop = CancellationToken::new();
+            stop.cancel();
+            Keeper::new(fixed, Lent::default(), ends).run(stop).await.unwrap();
+            assert!(lent.try_recv().is_ok(), "it was not heard");
+        }
+    }
 }

@@ -136,11 +136,13 @@ impl Keeper {
                     // Whoever does not wait for it is about to end, with the process.
                     let _ = to.send(Some(given));
                     tokio::select! {
+                        // What comes back in the moment of the end says goodbye, too.
+                        biased;
+                        Some(Order::Resume(given)) = orders.recv() => lent = Some(given),
                         () = stop.cancelled() => {
                             tokio::time::sleep(OVERLAP).await;
                             return Ok(());
                         }
-                        Some(Order::Resume(given)) = orders.recv() => lent = Some(given),
                     }
                     continue;
                 }
@@ -171,5 +173,47 @@ fn tell(check: &Check, error: &ShellError, said: &mut Option<String>) {
     if said.as_ref() != Some(&why) {
         error!("nobody watches over the addresses of this node: {why}");
         *said = Some(why);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ferrolb_runtime::readiness::Readiness;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_guard_that_comes_back_in_the_moment_of_the_end_says_goodbye() {
+        // Whichever of the two would be looked at first.
+        for _ in 0..16 {
+            let (orders, orders_out) = mpsc::channel(1);
+            let keeper = Keeper {
+                settings: Settings { port: 0, seed: 1 },
+                told: (
+                    watch::Sender::default().subscribe(),
+                    watch::Sender::default().subscribe(),
+                ),
+                wanted: watch::Sender::default(),
+                questions: mpsc::channel(1).0,
+                announce: mpsc::channel(1).0,
+                notes: mpsc::channel(1).1,
+                outcomes: mpsc::channel(1).0,
+                counters: Arc::default(),
+                check: Readiness::default().check("liveness", "starting"),
+                lent: None,
+                orders: orders_out,
+            };
+            let stop = CancellationToken::new();
+            let running = tokio::spawn(keeper.run(stop.clone(), CancellationToken::new()));
+            let (to, lent) = oneshot::channel();
+            orders.send(Order::Lend(to)).await.unwrap();
+            let lent = lent.await.unwrap().expect("it runs");
+            let begin = Instant::now();
+            orders.try_send(Order::Resume(lent)).unwrap();
+            stop.cancel();
+            running.await.unwrap().unwrap();
+            assert!(begin.elapsed() < OVERLAP, "it ended without a word");
+        }
     }
 }

@@ -42,21 +42,29 @@ pub(crate) struct Ends {
 
 /// Waits for a successor and hands over to it; cancels `stop` when it has. Goes on as before when that comes to nothing.
 pub(crate) async fn serve(ends: Ends, stop: CancellationToken) -> Result<(), Infallible> {
-    let (knocks, mut knocking) = mpsc::channel(1);
+    let (knocks, knocking) = mpsc::channel(1);
     if let Err(error) = listen(&ends, knocks) {
         warn!(socket = %ends.socket.display(), %error, "an upgrade cannot take over from this speaker");
         stop.cancelled().await;
         return Ok(());
     }
+    attend(ends, knocking, stop).await;
+    Ok(())
+}
+
+/// Hands over to whoever knocks, until one has the work.
+async fn attend(ends: Ends, mut knocking: mpsc::Receiver<Lender>, stop: CancellationToken) {
     loop {
         let lender = tokio::select! {
-            () = stop.cancelled() => return Ok(()),
+            // Nobody waits for the end of a hand-over that begins now: what it puts down would not be left in order.
+            biased;
+            () = stop.cancelled() => return,
             Some(lender) = knocking.recv() => lender,
         };
         ends.busy.send_replace(true);
         info!("a successor asks for the work");
         let given = tokio::select! {
-            () = stop.cancelled() => return Ok(()),
+            () = stop.cancelled() => return,
             given = give(&ends, lender) => given,
         };
         match given {
@@ -65,7 +73,7 @@ pub(crate) async fn serve(ends: Ends, stop: CancellationToken) -> Result<(), Inf
                 // Nobody waits for it only when the process ends anyway.
                 let _ = ends.heir.send(heir);
                 stop.cancel();
-                return Ok(());
+                return;
             }
             Err(error) => warn!(%error, "the hand-over has come to nothing: going on"),
         }
@@ -184,4 +192,44 @@ pub(crate) async fn lie_still(heir: Heir, mut signals: Signals) -> io::Result<()
         _ = ended => info!("the successor has ended"),
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::os::unix::net::UnixStream;
+
+    use ferrolb_handover::Borrower;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn nothing_is_put_down_for_a_successor_once_the_process_ends() {
+        // Whichever of the two would be looked at first.
+        for _ in 0..32 {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            let asked = std::thread::spawn(|| Borrower::over(theirs).unwrap().ask("node-a"));
+            let (knocks, knocking) = mpsc::channel(1);
+            knocks.try_send(Lender::greet(ours, "node-a").unwrap()).unwrap();
+            let ((bgp, mut bgp_orders), (guard, _guard_orders)) = (mpsc::channel(1), mpsc::channel(1));
+            let ends = Ends {
+                socket: PathBuf::new(),
+                identity: Identity {
+                    node: "node-a".to_owned(),
+                    boot: "1".to_owned(),
+                },
+                bgp,
+                guard,
+                memory: watch::Sender::default().subscribe(),
+                admin: TcpListener::bind(("127.0.0.1", 0)).unwrap().into(),
+                busy: watch::Sender::new(false),
+                heir: oneshot::channel().0,
+            };
+            let stop = CancellationToken::new();
+            stop.cancel();
+            attend(ends, knocking, stop).await;
+            assert!(bgp_orders.try_recv().is_err(), "BGP is to rest");
+            assert!(matches!(asked.join().unwrap(), Err(Error::Gone)));
+        }
+    }
 }
