@@ -23,20 +23,30 @@ const TIMES: usize = 4;
 const TOOK_OVER: &str = "took over from the speaker that ran here";
 /// And a predecessor, into the same.
 const ASKED: &str = "a successor asks for the work";
+/// And one that has the work again.
+const TOOK_BACK: &str = "the hand-over has come to nothing";
 /// The key of the sessions.
 const KEY: &str = "s3cret-of-the-lab";
 
 /// What a speaker answers to whom asks for its work.
 type Asked = Result<Vec<Part>, Error>;
 
+/// How often this stands in the log of a process, which may be that of earlier scenarios as well.
+fn said(process: &Process, what: &str) -> Result<usize> {
+    Ok(std::fs::read_to_string(process.log())?.matches(what).count())
+}
+
 /// Starts a successor beside the speaker of a node, and waits until it has the work. The predecessor is what is returned.
 async fn succeed(s: &Scene, node: &str) -> Result<Process> {
     let speaker = s.node(node)?.program(Program::Speaker)?;
-    let log = || anyhow::Ok(std::fs::read_to_string(speaker.log())?.matches(TOOK_OVER).count());
-    let before = log()?;
+    let before = said(speaker, TOOK_OVER)?;
     let other = speaker.beside()?;
     wait_until(&format!("the successor on {node}"), PATIENCE, async || {
-        ensure!(log()? > before, "it has not taken over: {}", speaker.log_tail(3));
+        ensure!(
+            said(speaker, TOOK_OVER)? > before,
+            "it has not taken over: {}",
+            speaker.log_tail(3)
+        );
         Ok(())
     })
     .await?;
@@ -294,14 +304,15 @@ pub(crate) async fn told_to_end_beside_silence(s: Scene) -> Result<()> {
     let routed = Routed::new(s.clone(), false).await?;
     let steady = steady(&routed.router, routed.address)?;
     let speaker = s.node("node-1")?.program(Program::Speaker)?;
+    let (asked_before, took_back) = (said(speaker, ASKED)?, said(speaker, TOOK_BACK)?);
     let asked = ask(&s, "node-1", "node-1", HANDOVER_PATIENCE + Duration::from_secs(1))?;
-    logged(speaker, ASKED, 1).await?;
+    logged(speaker, ASKED, asked_before + 1).await?;
     let exit = speaker.stop(HANDOVER_PATIENCE + PATIENCE).await?;
     ensure!(exit.success(), "the predecessor ended with {exit}");
-    let log = speaker.log_tail(20);
     ensure!(
-        log.contains("has come to nothing"),
-        "the work was not taken back: {log}"
+        said(speaker, TOOK_BACK)? == took_back + 1,
+        "the work was not taken back: {}",
+        speaker.log_tail(50)
     );
     asked.await??.context("it was not asked for the work")?;
     routed.router.forwards(&s, &routed.prefix, &all(&s)).await?;
@@ -315,8 +326,7 @@ pub(crate) async fn told_to_end_beside_silence(s: Scene) -> Result<()> {
 /// whether that was before it had handed over.
 async fn told_to_end(s: &Scene, node: &str) -> Result<bool> {
     let predecessor = s.node(node)?.program(Program::Speaker)?;
-    let times = |what: &str| anyhow::Ok(std::fs::read_to_string(predecessor.log())?.matches(what).count());
-    let asked = times(ASKED)?;
+    let asked = said(predecessor, ASKED)?;
     let successor = predecessor.beside()?;
     logged(predecessor, ASKED, asked + 1).await?;
     let exit = predecessor.stop(PATIENCE).await?;
@@ -334,11 +344,11 @@ async fn told_to_end(s: &Scene, node: &str) -> Result<bool> {
 /// Waits until a process, or one that has the same log, has said something for the time `times`. Looks without a pause: what
 /// is waited for is over soon.
 async fn logged(process: &Process, what: &str, times: usize) -> Result<()> {
-    let (path, what) = (process.log(), what.to_owned());
+    let (process, what) = (process.clone(), what.to_owned());
     let look = move || {
         let begin = Instant::now();
-        while std::fs::read_to_string(&path)?.matches(&what).count() < times {
-            ensure!(begin.elapsed() < PATIENCE, "{} does not say {what:?}", path.display());
+        while said(&process, &what)? < times {
+            ensure!(begin.elapsed() < PATIENCE, "{} does not say {what:?}", process.name());
         }
         Ok(())
     };
