@@ -10,7 +10,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use tokio::runtime::Handle;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::counters::{Counters, Family};
 use crate::filter::{self, Instruction, TooLarge};
@@ -120,6 +120,8 @@ pub(super) struct Port {
     pub(super) taps: BTreeMap<Family, Tap>,
     /// Hear questions for what is only listened for.
     pub(super) quiet: BTreeMap<Family, Quiet>,
+    /// Those of `quiet` that could not be opened, which was said.
+    refused: BTreeSet<Family>,
     pub(super) memory: Memory,
 }
 
@@ -129,16 +131,27 @@ impl Port {
             served,
             taps: BTreeMap::new(),
             quiet: BTreeMap::new(),
+            refused: BTreeSet::new(),
             memory: Memory::default(),
         }
     }
 
-    /// Opens the quiet socket of this family if there is something to hear by it. It hears nothing yet.
-    pub(super) fn open_quiet(&mut self, index: u32, family: Family) -> io::Result<()> {
-        if !self.quiet.contains_key(&family) && !self.only_listened_for(family).is_empty() {
-            self.quiet.insert(family, Quiet::open(index, family)?);
+    /// Opens the quiet socket of this family if something is only listened for. It hears nothing yet.
+    pub(super) fn open_quiet(&mut self, index: u32, family: Family) {
+        if self.quiet.contains_key(&family) || self.only_listened_for(family).is_empty() {
+            return;
         }
-        Ok(())
+        match Quiet::open(index, family) {
+            Ok(quiet) => {
+                self.refused.remove(&family);
+                self.quiet.insert(family, quiet);
+            }
+            Err(error) if self.refused.insert(family) => {
+                let (interface, family) = (&self.served.name, family.name());
+                warn!(interface, family, %error, "questions for what is only listened for wake the speaker");
+            }
+            Err(_) => {}
+        }
     }
 
     /// Makes the socket of this family hear its addresses among these, or closes it if there are none.
@@ -208,10 +221,14 @@ impl Port {
         }
     }
 
-    /// The same for the quiet sockets that have nothing to hear any more.
+    /// The same for the quiet sockets of families of which nothing is only listened for any more.
     pub(super) fn close_idle(&mut self, closer: &Handle) {
-        for (_, idle) in self.quiet.extract_if(.., |_, quiet| quiet.heard.is_empty()) {
-            closer.spawn_blocking(move || drop(idle));
+        for family in [Family::Arp, Family::Ndp] {
+            if self.only_listened_for(family).is_empty()
+                && let Some(idle) = self.quiet.remove(&family)
+            {
+                closer.spawn_blocking(move || drop(idle));
+            }
         }
     }
 

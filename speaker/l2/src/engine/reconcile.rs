@@ -101,9 +101,7 @@ impl Engine {
         let mut faults = Vec::new();
         for family in [Family::Arp, Family::Ndp] {
             let (interface, name) = (served.name.clone(), family.name());
-            if let Err(error) = port.open_quiet(index, family) {
-                warn!(interface, family = name, %error, "questions for what is only listened for wake the speaker");
-            }
+            port.open_quiet(index, family);
             match port.tune(index, family, &self.wanted.peers, &self.closer) {
                 Ok(()) => {}
                 Err(error) => {

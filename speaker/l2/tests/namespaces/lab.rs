@@ -16,7 +16,7 @@ use ferrolb_l2::{
 };
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::gettid;
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -200,6 +200,48 @@ fn drop_privileges() {
     );
 }
 
+/// Makes the kernel refuse raw IPv6 sockets to the calling thread, and to those it starts (seccomp(2)).
+fn refuse_raw_sockets() {
+    use libc::{BPF_ABS, BPF_ALU, BPF_AND, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W};
+    // Where `struct seccomp_data` has the call, and of its first two arguments the lower halves.
+    const CALL: u32 = 0;
+    const DOMAIN: u32 = 16;
+    const KIND: u32 = 24;
+    let step = |code: u32, k: u32, jt: u8, jf: u8| libc::sock_filter {
+        code: code as u16,
+        jt,
+        jf,
+        k,
+    };
+    let load = |offset| step(BPF_LD | BPF_W | BPF_ABS, offset, 0, 0);
+    let compare = |value, jt, jf| step(BPF_JMP | BPF_JEQ | BPF_K, value, jt, jf);
+    let result = |value| step(BPF_RET | BPF_K, value, 0, 0);
+    let mut program = [
+        load(CALL),
+        compare(libc::SYS_socket as u32, 0, 5),
+        load(DOMAIN),
+        compare(libc::AF_INET6 as u32, 0, 3),
+        load(KIND),
+        // Beside the kind there are flags.
+        step(BPF_ALU | BPF_AND | BPF_K, 0xf, 0, 0),
+        compare(libc::SOCK_RAW as u32, 1, 0),
+        result(libc::SECCOMP_RET_ALLOW),
+        result(libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
+    ];
+    let filter = libc::sock_fprog {
+        len: program.len() as u16,
+        filter: program.as_mut_ptr(),
+    };
+    // SAFETY: the kernel copies the program, which is as long as `filter` says.
+    unsafe {
+        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+        let mode = libc::SECCOMP_MODE_FILTER;
+        assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const filter), 0);
+    }
+    let refused = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6)).unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(libc::EPERM));
+}
+
 /// A node and a client on one segment: `eth0` and `c0`.
 pub(crate) struct Lab {
     pub(crate) node: Namespace,
@@ -229,6 +271,15 @@ pub(crate) const CLIENT_MAC: Mac = [2, 0, 0, 0, 0, 9];
 impl Lab {
     /// `None` if this process may not make namespaces.
     pub(crate) fn new() -> Option<Lab> {
+        Lab::with(|node| Engine::start(node, 64))
+    }
+
+    /// One whose engine gets no raw sockets for IPv6.
+    pub(crate) fn without_raw_sockets() -> Option<Lab> {
+        Lab::with(|node| Engine::start_confined(node, 64, refuse_raw_sockets))
+    }
+
+    fn with(engine: impl FnOnce(&Namespace) -> Engine) -> Option<Lab> {
         let (node, client) = (Namespace::new()?, Namespace::new()?);
         for namespace in [&node, &client] {
             namespace.run(|| {
@@ -238,7 +289,7 @@ impl Lab {
                 }
             });
         }
-        let engine = Engine::start(&node, 64);
+        let engine = engine(&node);
         let lab = Lab { node, client, engine };
         lab.link("eth0", NODE, "c0", CLIENT, 99);
         Some(lab)
@@ -297,6 +348,11 @@ impl Segment {
 impl Engine {
     /// Starts one in the namespace, with a report channel of this capacity.
     pub(crate) fn start(namespace: &Namespace, capacity: usize) -> Engine {
+        Engine::start_confined(namespace, capacity, || {})
+    }
+
+    /// The same, in a thread that is confined by `confine` as well.
+    fn start_confined(namespace: &Namespace, capacity: usize, confine: fn()) -> Engine {
         let (wanted, wanted_out) = watch::channel(Arc::default());
         let (questions, questions_out) = mpsc::channel(64);
         let (_, announce) = mpsc::channel(1);
@@ -319,6 +375,7 @@ impl Engine {
         let thread = namespace.run(move || {
             let start = move || {
                 drop_privileges();
+                confine();
                 spawn_thread(settings, channels, for_engine, cancelled).unwrap()
             };
             std::thread::spawn(start).join().unwrap()

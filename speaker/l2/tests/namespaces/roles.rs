@@ -9,7 +9,7 @@ use ferrolb_l2::{Answer, AnswerKind, Mac, Note, Report, Role, Want, Wanted};
 
 use crate::lab::{CLIENT_MAC, Engine, Lab, NODE, STRANGER_MAC, Segment, eventually};
 use crate::segments::question;
-use crate::{V4, V6, claim, ip};
+use crate::{V4, V6, claim, ip, no_faults};
 
 /// The client's own addresses.
 const CLIENT: [&str; 2] = ["10.99.0.3", "fd99::3"];
@@ -203,7 +203,21 @@ fn questions_for_what_is_only_listened_for_wake_nobody() {
 #[test]
 fn a_listener_remembers_a_question_however_it_is_sent() {
     let Some(mut lab) = Lab::new() else { return };
-    ready(&mut lab, "eth0");
+    remembers_however_it_is_sent(&mut lab);
+}
+
+#[test]
+fn a_listener_without_a_raw_socket_remembers_the_same() {
+    let Some(mut lab) = Lab::without_raw_sockets() else {
+        return;
+    };
+    remembers_however_it_is_sent(&mut lab);
+    lab.engine.announcing(V6, &["eth0"]);
+    no_faults(&lab.engine);
+}
+
+fn remembers_however_it_is_sent(lab: &mut Lab) {
+    ready(lab, "eth0");
     let IpAddr::V6(target) = ip(V6) else {
         unreachable!("it is one")
     };
