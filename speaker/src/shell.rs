@@ -459,22 +459,24 @@ impl<'a> Shell<'a> {
     fn spawn_watches(&mut self, metrics: &watch::Metrics, (news, seen): (mpsc::Sender<News>, mpsc::Sender<Seen>)) {
         let Shell {
             args,
+            node,
+            namespace,
             client,
             readiness,
             tasks,
             ..
         } = self;
-        let (client, namespace) = (&*client, args.common.namespace());
-        let pools = Source::<IpAddressPool>::namespaced(client, &namespace).cached();
-        let ads = Source::<L2Advertisement>::namespaced(client, &namespace).cached();
+        let (client, namespace, node) = (&*client, namespace.as_str(), *node);
+        let pools = Source::<IpAddressPool>::namespaced(client, namespace).cached();
+        let ads = Source::<L2Advertisement>::namespaced(client, namespace).cached();
         let services = Source::<Service>::all(client).fields("spec.type=LoadBalancer").cached();
         let nodes = Source::<Node>::all(client).cached();
         let keys =
-            Source::<Secret>::namespaced(client, &namespace).fields(format!("metadata.name={}", liveness_secret::NAME));
+            Source::<Secret>::namespaced(client, namespace).fields(format!("metadata.name={}", liveness_secret::NAME));
         let ips = Source::<VirtualIp>::all(client);
-        let state = Source::<SpeakerState>::all(client).fields(format!("metadata.name={}", args.node_name));
-        let layer2 = Source::<ServiceL2Status>::namespaced(client, &namespace).labels(of_node(&args.node_name));
-        let told = Source::<ServiceBgpStatus>::namespaced(client, &namespace).labels(of_node(&args.node_name));
+        let state = Source::<SpeakerState>::all(client).fields(format!("metadata.name={node}"));
+        let layer2 = Source::<ServiceL2Status>::namespaced(client, namespace).labels(of_node(node));
+        let told = Source::<ServiceBgpStatus>::namespaced(client, namespace).labels(of_node(node));
         macro_rules! spawn {
             ($name:literal, $source:expr, $to:expr, $to_news:path) => {
                 tasks.spawn(
@@ -490,7 +492,7 @@ impl<'a> Shell<'a> {
                 )
             };
         }
-        let of_bgp = (namespace.as_str(), args.layer2_only);
+        let of_bgp = (namespace, args.layer2_only);
         bgp::news::spawn_watches(tasks, client, of_bgp, readiness, metrics, &news);
         spawn!("watch pools", pools, news, news::pool);
         spawn!("watch advertisements", ads, news, news::advertisement);

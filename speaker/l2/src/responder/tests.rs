@@ -25,19 +25,21 @@ fn client6() -> Ipv6Addr {
     "fe80::9".parse().unwrap()
 }
 
-/// What is decided about a frame by a node with this part in both addresses.
-fn decide_as(frame: &[u8], stance: Stance) -> Decision {
+/// What is decided by a node with this part in both addresses.
+fn decide_with(stance: Stance, decide: impl FnOnce(Port<'_>) -> Decision) -> Decision {
     let addresses = BTreeMap::from([(IpAddr::V4(SERVICE), stance), (IpAddr::V6(service6()), stance)]);
-    respond(
-        frame,
-        Port {
-            mac: OWN,
-            own_macs: &BTreeSet::from([OWN, OWN_OTHER]),
-            members: &BTreeSet::from([MEMBER]),
-            addresses: &addresses,
-            peers: &BTreeSet::from([IpAddr::V4(PEER), IpAddr::V6(peer6())]),
-        },
-    )
+    decide(Port {
+        mac: OWN,
+        own_macs: &BTreeSet::from([OWN, OWN_OTHER]),
+        members: &BTreeSet::from([MEMBER]),
+        addresses: &addresses,
+        peers: &BTreeSet::from([IpAddr::V4(PEER), IpAddr::V6(peer6())]),
+    })
+}
+
+/// The same about a frame.
+fn decide_as(frame: &[u8], stance: Stance) -> Decision {
+    decide_with(stance, |port| respond(frame, port))
 }
 
 fn act(frame: &[u8]) -> Action {

@@ -211,18 +211,7 @@ fn peers_are_seen_and_answered_like_everybody_but_not_answered_for() {
 
 /// What is decided about the message of an IPv6 packet that came by a raw socket.
 fn decide_by_message(source: Ipv6Addr, message: &[u8], stance: Stance) -> Decision {
-    let addresses = BTreeMap::from([(IpAddr::V6(service6()), stance)]);
-    respond_to_solicitation(
-        source,
-        message,
-        Port {
-            mac: OWN,
-            own_macs: &BTreeSet::from([OWN, OWN_OTHER]),
-            members: &BTreeSet::from([MEMBER]),
-            addresses: &addresses,
-            peers: &BTreeSet::from([IpAddr::V6(peer6())]),
-        },
-    )
+    decide_with(stance, |port| respond_to_solicitation(source, message, port))
 }
 
 #[test]
