@@ -102,14 +102,23 @@ fn aggregation_field(family: Family) -> &'static str {
     }
 }
 
-/// Two preferences for one prefix, to one peer, from one node.
+/// Two values of an attribute for one prefix, to one peer, from one node.
 fn contradicts(older: &Older, newer: &Older, pools: &Pools, report: &mut Report) {
     let (old, new) = (&older.ad, &newer.ad);
+    let prepend = |ad: &BgpAdvertisement| ad.as_path_prepend.map(u32::from);
+    let attributes = [
+        ("spec.localPref", old.local_pref, new.local_pref),
+        ("spec.asPathPrepend", prepend(old), prepend(new)),
+    ];
+    let differ = attributes.into_iter().find(|(_, old, new)| old != new);
+    let Some((field, other_value, value)) = differ else {
+        return;
+    };
     let share_peer = match (&old.peers, &new.peers) {
         (Some(these), Some(others)) => !these.is_disjoint(others),
         _ => true,
     };
-    if old.local_pref == new.local_pref || !share_peer || !older.nodes.meet(&newer.nodes) {
+    if !share_peer || !older.nodes.meet(&newer.nodes) {
         return;
     }
     let same_prefixes = |pool: &&Pool| {
@@ -121,14 +130,14 @@ fn contradicts(older: &Older, newer: &Older, pools: &Pools, report: &mut Report)
         .intersection(&newer.pools)
         .filter_map(|name| pools.get(name));
     if let Some(pool) = common.into_iter().find(same_prefixes) {
-        let value = new.local_pref.unwrap_or_default();
-        let problem = Problem::LocalPrefConflict {
+        let value = value.unwrap_or_default();
+        let problem = Problem::AdvertisementsDiffer {
             value,
-            other_value: old.local_pref.unwrap_or_default(),
+            other_value: other_value.unwrap_or_default(),
             other: old.name.clone(),
             pool: pool.name.clone(),
         };
-        report.push("spec.localPref", value.to_string(), problem);
+        report.push(field, value.to_string(), problem);
     }
 }
 
@@ -176,6 +185,9 @@ fn advertisement(
         aggregation_v4: v4?,
         aggregation_v6: v6?,
         local_pref: Some(spec.local_pref).filter(|preference| *preference != 0),
+        as_path_prepend: spec
+            .as_path_prepend
+            .and_then(|times| number(report, "spec.asPathPrepend", times, 1..=10)),
         communities,
     })
 }

@@ -191,14 +191,14 @@ pub enum Problem {
         /// The shortest length that would fit.
         least: u8,
     },
-    /// Two advertisements would give one prefix two local preferences; the older one stays.
+    /// Two advertisements would give one prefix two values of an attribute; the older one stays.
     #[error(
         "{value} differs from {other_value} of the older BGPAdvertisement {other:?}, which announces the same prefixes of IPAddressPool {pool:?} to the same peers; write the same number, or separate the two by peers, nodes or aggregation length"
     )]
-    LocalPrefConflict {
-        /// This preference.
+    AdvertisementsDiffer {
+        /// This value.
         value: u32,
-        /// The other preference.
+        /// The other value.
         other_value: u32,
         /// The older advertisement.
         other: String,

@@ -30,6 +30,8 @@ pub struct BgpAdvertisement {
     pub aggregation_v6: u8,
     /// LOCAL_PREF (RFC 4271 section 5.1.5); `None`: not set.
     pub local_pref: Option<u32>,
+    /// How often our AS number is put in front once more, to external peers; 1 to 10. `None`: not set.
+    pub as_path_prepend: Option<u8>,
     /// Aliases resolved.
     pub communities: BTreeSet<Community>,
 }

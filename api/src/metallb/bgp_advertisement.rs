@@ -68,6 +68,11 @@ pub struct BgpAdvertisementSpec {
     #[schemars(schema_with = "schema::uint32")]
     pub local_pref: u32,
 
+    /// How often our AS number is put in front of the path once more, to external peers. Without it, 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10))]
+    pub as_path_prepend: Option<u32>,
+
     /// The communities to attach: `65000:100`, `large:65000:1:2`, or a name from a Community object.
     #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "Vec::is_empty")]
     pub communities: Vec<String>,

@@ -358,6 +358,7 @@ fn an_aggregate_is_never_wider_than_its_pool() {
             "33 is out of range; write a number from 1 to 32",
         ),
         ("aggregationLength: 0", "0 is out of range"),
+        ("asPathPrepend: 11", "11 is out of range"),
         ("aggregationLengthV6: 129", "from 0 to 128"),
         (
             "{aggregationLength: 24, serviceSelectors: [{}]}",
@@ -370,7 +371,7 @@ fn an_aggregate_is_never_wider_than_its_pool() {
 }
 
 #[test]
-fn one_prefix_has_one_local_preference() {
+fn one_prefix_has_one_local_preference_and_one_prepend() {
     let pools = [
         object::<IpAddressPool>("v4", 1, "addresses: [10.0.0.0/16]"),
         object::<IpAddressPool>("dual", 1, "addresses: [10.1.0.0/16, '2001:db8::/64']"),
@@ -382,6 +383,9 @@ fn one_prefix_has_one_local_preference() {
         ("localPref: 100", "localPref: 200", true),
         ("localPref: 100", "localPref: 100", false),
         ("localPref: 100", "", true),
+        ("asPathPrepend: 1", "asPathPrepend: 2", true),
+        ("asPathPrepend: 2", "asPathPrepend: 2", false),
+        ("asPathPrepend: 2, peers: [a]", "localPref: 100, peers: [b]", false),
         (
             "localPref: 100, ipAddressPools: [v4]",
             "localPref: 200, ipAddressPools: [dual]",

@@ -301,6 +301,7 @@ fn an_address_that_only_routers_are_told_of_is_placed_nowhere_and_lacks_nothing(
             aggregation_v4: 32,
             aggregation_v6: 128,
             local_pref: None,
+            as_path_prepend: None,
             communities: BTreeSet::new(),
         };
         c.bgp_advertisements.insert(ad.name.clone(), ad);

@@ -307,7 +307,10 @@ fn attributes(ad: &BgpAdvertisement, policies: &Policies<'_>, counts: Counts) ->
     RouteAttributes {
         local_pref: ad.local_pref,
         med: policies.first(|p| p.bgp.med),
-        prepend: policies.first(|p| p.bgp.as_path_prepend).unwrap_or_default(),
+        prepend: policies
+            .first(|p| p.bgp.as_path_prepend)
+            .or(ad.as_path_prepend)
+            .unwrap_or_default(),
         communities,
         extended_communities: policies
             .first(|p| Some(p.bgp.extended_communities.clone()).filter(|set| !set.is_empty()))

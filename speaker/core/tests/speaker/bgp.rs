@@ -55,6 +55,7 @@ pub(crate) fn ad(name: &str) -> BgpAdvertisement {
         aggregation_v4: 32,
         aggregation_v6: 128,
         local_pref: None,
+        as_path_prepend: None,
         communities: BTreeSet::new(),
     }
 }
@@ -486,6 +487,30 @@ fn policies_add_what_advertisements_cannot_say() {
     v6.slice.1 = "web-3".to_owned();
     bench.tell(Input::Endpoints(v6));
     assert_eq!(bench.wishes("one", "192.0.2.7/32"), [expected(Some(500_000_000))]);
+}
+
+#[test]
+fn a_policy_goes_before_the_prepend_of_the_advertisement() {
+    let prepends = |advertised, by_policy: Option<u8>| {
+        let ad = BgpAdvertisement {
+            as_path_prepend: advertised,
+            ..ad("a")
+        };
+        let mut config = with(vec![peer("one", 1)], vec![ad]);
+        let settings = BgpSettings {
+            as_path_prepend: by_policy,
+            ..BgpSettings::default()
+        };
+        config
+            .announcement_policies
+            .insert("1".to_owned(), policy("1", settings));
+        let wishes = Bench::new(facts(config)).wishes("one", "192.0.2.7/32");
+        wishes.iter().map(|wish| wish.prepend).collect::<Vec<u8>>()
+    };
+    assert_eq!(prepends(None, None), [0]);
+    assert_eq!(prepends(Some(3), None), [3]);
+    assert_eq!(prepends(Some(3), Some(0)), [0]);
+    assert_eq!(prepends(Some(3), Some(2)), [2]);
 }
 
 #[test]

@@ -75,14 +75,14 @@ pub(crate) async fn every_setting(s: Scene) -> Result<()> {
          dualStackAddressFamily: true\nenableGracefulRestart: true\nbfdProfile: {name}\nnodeSelectors: {}\n",
         only("node-1")
     );
-    told.advertisement = "communities: ['64512:77', 'large:64512:1:2']".to_owned();
+    told.advertisement = "communities: ['64512:77', 'large:64512:1:2']\nasPathPrepend: 2".to_owned();
     let more = format!(
         "apiVersion: metallb.io/v1beta1\nkind: BFDProfile\nmetadata: {{name: {name}, namespace: {NAMESPACE}}}\n\
          spec: {{receiveInterval: 100, transmitInterval: 100, detectMultiplier: 3, minimumTtl: 250}}\n---\n{}",
         policy(
             name,
             "node-1",
-            "med: 30, asPathPrepend: 2, largeCommunities: ['64512:8:9'], extendedCommunities: ['rt:64512:100', 'soo:192.0.2.1:7'], \
+            "med: 30, largeCommunities: ['64512:8:9'], extendedCommunities: ['rt:64512:100', 'soo:192.0.2.1:7'], \
              linkBandwidth: {megabitsPerEndpoint: 100}"
         )
     );
