@@ -16,6 +16,8 @@ pub struct Program<'a> {
     pub name: &'a str,
     /// The executable; a static one, unless there are libraries beside it.
     pub executable: &'a [u8],
+    /// User and group that it runs as, unless a pod says otherwise; [`USER`](crate::USER) but for good reason.
+    pub user: u32,
     /// What it starts with in effect, although it is not started by root. See [`attribute`].
     pub capabilities: &'a [Capability],
     /// What else is in the image: the loader and the libraries of an executable that is not static, as programs of tests are.

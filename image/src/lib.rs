@@ -1,4 +1,4 @@
-//! Container images of one program each: FROM scratch, one layer, no shell, not root.
+//! Container images of one program each: FROM scratch, one layer, no shell.
 //!
 //! [`archive`] gives the bytes of an OCI image layout in a tar archive, which container engines import from a file
 //! (`ctr -n k8s.io images import`, `docker load`, `podman load`, `skopeo copy oci-archive:`). It touches neither files
@@ -24,7 +24,7 @@ use sha2::Digest as _;
 
 pub use layer::{Library, Program, bundle};
 
-/// User and group that programs run as: nobody.
+/// User and group that FerroLB's programs run as: nobody.
 pub const USER: u32 = 65534;
 
 /// Annotation that containerd takes an image's full name from.
@@ -174,7 +174,7 @@ fn manifest(
 ) -> Result<Descriptor, Error> {
     let labels: HashMap<String, String> = about.labels.clone().into_iter().collect();
     let config = ConfigBuilder::default()
-        .user(format!("{USER}:{USER}"))
+        .user(format!("{0}:{0}", program.user))
         .entrypoint(vec![format!("/{}", program.name)])
         .working_dir("/")
         .labels(labels.clone())

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io::Read;
 
 use ferrolb_image::capability::{Capability, PAX_KEY, attribute};
-use ferrolb_image::{About, Architecture, Archive, Error, Program, archive, bundle};
+use ferrolb_image::{About, Architecture, Archive, Error, Program, USER, archive, bundle};
 use proptest::prelude::*;
 use serde_json::Value;
 use sha2::Digest;
@@ -30,6 +30,7 @@ fn speaker(executable: &[u8]) -> Program<'_> {
     Program {
         name: "ferrolb-speaker",
         executable,
+        user: USER,
         capabilities: &[Capability::NetRaw],
         libraries: &[],
     }
@@ -156,6 +157,7 @@ fn the_layer_is_the_program_with_its_capability_and_nothing_else() {
 #[test]
 fn a_program_without_capabilities_carries_no_attribute() {
     let program = Program {
+        user: USER,
         capabilities: &[],
         ..speaker(b"program")
     };

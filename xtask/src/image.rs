@@ -196,6 +196,7 @@ fn make(root: &Path, args: &Args, product: &Product, reference: &str, epoch: u64
             let program = Program {
                 name: product.name,
                 executable,
+                user: ferrolb_image::USER,
                 capabilities: product.capabilities,
                 libraries: &[],
             };

@@ -237,6 +237,8 @@ impl ControlPlane {
                 format!("--kubelet-client-key={}", file("kubelet-client.key")),
                 "--kubelet-preferred-address-types=InternalIP".into(),
                 "--allow-privileged=true".into(),
+                // Webhooks are asked in their pods: there is no kube-proxy on this host.
+                "--enable-aggregator-routing=true".into(),
             ],
         )
     }

@@ -10,12 +10,15 @@
 mod access;
 mod control_plane;
 mod helm;
+mod metallb;
+mod module;
 mod pki;
 mod programs;
 
 pub use access::User;
 pub use control_plane::{ControlPlane, Invocation, Plan, ProxyMode};
 pub use helm::helm;
+pub use metallb::{METALLB_VERSION, Metallb};
 pub use pki::{Authority, Issued};
 pub use programs::{Program, Programs};
 

@@ -2,9 +2,11 @@
 
 use std::ffi::OsStr;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use ferrolb_controlplane::Metallb;
 use k8s_openapi::api::core::v1::{Event, Pod, Service};
 use kube::Api;
 use kube::api::ListParams;
@@ -40,7 +42,17 @@ impl Lab {
 
     /// Gives the real nodes FerroLB's images, as a registry would.
     pub async fn import_ferrolb(&self) -> Result<()> {
-        for archive in images::products(&target_dir())? {
+        self.import(images::products(&target_dir())?).await
+    }
+
+    /// Gives the real nodes MetalLB's images.
+    pub async fn import_metallb(&self, metallb: &Metallb) -> Result<()> {
+        self.import(images::of_metallb(metallb, &self.shared.run_dir.path().join("images"))?)
+            .await
+    }
+
+    async fn import(&self, archives: Vec<PathBuf>) -> Result<()> {
+        for archive in archives {
             let imports = self.nodes().iter().map(|node| node.import_image(&archive));
             futures::future::try_join_all(imports).await?;
         }

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use ferrolb_image::{About, Architecture, Library, Program, archive};
+use ferrolb_controlplane::{METALLB_VERSION, Metallb};
+use ferrolb_image::{About, Architecture, Library, Program, USER, archive};
 
 use crate::kubelet::images::built_lab_pod;
 
@@ -14,6 +15,7 @@ use crate::kubelet::images::built_lab_pod;
 pub(super) const PAUSE: &str = "ferrolb.lab/pause:1";
 /// The web server of the lab.
 const WEB: &str = "ferrolb.lab/web:1";
+const ROOT: u32 = 0;
 /// The archives that `xtask image` makes.
 const PRODUCTS: [&str; 2] = ["ferrolb-controller.oci.tar", "ferrolb-speaker.oci.tar"];
 
@@ -37,29 +39,54 @@ pub(crate) fn make_own(directory: &Path) -> Result<Vec<PathBuf>> {
     let executable = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
     let libraries = libraries(&path)?;
     let beside: Vec<Library<'_>> = libraries.iter().map(|(path, bytes)| Library { path, bytes }).collect();
+    let program = |name| Program {
+        name,
+        executable: &executable,
+        user: USER,
+        capabilities: &[],
+        libraries: &beside,
+    };
+    let images = [("pause", PAUSE), ("web", WEB)];
+    images
+        .into_iter()
+        .map(|(name, reference)| make(directory, reference, program(name)))
+        .collect()
+}
+
+/// Makes MetalLB's images as archives in `directory`, by the names that its manifest has. They run as root where that does not say
+/// otherwise.
+pub(crate) fn of_metallb(metallb: &Metallb, directory: &Path) -> Result<Vec<PathBuf>> {
+    let mut made = Vec::new();
+    for (name, path) in [("controller", &metallb.controller), ("speaker", &metallb.speaker)] {
+        let executable = fs::read(path).with_context(|| format!("read {}", path.display()))?;
+        let program = Program {
+            name,
+            executable: &executable,
+            user: ROOT,
+            capabilities: &[],
+            libraries: &[],
+        };
+        let reference = format!("quay.io/metallb/{name}:{METALLB_VERSION}");
+        made.push(make(directory, &reference, program)?);
+    }
+    Ok(made)
+}
+
+/// Makes an image as an archive in `directory`.
+fn make(directory: &Path, reference: &str, program: Program<'_>) -> Result<PathBuf> {
     let architecture = match std::env::consts::ARCH {
         "aarch64" => Architecture::Arm64,
         _ => Architecture::Amd64,
     };
-    let mut made = Vec::new();
-    for (name, reference) in [("pause", PAUSE), ("web", WEB)] {
-        let about = About {
-            reference,
-            labels: &BTreeMap::new(),
-            epoch: 0,
-        };
-        let program = Program {
-            name,
-            executable: &executable,
-            capabilities: &[],
-            libraries: &beside,
-        };
-        let image = archive(&about, &[(architecture, program)])?;
-        let path = directory.join(format!("{name}.oci.tar"));
-        fs::write(&path, image.bytes).with_context(|| format!("write {}", path.display()))?;
-        made.push(path);
-    }
-    Ok(made)
+    let about = About {
+        reference,
+        labels: &BTreeMap::new(),
+        epoch: 0,
+    };
+    let path = directory.join(format!("{}.oci.tar", program.name));
+    let image = archive(&about, &[(architecture, program)])?;
+    fs::write(&path, image.bytes).with_context(|| format!("write {}", path.display()))?;
+    Ok(path)
 }
 
 /// The loader and the libraries of an executable, by the paths at which it looks for them.

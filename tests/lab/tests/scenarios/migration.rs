@@ -1,16 +1,16 @@
 //! The procedures of `docs/src/migration.md`, as they stand there, on real nodes: in from MetalLB and back out, under a
 //! client that knows the address and one that asks for it all the time.
 //!
-//! MetalLB itself does not run here. There are its objects, its webhooks with nobody behind them, and pods by the names of
-//! its workloads, of which the speaker's keep its port on the node; a node that has the address on its interface
-//! answers as MetalLB's speaker would.
+//! MetalLB is the released one, from its own manifest, with its webhooks.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use ferrolb_controlplane::Metallb;
 use ferrolb_lab::client::Client;
-use ferrolb_lab::{Node, wait_until};
+use ferrolb_lab::wait_until;
 
 use crate::cli::of_metallb;
 use crate::failover::{MANY_PORTS, UDP, asking, none_lost, told};
@@ -21,68 +21,17 @@ use crate::shell::Shell;
 const GUIDE: &str = include_str!("../../../../docs/src/migration.md");
 
 const METALLB: &str = "metallb-system";
-/// Where its pods are, and with them the pods of the Service.
-const ANNOUNCES: &str = "node-1";
+/// Where the pods of the Service are.
 const BACKENDS: &str = "node-4";
 
 /// In a step without a gap nobody waits longer for an answer; the bound is that of a busy machine.
 const NONE: Duration = Duration::from_millis(500);
+/// What MetalLB takes to be ready, or to answer: its probes begin after 10 s, and its webhooks when its certificates are in its pod.
+const METALLB_PATIENCE: Duration = Duration::from_secs(120);
 /// What the change of speakers may take on a busy machine.
 const CHANGE: Duration = Duration::from_secs(20);
 /// How long a step is watched.
 const WATCHED: Duration = Duration::from_secs(1);
-
-/// Its workloads, as its manifest names them.
-const CONTROLLER: &str = r#"apiVersion: apps/v1
-kind: Deployment
-metadata: { name: controller, namespace: metallb-system, labels: { app: metallb, component: controller } }
-spec:
-  selector: { matchLabels: { app: metallb, component: controller } }
-  template:
-    metadata: { labels: { app: metallb, component: controller } }
-    spec:
-      terminationGracePeriodSeconds: 0
-      containers:
-        - { name: controller, image: "ferrolb.lab/web:1", args: [--http, "7472"] }
-"#;
-const SPEAKER: &str = r#"apiVersion: apps/v1
-kind: DaemonSet
-metadata: { name: speaker, namespace: metallb-system, labels: { app: metallb, component: speaker } }
-spec:
-  selector: { matchLabels: { app: metallb, component: speaker } }
-  template:
-    metadata: { labels: { app: metallb, component: speaker } }
-    spec:
-      hostNetwork: true
-      terminationGracePeriodSeconds: 2
-      tolerations: [{ operator: Exists }]
-      containers:
-        - name: speaker
-          image: ferrolb.lab/web:1
-          args: [--http, "7472"]
-          readinessProbe: { httpGet: { path: /healthz, port: 7472 }, periodSeconds: 1 }
-"#;
-/// What its webhooks ask, and nobody answers.
-const WEBHOOKS: &str = r#"apiVersion: v1
-kind: Service
-metadata: { name: metallb-webhook-service, namespace: metallb-system }
-spec: { selector: { component: controller }, ports: [{ port: 443, targetPort: 9443 }] }
----
-apiVersion: admissionregistration.k8s.io/v1
-kind: ValidatingWebhookConfiguration
-metadata: { name: metallb-webhook-configuration }
-webhooks:
-  - name: ipaddresspoolvalidationwebhook.metallb.io
-    failurePolicy: Fail
-    sideEffects: None
-    timeoutSeconds: 2
-    admissionReviewVersions: [v1]
-    rules: [{ apiGroups: [metallb.io], apiVersions: [v1beta1], operations: [CREATE, UPDATE], resources: [ipaddresspools] }]
-    clientConfig: { service: { name: metallb-webhook-service, namespace: metallb-system, path: /validate } }
-"#;
-const CONVERSION: &str = r#"{"spec":{"conversion":{"strategy":"Webhook","webhook":{
-    "conversionReviewVersions":["v1beta1","v1beta2"],
-    "clientConfig":{"service":{"namespace":"metallb-system","name":"metallb-webhook-service","path":"/convert"}}}}}}"#;
 
 /// The commands of each step of a procedure, in their order.
 fn steps(title: &str) -> Result<Vec<Vec<String>>> {
@@ -135,74 +84,123 @@ impl Watchers {
     }
 }
 
-/// Answers for the address as MetalLB's speaker does, by having it.
-fn announce(node: &Node, address: IpAddr, verb: &str) -> Result<()> {
-    node.host()
-        .namespace()
-        .ip(&format!("addr {verb} {address}/32 dev eth0\n"))
+/// A cluster that MetalLB serves.
+struct Cluster {
+    s: Scene,
+    shell: Shell,
+    /// What users apply.
+    manifest: String,
+    watchers: Watchers,
+    /// What it has given to the two Services.
+    given: BTreeMap<String, IpAddr>,
 }
 
-/// A cluster that MetalLB serves: two Services have addresses, one of which clients ask.
-async fn metallb(s: &Scene, shell: &Shell) -> Result<Watchers> {
-    // Whatever was here before.
-    let lines = [
-        "kubectl delete --ignore-not-found -f deploy/manifests/ferrolb.yaml",
-        "kubectl apply --server-side -k deploy/crds",
-        "kubectl wait --for=condition=Established --timeout=20s crd --all",
-        "kubectl create namespace metallb-system",
-    ];
-    shell.run_all(&lines.map(str::to_owned)).await?;
-    let [low, high, first, second] = [100, 149, 120, 121].map(|n| s.v4(n));
-    s.lab().apply(METALLB, &of_metallb(METALLB, low, high)).await?;
-    s.lab()
-        .apply(METALLB, &format!("{CONTROLLER}---\n{SPEAKER}---\n{WEBHOOKS}"))
+impl Cluster {
+    /// Installs MetalLB as its users do, and lets it give addresses to two Services, one of which clients ask.
+    async fn with_metallb(s: Scene) -> Result<Self> {
+        let metallb = Metallb::obtain(&mut |line| eprintln!("    {line}"))?;
+        let shell = Shell::new(&s)?;
+        // Whatever was here before.
+        shell
+            .run("kubectl delete --ignore-not-found -f deploy/manifests/ferrolb.yaml")
+            .await?;
+        s.import_metallb(&metallb).await?;
+        shell.write("metallb-native.yaml", &metallb.manifest)?;
+        shell.run("kubectl apply -f metallb-native.yaml").await?;
+        let label = "app=metallb,component=speaker";
+        s.wait_pods_ready(METALLB, label, s.nodes().len(), METALLB_PATIENCE)
+            .await?;
+        s.wait_pods_ready(METALLB, "app=metallb,component=controller", 1, METALLB_PATIENCE)
+            .await?;
+        let pool = of_metallb(METALLB, s.v4(100), s.v4(149));
+        wait_until("its webhooks to let the pool in", METALLB_PATIENCE, async || {
+            s.lab().apply(METALLB, &pool).await
+        })
         .await?;
-    let patch = ["patch", "crd", "bgppeers.metallb.io", "--type=merge", "-p", CONVERSION];
-    s.lab().kubectl(&patch).await?;
 
-    let pinned = format!("      nodeSelector: {{ kubernetes.io/hostname: {BACKENDS} }}\n");
-    s.apply(&(deployment("web", 2) + &pinned)).await?;
-    s.apply(&MANY_PORTS.replace("FAMILY", "IPv4")).await?;
-    s.apply(&service("second", "web", "type: LoadBalancer")).await?;
-    s.write_status("web", first.into()).await?;
-    s.write_status("second", second.into()).await?;
-    announce(s.node(ANNOUNCES)?, first.into(), "add")?;
-    s.ready("web", 2).await?;
-    let label = "app=metallb,component=speaker";
-    s.wait_pods_ready(METALLB, label, s.nodes().len(), PATIENCE).await?;
-    s.page(first, 80).await?;
-    let host = s.lab().add_host("newcomer", 199)?;
-    Ok(Watchers {
-        knows: s.browser(),
-        asks: Client::new(host.namespace()),
-        address: first.into(),
-    })
-}
-
-/// Both Services have what MetalLB has given them.
-async fn addresses_are_kept(s: &Scene) -> Result<()> {
-    for (name, n) in [("web", 120), ("second", 121)] {
-        let now = s.addresses(name, 1).await?;
-        ensure!(now == [IpAddr::V4(s.v4(n))], "{name} has {now:?}");
+        let pinned = format!("      nodeSelector: {{ kubernetes.io/hostname: {BACKENDS} }}\n");
+        s.apply(&(deployment("web", 2) + &pinned)).await?;
+        s.apply(&MANY_PORTS.replace("FAMILY", "IPv4")).await?;
+        s.apply(&service("second", "web", "type: LoadBalancer")).await?;
+        let address = s.addresses("web", 1).await?[0];
+        s.addresses("second", 1).await?;
+        s.ready("web", 2).await?;
+        wait_until("its speaker to answer", METALLB_PATIENCE, async || {
+            s.page(address, 80).await
+        })
+        .await?;
+        let given = s.all_addresses().await?;
+        let host = s.lab().add_host("newcomer", 199)?;
+        let watchers = Watchers {
+            knows: s.browser(),
+            asks: Client::new(host.namespace()),
+            address,
+        };
+        Ok(Self {
+            s,
+            shell,
+            manifest: metallb.manifest,
+            watchers,
+            given,
+        })
     }
-    Ok(())
+
+    /// Both Services have what MetalLB has given them.
+    async fn addresses_are_kept(&self) -> Result<()> {
+        let now = self.s.all_addresses().await?;
+        ensure!(now == self.given, "the Services have {now:?}, and had {:?}", self.given);
+        Ok(())
+    }
 }
 
 /// In, and out again, with the same addresses.
 pub(crate) async fn in_and_out(s: Scene) -> Result<()> {
     s.import_ferrolb().await?;
-    let shell = Shell::new(&s)?;
-    let watchers = metallb(&s, &shell).await?;
-    moved_in(&s, &shell, &watchers).await?;
-    moved_out(&s, &shell, &watchers).await?;
-    announce(s.node(ANNOUNCES)?, watchers.address, "del")?;
-    s.lab()
-        .kubectl(&["delete", "namespace", METALLB, "--wait=false"])
+    let cluster = Cluster::with_metallb(s).await?;
+    too_early(&cluster).await?;
+    moved_in(&cluster).await?;
+    moved_out(&cluster).await?;
+    cluster
+        .shell
+        .run("kubectl delete --ignore-not-found --wait=false -f metallb-native.yaml")
         .await
         .map(drop)
 }
 
-async fn moved_in(s: &Scene, shell: &Shell, watchers: &Watchers) -> Result<()> {
+/// Somebody applies FerroLB's manifest beside a MetalLB that works: FerroLB says so and waits, and MetalLB goes on.
+async fn too_early(cluster: &Cluster) -> Result<()> {
+    let Cluster { s, shell, watchers, .. } = cluster;
+    let begins = async {
+        let (code, said) = shell
+            .line("kubectl apply --server-side --force-conflicts -f deploy/manifests/ferrolb.yaml")
+            .await?;
+        ensure!(
+            code != Some(0) && said.contains("spec.conversion.webhookClientConfig"),
+            "{code:?}: {said}"
+        );
+        wait_until("FerroLB's controller to say that it waits", PATIENCE, async || {
+            let said = shell
+                .run("kubectl -n ferrolb-system get events --field-selector reason=ferrolbNotReady")
+                .await?;
+            ensure!(said.contains("MetalLB"), "{said}");
+            Ok(())
+        })
+        .await?;
+        s.apply(&service("third", "web", "type: LoadBalancer")).await?;
+        let third = s.addresses("third", 1).await?[0];
+        let answer = s.who_answers(third).await?;
+        ensure!(answer.len() <= 1, "{answer:?} answer for {third}");
+        s.kubectl(&["delete", "service", "third"]).await?;
+        let claims = shell.run("kubectl get virtualips -o name").await?;
+        ensure!(claims.trim().is_empty(), "FerroLB has claimed {claims}");
+        shell.run("kubectl delete namespace ferrolb-system").await
+    };
+    watchers.none("too early", begins).await?;
+    cluster.addresses_are_kept().await
+}
+
+async fn moved_in(cluster: &Cluster) -> Result<()> {
+    let Cluster { s, shell, watchers, .. } = cluster;
     let steps = steps("Moving in")?;
     let [check, objects, images, stop, webhook, conversion, change, look, rest] = &steps[..] else {
         bail!("the guide has {} steps for moving in", steps.len());
@@ -243,16 +241,13 @@ async fn moved_in(s: &Scene, shell: &Shell, watchers: &Watchers) -> Result<()> {
 
     let address = watchers.address;
     let changes = async {
-        let (ends, begins) = change.split_first().context("no command for the change")?;
-        shell.run(ends).await?;
-        announce(s.node(ANNOUNCES)?, address, "del")?;
-        shell.run_all(begins).await?;
+        shell.run_all(change).await?;
         s.owner(address).await
     };
     let (owner, silence) = watchers.during("in 7, the change", changes).await?;
     ensure!(silence < CHANGE, "nobody answered for {silence:?}");
     s.answered_by(address, &owner).await?;
-    addresses_are_kept(s).await?;
+    cluster.addresses_are_kept().await?;
     shell
         .run("kubectl -n ferrolb-system rollout status daemonset/ferrolb-speaker deployment/ferrolb-controller")
         .await?;
@@ -260,10 +255,11 @@ async fn moved_in(s: &Scene, shell: &Shell, watchers: &Watchers) -> Result<()> {
     watchers.none("in 9, the rest of MetalLB", shell.run_all(rest)).await?;
     // FerroLB gives addresses, and none that is taken.
     s.fence().await?;
-    addresses_are_kept(s).await
+    cluster.addresses_are_kept().await
 }
 
-async fn moved_out(s: &Scene, shell: &Shell, watchers: &Watchers) -> Result<()> {
+async fn moved_out(cluster: &Cluster) -> Result<()> {
+    let Cluster { s, shell, watchers, .. } = cluster;
     let steps = steps("Moving out")?;
     let [objects, stop, back, controller, change, rest] = &steps[..] else {
         bail!("the guide has {} steps for moving out", steps.len());
@@ -276,19 +272,33 @@ async fn moved_out(s: &Scene, shell: &Shell, watchers: &Watchers) -> Result<()> 
     let (_, back) = back.split_first().context("no namespace is made")?;
     watchers.none("out 3, objects back", shell.run_all(back)).await?;
     ensure!(controller.is_empty(), "MetalLB's manifest is not ours: {controller:?}");
-    let manifest = format!("{CONTROLLER}---\n{WEBHOOKS}");
-    let begins = s.lab().apply(METALLB, &manifest);
+    let is_speaker = |object: &&str| object.contains("\nkind: DaemonSet\n");
+    let (speaker, others): (Vec<&str>, Vec<&str>) = cluster.manifest.split("\n---\n").partition(is_speaker);
+    shell.write("metallb-controller.yaml", &others.join("\n---\n"))?;
+    shell.write("metallb-speaker.yaml", &speaker.join("\n---\n"))?;
+    let begins = async {
+        shell.run("kubectl apply -f metallb-controller.yaml").await?;
+        s.wait_pods_ready(METALLB, "app=metallb,component=controller", 1, METALLB_PATIENCE)
+            .await
+    };
     watchers.none("out 4, MetalLB's controller", begins).await?;
-    addresses_are_kept(s).await?;
+    cluster.addresses_are_kept().await?;
     let address = watchers.address;
     let changes = async {
         shell.run_all(change).await?;
-        s.unanswered(address).await?;
-        s.lab().apply(METALLB, SPEAKER).await?;
-        announce(s.node(ANNOUNCES)?, address, "add")
+        shell.run("kubectl apply -f metallb-speaker.yaml").await?;
+        let label = "app=metallb,component=speaker";
+        s.wait_pods_ready(METALLB, label, s.nodes().len(), METALLB_PATIENCE)
+            .await?;
+        wait_until("one speaker to answer", METALLB_PATIENCE, async || {
+            let answer = s.who_answers(address).await?;
+            ensure!(answer.len() == 1, "{answer:?} answer");
+            Ok(())
+        })
+        .await
     };
-    watchers.during("out 5, the change", changes).await?;
-    s.answered_by(address, ANNOUNCES).await?;
+    let (_, silence) = watchers.during("out 5, the change", changes).await?;
+    ensure!(silence < METALLB_PATIENCE, "nobody answered for {silence:?}");
     watchers.none("out 6, the rest of FerroLB", shell.run_all(rest)).await?;
     let pools = s
         .lab()
@@ -302,5 +312,5 @@ async fn moved_out(s: &Scene, shell: &Shell, watchers: &Watchers) -> Result<()> 
     let left: Vec<&str> = left.lines().filter(|name| name.contains("ferrolb")).collect();
     let left: Vec<&&str> = left.iter().filter(|name| !name.ends_with(s.namespace())).collect();
     ensure!(left.is_empty(), "FerroLB has left {left:?}");
-    addresses_are_kept(s).await
+    cluster.addresses_are_kept().await
 }

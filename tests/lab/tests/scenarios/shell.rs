@@ -77,6 +77,11 @@ impl Shell {
         })
     }
 
+    /// Writes a file into the directory.
+    pub(crate) fn write(&self, name: &str, content: &str) -> Result<()> {
+        fs::write(self.directory.join(name), content).with_context(|| format!("write {name}"))
+    }
+
     /// Runs a line; its exit code, and what it has said.
     pub(crate) async fn line(&self, line: &str) -> Result<(Option<i32>, String)> {
         let path = std::env::var("PATH").unwrap_or_default();
