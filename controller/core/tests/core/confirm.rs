@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use ferrolb_controller_core::{EventKind, Write};
 use ferrolb_model::{
-    AnnouncementPolicy, Announcer, Condition, ConditionType, Config, EndpointSettings, NodeView, PoolSelection,
-    TrafficPolicy,
+    AnnouncementPolicy, Announcer, Condition, ConditionType, Config, EndpointSettings, NodeView, TrafficPolicy,
 };
 
 use crate::fixtures::*;
@@ -211,18 +210,11 @@ fn a_policy_that_lets_owners_wait_gives_them_more_time() {
     let wait = Duration::from_secs(300);
     let mut config = Config::clone(&config([pool("a", &["192.0.2.1-192.0.2.99"])]));
     let policy = AnnouncementPolicy {
-        name: "patient".to_owned(),
-        pools: PoolSelection::All,
-        service_selectors: Vec::new(),
-        node_selectors: Vec::new(),
-        on_request: None,
-        layer2: Default::default(),
-        drain: Default::default(),
         endpoints: EndpointSettings {
             serving: None,
             wait: Some(wait),
         },
-        bgp: Default::default(),
+        ..policy("patient")
     };
     config.announcement_policies.insert(policy.name.clone(), policy);
     let mut lab = Lab::new(Arc::new(config));

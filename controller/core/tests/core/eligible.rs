@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ferrolb_model::{
     AnnouncementPolicy, Announcer, Condition, ConditionType, Config, DrainSettings, DrainTrigger, Layer2Settings,
-    NodeView, Placement, PoolSelection, TrafficPolicy,
+    NodeView, Placement, TrafficPolicy,
 };
 
 use crate::fixtures::*;
@@ -16,20 +16,6 @@ const ADDRESS: &str = "192.0.2.1";
 const INSIDE: &str = "192.0.2.250/24";
 const OUTSIDE: &str = "198.51.100.1/24";
 const SECOND: Duration = Duration::from_secs(1);
-
-fn policy(drain: DrainSettings, layer2: Layer2Settings) -> AnnouncementPolicy {
-    AnnouncementPolicy {
-        name: "drains".to_owned(),
-        pools: PoolSelection::All,
-        service_selectors: Vec::new(),
-        node_selectors: Vec::new(),
-        on_request: None,
-        layer2,
-        drain,
-        endpoints: Default::default(),
-        bgp: Default::default(),
-    }
-}
 
 fn triggers(triggers: &[DrainTrigger], delay: u64) -> DrainSettings {
     DrainSettings {
@@ -41,7 +27,11 @@ fn triggers(triggers: &[DrainTrigger], delay: u64) -> DrainSettings {
 /// A Service `web` on [`ADDRESS`], on three nodes, with these settings.
 fn one(drain: DrainSettings, layer2: Layer2Settings) -> Lab {
     let mut config = Config::clone(&config([pool("a", &["192.0.2.1-192.0.2.99"])]));
-    let policy = policy(drain, layer2);
+    let policy = AnnouncementPolicy {
+        layer2,
+        drain,
+        ..policy("drains")
+    };
     config.announcement_policies.insert(policy.name.clone(), policy);
     let mut lab = Lab::new(Arc::new(config));
     lab.restart();

@@ -178,18 +178,11 @@ fn a_local_address_leaves_before_its_last_endpoint_ends() {
     assert_eq!(lab.owner(ADDRESS), Some("n2"), "none is ready");
     edit(&mut lab, |config| {
         let policy = AnnouncementPolicy {
-            name: "ready".to_owned(),
-            pools: PoolSelection::All,
-            service_selectors: Vec::new(),
-            node_selectors: Vec::new(),
-            on_request: None,
-            layer2: Default::default(),
-            drain: Default::default(),
             endpoints: EndpointSettings {
                 serving: Some(false),
                 wait: None,
             },
-            bgp: Default::default(),
+            ..policy("ready")
         };
         config.announcement_policies.insert(policy.name.clone(), policy);
     });

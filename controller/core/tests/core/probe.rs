@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use ferrolb_controller_core::{EventKind, Input, Write, WriteError};
 use ferrolb_model::{
-    AnnouncementPolicy, Announcer, BgpSettings, ConditionType, Config, ConflictDetection, DrainSettings,
-    EndpointSettings, FamilyPolicy, Layer2Settings, LinkView, NetworkView, PoolSelection, Probe, Stranger,
+    AnnouncementPolicy, Announcer, ConditionType, Config, ConflictDetection, FamilyPolicy, Layer2Settings, LinkView,
+    NetworkView, Probe, Stranger,
 };
 
-use crate::fixtures::{asking, config, dual, endpoints, ip, pool, service};
+use crate::fixtures::{asking, config, dual, endpoints, ip, policy, pool, service};
 use crate::lab::{Fault, Lab};
 
 const MAC: [u8; 6] = [2, 0, 0x5e, 0, 0, 7];
@@ -70,18 +70,11 @@ fn answer(lab: &mut Lab, address: &str, occupied: bool) {
 
 fn detecting(detection: ConflictDetection) -> Arc<Config> {
     let policy = AnnouncementPolicy {
-        name: "p".to_owned(),
-        pools: PoolSelection::All,
-        service_selectors: Vec::new(),
-        node_selectors: Vec::new(),
-        on_request: None,
         layer2: Layer2Settings {
             conflict_detection: Some(detection),
             ..Layer2Settings::default()
         },
-        drain: DrainSettings::default(),
-        endpoints: EndpointSettings::default(),
-        bgp: BgpSettings::default(),
+        ..policy("p")
     };
     let mut config = Config::clone(&config([pool("a", &["192.0.2.1-192.0.2.9"])]));
     config.announcement_policies = BTreeMap::from([(policy.name.clone(), policy)]);

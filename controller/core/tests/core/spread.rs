@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ferrolb_model::{
     AnnouncementPolicy, AntiAffinity, Config, FamilyPolicy, LabelSelector, Layer2Settings, NodeView, OnRequest,
-    Operator, Placement, PoolSelection, PreferredNode, Requirement, ServiceView,
+    Operator, Placement, PreferredNode, Requirement, ServiceView,
 };
 
 use ferrolb_controller_core::EventKind;
@@ -15,23 +15,13 @@ use proptest::prelude::*;
 use crate::fixtures::*;
 use crate::lab::*;
 
-fn policy(layer2: Layer2Settings) -> AnnouncementPolicy {
-    AnnouncementPolicy {
-        name: "place".to_owned(),
-        pools: PoolSelection::All,
-        service_selectors: Vec::new(),
-        node_selectors: Vec::new(),
-        on_request: None,
-        layer2,
-        drain: Default::default(),
-        endpoints: Default::default(),
-        bgp: Default::default(),
-    }
-}
-
 pub(crate) fn with_policy(base: &Arc<Config>, layer2: Layer2Settings) -> Arc<Config> {
     let mut config = Config::clone(base);
-    config.announcement_policies.insert("place".to_owned(), policy(layer2));
+    let policy = AnnouncementPolicy {
+        layer2,
+        ..policy("place")
+    };
+    config.announcement_policies.insert(policy.name.clone(), policy);
     Arc::new(config)
 }
 
