@@ -155,11 +155,17 @@ fn plan_clock(world: &mut World, rng: &mut fastrand::Rng, node: usize, at: Durat
 
 fn plan_outage(world: &mut World, rng: &mut fastrand::Rng) {
     let (at, length) = (time(rng), ms(rng.u64(100..6_000)));
-    world.plan(at, |world| world.api_up = false);
+    world.plan(at, api_away);
     world.plan(at + length, api_back);
 }
 
+fn api_away(world: &mut World) {
+    world.say(|| "the API server is away".to_owned());
+    world.api_up = false;
+}
+
 fn api_back(world: &mut World) {
+    world.say(|| "the API server is there".to_owned());
     world.api_up = true;
     world.record();
     world.tell_all();
@@ -335,7 +341,7 @@ fn single(world: &mut World, rng: &mut fastrand::Rng, addresses: &[IpAddr]) {
                     world.plan(back, |world| split(world, &[]));
                 }
                 _ => {
-                    world.api_up = false;
+                    api_away(world);
                     world.plan(back, api_back);
                 }
             }
@@ -413,7 +419,10 @@ fn wild(world: &mut World, rng: &mut fastrand::Rng, addresses: &[IpAddr]) {
                 plan_standbys(world, rng, address, at);
             }
             _ => {
-                world.plan(at, move |world| world.nodes[node].api = false);
+                world.plan(at, move |world| {
+                    world.say(|| format!("node-{node} does not reach the API server"));
+                    world.nodes[node].api = false;
+                });
                 world.plan(at + back, move |world| {
                     world.nodes[node].api = true;
                     api_back(world);

@@ -255,12 +255,19 @@ impl World {
     }
 
     fn handle(&mut self, node: usize, input: Input<'_>) {
-        let now = self.now;
+        let (now, trace) = (self.now, self.trace);
         let Some(process) = self.process(node, None) else {
             return;
         };
-        let run = process.run;
-        for mut effect in process.handle(input, now) {
+        let (run, before) = (process.run, trace.then(|| process.guard.beliefs()));
+        let effects = process.handle(input, now);
+        if let Some(before) = before {
+            let beliefs = process.guard.beliefs();
+            for (address, belief) in beliefs.iter().filter(|(a, belief)| before.get(a) != Some(belief)) {
+                self.say(|| format!("node-{node} goes by {belief:?} for {address}"));
+            }
+        }
+        for mut effect in effects {
             if (self.sabotage.effects)(node, now, &mut effect) {
                 self.effect(node, run, effect);
             }
