@@ -22,7 +22,7 @@ use crate::claims::{Address, Change, Stage};
 use crate::counters::Counters;
 use crate::peer::Peer;
 use crate::seam::{
-    Duties, Effect, Ground, Input, Note, Outcome, PeerState, Placement, Role, Takeover, Timing, Want, Wanted,
+    Duties, Effect, Ground, Input, Mac, Note, Outcome, PeerState, Placement, Role, Takeover, Timing, Want, Wanted,
 };
 use crate::suspicion::Case;
 
@@ -178,6 +178,9 @@ impl Guard {
                 let Some(entry) = self.addresses.get_mut(address) else {
                     return;
                 };
+                if entry.stage == Stage::Own {
+                    return self.dispute(*address, *mac);
+                }
                 // An owner that has not said where it is has any MAC, as far as can be told.
                 let places = self.peers.get(&entry.belief.owner).map_or(&[][..], |peer| &peer.places);
                 if places.is_empty() || places.iter().any(|place| place.mac == *mac) {
@@ -185,6 +188,16 @@ impl Guard {
                     self.apply(*address, change, false, now);
                 }
             }
+        }
+    }
+
+    /// A station that is another node's claims what this node owns. They may not know of each other as members, so it has to
+    /// be told.
+    fn dispute(&mut self, address: IpAddr, mac: Mac) {
+        let has = |peer: &&mut Peer| peer.places.iter().any(|place| place.mac == mac);
+        for peer in self.peers.values_mut().filter(has) {
+            peer.claim(address);
+            self.moved = true;
         }
     }
 

@@ -411,6 +411,32 @@ proptest! {
         words in proptest::collection::vec((0_u8..7, 0_u64..400, 0_u64..4, 0_usize..3), 1..60),
         me in 0_usize..3,
     ) {
+#[test]
+fn a_member_that_is_seen_to_claim_is_told() {
+    const CLAIM: u8 = 3;
+    let (mut owner, _) = guard("a", 1);
+    from(&mut owner, "b", 1, &hello(2, false), ms(10));
+    let known = |epoch| crate::wire::Known {
+        address: ip(VIP),
+        epoch,
+        owner: "a".to_owned(),
+    };
+    for (sequence, name) in [(2, "b"), (1, "c")] {
+        from(&mut owner, name, sequence, &Message::Tell(vec![known(1)]), ms(20));
+    }
+    assert_eq!(sent(&run(&mut owner, ms(100))), BTreeSet::from([1]), "all know");
+    for (mac, kinds) in [([9; 6], vec![1]), ([2; 6], vec![1, CLAIM])] {
+        let claimed = Note::Claimed {
+            address: ip(VIP),
+            interface: "eth0".to_owned(),
+            mac,
+        };
+        let mut effects = owner.handle(Input::Note(claimed), ms(100));
+        effects.extend(run(&mut owner, ms(150)));
+        assert_eq!(sent(&effects), kinds.into_iter().collect(), "{mac:?}");
+    }
+}
+
         let nodes = ["a", "b", "c"];
         let (mut guard, _) = guard(nodes[me], me as u8 + 1);
         let mut now = ms(0);
