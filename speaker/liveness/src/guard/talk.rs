@@ -215,7 +215,11 @@ impl Guard {
             Message::Claim(claims) => self.claimed(node, &claims, now),
             Message::Tell(all) => self.told(node, &all, now),
             Message::Yours(all) => self.inherit(node, &all, now),
-            Message::Ask { question, about } => self.bear_witness(node, question, about, now),
+            Message::Ask { question, about } => {
+                // Nobody asks whose layer 2 does not answer. The question may have overtaken the heartbeat that says so.
+                self.well(node, None, now);
+                self.bear_witness(node, question, about, now);
+            }
             Message::Heard { question, about, ago } => self.vouched(&about, question, ago, now),
             Message::Unable(all) => self.relieve_unable(node, &all, now),
         }
