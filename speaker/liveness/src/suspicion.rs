@@ -16,6 +16,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::seam::{InterfaceChoice, Mac, Note, PeerState, Question, Takeover};
@@ -30,6 +31,8 @@ const LATE: Duration = Duration::from_millis(10);
 const OVER: Duration = Duration::from_millis(60);
 /// An owner that has said goodbye answers for a moment longer; after that the wire is asked.
 const LEFT: Duration = Duration::from_millis(160);
+/// An owner that still says goodbye has not been answered by a standby before this one: so long each of them has.
+const ANSWERED: Duration = Duration::from_millis(30);
 /// Rounds in a row that may be repeated because this process was late; it may be so busy that it always is.
 const LATE_ROUNDS: u32 = 2;
 /// What a standby waits for each one before it.
@@ -51,8 +54,9 @@ pub const RELIEF: Duration = Duration::from_millis(100);
 /// Addresses of one owner for which the same is to be done.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Group {
-    /// This node's place among the standbys.
-    pub rank: usize,
+    /// The standbys before this one: where others than these would answer, the silence of one address says nothing about
+    /// another.
+    pub before: BTreeSet<Arc<str>>,
     /// Where they are announced.
     pub interfaces: InterfaceChoice,
     /// How long they stay with an owner whose speaker is silent.
@@ -72,8 +76,13 @@ impl Group {
         }
     }
 
+    /// This node's place among the standbys, 0 for the first.
+    pub fn rank(&self) -> u32 {
+        u32::try_from(self.before.len()).unwrap_or(u32::MAX)
+    }
+
     fn delay(&self) -> Duration {
-        RANK * u32::try_from(self.rank).unwrap_or(u32::MAX)
+        RANK * self.rank()
     }
 }
 
@@ -130,8 +139,8 @@ pub struct Case {
     pub since: Duration,
     /// It is heard again: until then it is still answered for.
     pub relieved_at: Option<Duration>,
-    /// It has said goodbye.
-    pub left: bool,
+    /// It has said goodbye, then for the first time.
+    left: Option<Duration>,
     /// Some of its addresses have been answered in its name.
     pub stood_in: bool,
     round: Option<Round>,
@@ -153,7 +162,7 @@ impl Case {
         Case {
             since,
             relieved_at: None,
-            left: false,
+            left: None,
             stood_in: false,
             round: None,
             next: Some(next),
@@ -168,10 +177,21 @@ impl Case {
     pub fn goodbye<'a>(groups: impl Iterator<Item = &'a Group>, now: Duration) -> Case {
         let found = groups.map(|group| (group.key(), (Finding::SpeakerSilent, now)));
         Case {
-            left: true,
+            left: Some(now),
             findings: found.collect(),
             ..Case::new(now, now + LEFT)
         }
+    }
+
+    /// It has said goodbye, and was not heard since.
+    pub fn has_left(&self) -> bool {
+        self.left.is_some() && self.relieved_at.is_none()
+    }
+
+    /// It says goodbye, now: is it this node's turn to answer for the group?
+    pub fn follows(&self, group: &Group, now: Duration) -> bool {
+        let turn = self.left.map(|at| at + ANSWERED * group.rank());
+        group.answer_for_owner && !group.standing_in && turn.is_some_and(|turn| turn <= now)
     }
 
     /// Asks (again) at this time; forgets what is being asked.

@@ -137,7 +137,7 @@ impl Guard {
             };
             if let Some(rank) = entry.belief.rank(&self.duties.node) {
                 let group = Group {
-                    rank,
+                    before: entry.belief.standbys.iter().take(rank).cloned().collect(),
                     interfaces: duty.interfaces.clone(),
                     grace: duty.timing.grace,
                     answer_for_owner: duty.timing.answer_for_owner,
@@ -199,37 +199,29 @@ impl Guard {
             return;
         };
         let macs = self.macs(peer);
-        let mut groups = self.groups(owner);
-        groups.retain(|group, _| !group.standing_in);
-        let known = self
-            .cases
-            .get(owner)
-            .is_some_and(|case| case.left && case.relieved_at.is_none());
-        if known {
+        let groups = self.groups(owner);
+        if self.cases.get(owner).is_some_and(Case::has_left) {
             // The answer to an earlier goodbye may have been lost.
             if let Some(peer) = self.peers.get_mut(owner) {
                 peer.hurry(now);
             }
-            return;
+        } else {
+            let stood_in = self.cases.get(owner).is_some_and(|case| case.stood_in);
+            let silent = groups.keys().filter(|group| !group.standing_in);
+            let mut case = Case::goodbye(silent, now);
+            case.stood_in = stood_in;
+            self.cases.insert(Arc::clone(owner), case);
+            self.think(owner, PeerState::SpeakerSilent);
         }
-        let stood_in = self.cases.get(owner).is_some_and(|case| case.stood_in);
-        let mut case = Case::goodbye(groups.keys(), now);
-        case.stood_in = stood_in;
-        self.cases.insert(Arc::clone(owner), case);
-        self.think(owner, PeerState::SpeakerSilent);
-        let answering = self.ground.answering;
-        for (group, addresses) in groups
-            .iter()
-            .filter(|(group, _)| group.rank == 0 && group.answer_for_owner && answering)
-        {
-            let macs: BTreeMap<_, _> = macs.iter().filter(|(i, _)| group.interfaces.has(i)).collect();
+        let case = self.cases.get(owner).filter(|_| self.ground.answering);
+        let follows = |group: &Group| case.is_some_and(|case| case.follows(group, now));
+        let due: Vec<_> = groups.into_iter().filter(|(group, _)| follows(group)).collect();
+        for (group, addresses) in due {
+            let macs = macs.iter().filter(|(i, _)| group.interfaces.has(i));
+            let macs: BTreeMap<String, Mac> = macs.map(|(i, mac)| (i.clone(), *mac)).collect();
             // Without a MAC of the owner on this node's segments, the kernel has to be asked for one first.
             if !macs.is_empty() {
-                let macs = macs
-                    .into_iter()
-                    .map(|(interface, mac)| (interface.clone(), *mac))
-                    .collect();
-                self.stand_in(owner, addresses, &macs, now);
+                self.stand_in(owner, &addresses, &macs, now);
             }
         }
     }

@@ -11,9 +11,8 @@ use crate::counters::Dropped;
 use crate::seam::{Effect, Timing};
 use crate::wire::{self, Header, Known, LINKS, Message, Packet, Place};
 
-/// How often a goodbye is said.
-const GOODBYES: u32 = 3;
-/// Between two of these.
+/// Between two goodbyes, which are said until the first standbys answer: a later one has its turn if an earlier one does not know
+/// that it is one.
 const GOODBYE_GAP: Duration = Duration::from_millis(10);
 /// Standbys that have not said by then that they answer will not.
 const GOODBYE_WAIT: Duration = Duration::from_millis(100);
@@ -23,7 +22,6 @@ const GOODBYE_WAIT: Duration = Duration::from_millis(100);
 pub(super) struct Leaving {
     /// Standbys that have not said yet that they answer.
     waiting: BTreeSet<Arc<str>>,
-    said: u32,
     next: Duration,
     until: Duration,
     done: bool,
@@ -31,7 +29,11 @@ pub(super) struct Leaving {
 
 impl Leaving {
     pub(super) fn deadline(&self) -> Duration {
-        if self.said < GOODBYES { self.next } else { self.until }
+        if self.done {
+            self.until
+        } else {
+            self.next.min(self.until)
+        }
     }
 }
 
@@ -325,7 +327,6 @@ impl Guard {
         let alive = |node: &&Arc<str>| self.peers.get(*node).is_some_and(|peer| peer.alive(now));
         self.leaving = Some(Leaving {
             waiting: first.filter(alive).cloned().collect(),
-            said: 0,
             next: now,
             until: now + GOODBYE_WAIT,
             done: false,
@@ -335,17 +336,15 @@ impl Guard {
 
     fn say_goodbye(&mut self, now: Duration) {
         let Some(leaving) = &mut self.leaving else { return };
-        let speak = leaving.said < GOODBYES && leaving.next <= now;
+        let speak = !leaving.done && leaving.next <= now;
         if speak {
-            leaving.said += 1;
             leaving.next = now + GOODBYE_GAP;
         }
         let waiting = !leaving.waiting.is_empty() && now < leaving.until;
-        let over = !leaving.done && leaving.said > 0 && !waiting;
+        let over = !leaving.done && !waiting;
         leaving.done |= over;
         if leaving.done {
             // Nothing is left to wait for; the process may take its time.
-            leaving.said = GOODBYES;
             leaving.until = now + GOODBYE_WAIT;
         }
         if speak {

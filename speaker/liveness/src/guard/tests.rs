@@ -287,7 +287,9 @@ fn a_goodbye_waits_for_the_first_standby() {
         if answered {
             assert!(left(&from(&mut owner, "b", 2, &hello(2, true), ms(25))));
         } else {
-            assert!(!left(&run(&mut owner, ms(119))));
+            let effects = run(&mut owner, ms(119));
+            let said = effects.iter().filter(|effect| matches!(effect, Effect::Send { .. }));
+            assert!(said.count() == 2 * 9 && !left(&effects), "until then it says so again");
             assert!(left(&run(&mut owner, ms(120))));
         }
         assert_eq!(
@@ -334,6 +336,55 @@ fn the_first_standby_answers_at_once_after_a_goodbye() {
     assert_eq!(standby.roles().collect::<Vec<_>>(), [(ip(VIP), Role::Listen)]);
 }
 
+#[test]
+fn a_later_standby_follows_a_goodbye_that_is_said_again() {
+    let (mut standby, _) = guard("c", 3);
+    from(&mut standby, "a", 1, &hello(1, false), ms(10));
+    let goodbye = |standby: &mut Guard, sequence, now| {
+        let places = vec![Place {
+            address: ip(1),
+            mac: [1; 6],
+        }];
+        from(standby, "a", sequence, &Message::Goodbye { places }, now);
+        standby.roles().next().map(|(_, role)| role)
+    };
+    for (sequence, at) in [(2, 20), (3, 30), (4, 40)] {
+        assert_eq!(
+            goodbye(&mut standby, sequence, ms(at)),
+            Some(Role::Listen),
+            "b has its turn"
+        );
+    }
+    let stands_in = goodbye(&mut standby, 5, ms(50));
+    assert!(matches!(stands_in, Some(Role::StandIn(_))), "{stands_in:?}");
+}
+
+#[test]
+fn addresses_are_judged_apart_where_others_would_answer_before() {
+    let (mut standby, _) = guard("c", 3);
+    let mut duties = duties("c");
+    for (octet, first) in [(VIP + 1, "b"), (VIP + 2, "d")] {
+        let mut duty = duties.addresses[&ip(VIP)].clone();
+        Arc::make_mut(&mut duty).placement.standbys = vec![first.into(), "c".into()];
+        duties.addresses.insert(ip(octet), duty);
+    }
+    standby.handle(Input::Duties(Arc::new(duties)), ms(5));
+    from(&mut standby, "a", 1, &hello(1, false), ms(10));
+    let effects = run(&mut standby, ms(110));
+    let asked = BTreeSet::from([ip(1), ip(VIP), ip(VIP + 2)]);
+    assert_eq!(questions(&effects)[0].addresses, asked, "one of each kind");
+}
+
+#[test]
+fn who_asks_lives() {
+    let (mut standby, _) = guard("b", 2);
+    from(&mut standby, "a", 1, &hello(1, false), ms(10));
+    let about = "c".to_owned();
+    from(&mut standby, "a", 2, &Message::Ask { question: 1, about }, ms(90));
+    assert!(questions(&run(&mut standby, ms(189))).is_empty());
+    assert_eq!(questions(&run(&mut standby, ms(190))).len(), 1);
+}
+
 /// The kinds of the datagrams that are sent.
 fn sent(effects: &[Effect]) -> BTreeSet<u8> {
     let kind = |effect: &Effect| match effect {
@@ -358,6 +409,32 @@ fn an_owner_without_an_interface_claims_nothing() {
     assert_eq!(sent(&run(&mut owner, ms(100))), BTreeSet::from([1, UNABLE]));
     owner.handle(Input::Ground(Arc::new(ground(1))), ms(110));
     assert_eq!(sent(&run(&mut owner, ms(160))), BTreeSet::from([1, CLAIM]));
+}
+
+#[test]
+fn a_member_that_is_seen_to_claim_is_told() {
+    const CLAIM: u8 = 3;
+    let (mut owner, _) = guard("a", 1);
+    from(&mut owner, "b", 1, &hello(2, false), ms(10));
+    let known = |epoch| crate::wire::Known {
+        address: ip(VIP),
+        epoch,
+        owner: "a".to_owned(),
+    };
+    for (sequence, name) in [(2, "b"), (1, "c")] {
+        from(&mut owner, name, sequence, &Message::Tell(vec![known(1)]), ms(20));
+    }
+    assert_eq!(sent(&run(&mut owner, ms(100))), BTreeSet::from([1]), "all know");
+    for (mac, kinds) in [([9; 6], vec![1]), ([2; 6], vec![1, CLAIM])] {
+        let claimed = Note::Claimed {
+            address: ip(VIP),
+            interface: "eth0".to_owned(),
+            mac,
+        };
+        let mut effects = owner.handle(Input::Note(claimed), ms(100));
+        effects.extend(run(&mut owner, ms(150)));
+        assert_eq!(sent(&effects), kinds.into_iter().collect(), "{mac:?}");
+    }
 }
 
 #[test]
@@ -411,32 +488,6 @@ proptest! {
         words in proptest::collection::vec((0_u8..7, 0_u64..400, 0_u64..4, 0_usize..3), 1..60),
         me in 0_usize..3,
     ) {
-#[test]
-fn a_member_that_is_seen_to_claim_is_told() {
-    const CLAIM: u8 = 3;
-    let (mut owner, _) = guard("a", 1);
-    from(&mut owner, "b", 1, &hello(2, false), ms(10));
-    let known = |epoch| crate::wire::Known {
-        address: ip(VIP),
-        epoch,
-        owner: "a".to_owned(),
-    };
-    for (sequence, name) in [(2, "b"), (1, "c")] {
-        from(&mut owner, name, sequence, &Message::Tell(vec![known(1)]), ms(20));
-    }
-    assert_eq!(sent(&run(&mut owner, ms(100))), BTreeSet::from([1]), "all know");
-    for (mac, kinds) in [([9; 6], vec![1]), ([2; 6], vec![1, CLAIM])] {
-        let claimed = Note::Claimed {
-            address: ip(VIP),
-            interface: "eth0".to_owned(),
-            mac,
-        };
-        let mut effects = owner.handle(Input::Note(claimed), ms(100));
-        effects.extend(run(&mut owner, ms(150)));
-        assert_eq!(sent(&effects), kinds.into_iter().collect(), "{mac:?}");
-    }
-}
-
         let nodes = ["a", "b", "c"];
         let (mut guard, _) = guard(nodes[me], me as u8 + 1);
         let mut now = ms(0);

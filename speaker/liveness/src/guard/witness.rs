@@ -27,6 +27,10 @@ impl Guard {
         let Some(question) = case.and_then(|case| case.asks_witnesses(now)) else {
             return;
         };
+        if self.leaving.is_some() {
+            // Whoever asks says that it answers.
+            return;
+        }
         let about = owner.to_string();
         let message = Message::Ask { question, about };
         for witness in self.witnesses(owner) {

@@ -11,7 +11,7 @@ const fn ms(ms: u64) -> Duration {
 
 fn group(rank: usize) -> Group {
     Group {
-        rank,
+        before: (0..rank).map(|place| place.to_string().into()).collect(),
         interfaces: InterfaceChoice::All,
         grace: ms(10_000),
         answer_for_owner: true,
