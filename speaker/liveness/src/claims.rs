@@ -3,6 +3,9 @@
 //! Of two claims the one with the greater (epoch, owner) is right, wherever it comes from: the API, the claimant, or a
 //! third node. So whatever order nodes learn of claims in, they end with the same owner. What a node knows never gets
 //! smaller while the object it is about exists.
+//!
+//! What stands in the API is a claim once the owner named there makes it. Until then it is a [`Plan`]: who has a part in
+//! the address goes on as before, for the new owner may not have read that it is one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,7 +13,7 @@ use std::time::Duration;
 
 use crate::seam::{Duty, Mac, Placement, Role};
 
-/// A former owner answers for this long at most if the new one does not show itself.
+/// A plan counts after so long, although the new owner has not shown itself.
 pub const HANDOVER: Duration = Duration::from_secs(10);
 /// Between two announcements made because of others.
 const ANNOUNCE: Duration = Duration::from_secs(1);
@@ -24,20 +27,20 @@ pub enum Stage {
     Own,
     /// Answers in the owner's name, with these MACs.
     StandIn(BTreeMap<String, Mac>),
-    /// Answers, although another node is the owner now, until that one has shown itself, or until then.
-    HandingOver {
-        /// As before.
-        role: Role,
-        /// Until when.
-        until: Duration,
-    },
+}
+
+/// A placement in the API, better than what is known, whose owner has not shown itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// As it stands there.
+    pub placement: Placement,
+    /// It counts from then on.
+    pub until: Duration,
 }
 
 /// Where a claim comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// A placement in the API: the owner it names may not know of it yet.
-    Api,
     /// The owner itself: it answers already.
     Owner,
     /// Another node, which knows of an owner.
@@ -51,8 +54,8 @@ pub enum Change {
     Nothing,
     /// This node begins to own it, or under another epoch; these have to be told.
     Own(BTreeSet<Arc<str>>),
-    /// The new owner has to be told that it is one.
-    HandingOver,
+    /// It is to have another owner, which has to be told that it is one.
+    Planned,
     /// The new owner is in place.
     HandedOver,
     /// Another node has a better claim to what this node owned.
@@ -75,6 +78,8 @@ pub struct Address {
     pub duty: Arc<Duty>,
     /// As far as this node knows: from the core or better.
     pub belief: Placement,
+    /// What comes next.
+    pub plan: Option<Plan>,
     /// What this node does.
     pub stage: Stage,
     /// Owned, but with no interface left to answer on, since then.
@@ -89,6 +94,7 @@ impl Address {
     pub fn new(duty: Arc<Duty>, me: &str) -> (Address, Change) {
         let mut address = Address {
             belief: duty.placement.clone(),
+            plan: None,
             before: duty.previous_owner.clone(),
             duty,
             stage: Stage::Idle,
@@ -104,11 +110,12 @@ impl Address {
         if duty.object != self.duty.object {
             // Another object: what is known was about the old one.
             self.belief.epoch = 0;
+            self.plan = None;
         }
         self.duty = duty;
         let placement = self.duty.placement.clone();
         if placement.order() > self.belief.order() {
-            return self.follow(placement, Source::Api, me, now);
+            return self.read(placement, me, now);
         }
         if placement.order() == self.belief.order() {
             self.belief = placement;
@@ -119,40 +126,77 @@ impl Address {
         }
     }
 
+    /// A better placement stands in the API.
+    fn read(&mut self, placement: Placement, me: &str, now: Duration) -> Change {
+        // A standby that stays one goes on standing by for the owner that answers.
+        let stands_by = self.belief.rank(me).is_some() && placement.rank(me).is_some();
+        let waits = self.stage != Stage::Idle || stands_by;
+        if !waits || *placement.owner == *me || placement.owner == self.belief.owner {
+            return self.follow(placement, me);
+        }
+        let same = self
+            .plan
+            .take()
+            .filter(|plan| plan.placement.order() == placement.order());
+        let until = same.map_or(now + HANDOVER, |plan| plan.until);
+        self.plan = Some(Plan { placement, until });
+        Change::Planned
+    }
+
     /// Somebody says that `owner` owns it under this epoch.
-    pub fn hear(&mut self, epoch: u64, owner: &Arc<str>, source: Source, me: &str, now: Duration) -> Compared {
+    pub fn hear(&mut self, epoch: u64, owner: &Arc<str>, source: Source, me: &str) -> Compared {
         let heard = (epoch, &**owner);
         if heard < self.belief.order() {
             return Compared::Worse;
         }
-        if heard > self.belief.order() {
-            let placement = self.belief.taken_by(owner, epoch);
-            return Compared::Known(self.follow(placement, source, me, now));
+        if heard == self.belief.order() {
+            return Compared::Known(Change::Nothing);
         }
-        Compared::Known(match source {
-            Source::Owner => self.shown(),
-            Source::Api | Source::Hearsay => Change::Nothing,
-        })
+        if self.plan.as_ref().is_some_and(|plan| plan.placement.order() == heard) {
+            return Compared::Known(match source {
+                Source::Owner => self.shown(me),
+                // That node may have read the same.
+                Source::Hearsay => Change::Nothing,
+            });
+        }
+        let placement = self.belief.taken_by(owner, epoch);
+        Compared::Known(self.follow(placement, me))
     }
 
-    /// The new owner answers: what was kept up for it can end.
-    pub fn shown(&mut self) -> Change {
-        match self.stage {
-            Stage::HandingOver { .. } => {
-                self.stage = Stage::Idle;
-                Change::HandedOver
-            }
-            _ => Change::Nothing,
+    /// The new owner answers, or has had its time: the plan counts.
+    pub fn shown(&mut self, me: &str) -> Change {
+        let Some(plan) = self.plan.take() else {
+            return Change::Nothing;
+        };
+        let answers = self.stage != Stage::Idle;
+        match self.follow(plan.placement, me) {
+            Change::Nothing | Change::Yielded if answers => Change::HandedOver,
+            change => change,
         }
     }
 
-    /// This node takes it from its owner.
-    pub fn take(&mut self, me: &Arc<str>) -> Change {
-        let epoch = self.belief.epoch.saturating_add(1);
-        let old = self.belief.clone();
-        self.belief = old.taken_by(me, epoch);
-        self.before = Some(Arc::clone(&old.owner));
-        self.begin(me, Some(&old))
+    /// The placement with this owner and epoch, if it is what counts or is planned.
+    pub fn placed(&self, epoch: u64, owner: &str) -> Option<&Placement> {
+        let plan = self.plan.iter().map(|plan| &plan.placement);
+        let mut all = std::iter::once(&self.belief).chain(plan);
+        all.find(|placement| placement.order() == (epoch, owner))
+    }
+
+    /// This node takes it from its owner, or from the one that is planned.
+    pub fn take(&mut self, from: &str, me: &Arc<str>) -> Change {
+        let before = self.belief.clone();
+        let old = match self.plan.take() {
+            Some(plan) if *plan.placement.owner == *from => plan.placement,
+            Some(plan) => Placement {
+                epoch: plan.placement.epoch,
+                ..before.clone()
+            },
+            None => before.clone(),
+        };
+        self.belief = old.taken_by(me, old.epoch.saturating_add(1));
+        self.before = Some(old.owner);
+        // Who answers for it until now may be another than the one that it is taken from.
+        self.begin(me, Some(&before))
     }
 
     /// A node knows that this one is the owner. Has that node answered for it until now, so that it should be announced
@@ -176,15 +220,20 @@ impl Address {
         match &self.stage {
             Stage::Own => Some(Role::Own),
             Stage::StandIn(macs) => Some(Role::StandIn(macs.clone())),
-            Stage::HandingOver { role, .. } => Some(role.clone()),
-            Stage::Idle if self.belief.members().any(|member| **member == *me) => Some(Role::Listen),
-            Stage::Idle => None,
+            Stage::Idle => self.members().any(|member| **member == *me).then_some(Role::Listen),
         }
     }
 
+    /// Who has a part in it, now or soon.
+    fn members(&self) -> impl Iterator<Item = &Arc<str>> {
+        let plan = self.plan.iter().flat_map(|plan| plan.placement.members());
+        self.belief.members().chain(plan)
+    }
+
     /// Goes over to a better placement.
-    fn follow(&mut self, placement: Placement, source: Source, me: &str, now: Duration) -> Change {
+    fn follow(&mut self, placement: Placement, me: &str) -> Change {
         let old = std::mem::replace(&mut self.belief, placement);
+        self.plan.take_if(|plan| plan.placement.order() <= self.belief.order());
         let same_owner = old.owner == self.belief.owner;
         if *self.belief.owner == *me {
             if !same_owner {
@@ -193,27 +242,11 @@ impl Address {
             return self.begin(me, Some(&old));
         }
         if same_owner {
-            return if source == Source::Owner {
-                self.shown()
-            } else {
-                Change::Nothing
-            };
+            return Change::Nothing;
         }
-        let until = now + HANDOVER;
-        let stage = std::mem::replace(&mut self.stage, Stage::Idle);
-        let role = match stage {
-            Stage::Idle => return Change::Nothing,
-            Stage::Own => Role::Own,
-            Stage::StandIn(macs) => Role::StandIn(macs),
-            Stage::HandingOver { role, .. } => role,
-        };
-        match source {
-            Source::Api => {
-                self.stage = Stage::HandingOver { role, until };
-                Change::HandingOver
-            }
-            _ if role == Role::Own => Change::Yielded,
-            _ => Change::Nothing,
+        match std::mem::replace(&mut self.stage, Stage::Idle) {
+            Stage::Own => Change::Yielded,
+            Stage::Idle | Stage::StandIn(_) => Change::Nothing,
         }
     }
 
@@ -223,14 +256,14 @@ impl Address {
             return Change::Nothing;
         }
         // Who answers already does not stop because it would not begin.
-        let answers = self.stage == Stage::Own || matches!(&self.stage, Stage::HandingOver { role: Role::Own, .. });
-        if !answers && !self.duty.may_announce {
+        if self.stage != Stage::Own && !self.duty.may_announce {
             return Change::Nothing;
         }
         self.stage = Stage::Own;
         let members = self
             .belief
             .members()
+            .chain(self.duty.placement.members())
             .chain(old.into_iter().flat_map(Placement::members));
         let all = members.chain(&self.duty.previous_owner).chain(&self.before);
         Change::Own(all.filter(|member| ***member != *me).cloned().collect())

@@ -41,8 +41,8 @@ pub struct Guard {
     peers: BTreeMap<Arc<str>, Peer>,
     /// Silent owners.
     cases: BTreeMap<Arc<str>, Case>,
-    /// Addresses that are being handed over.
-    handing_over: BTreeSet<IpAddr>,
+    /// Addresses that are to have another owner.
+    planned: BTreeSet<IpAddr>,
     /// The last datagram's place in this run.
     sequence: u64,
     /// The last question's id.
@@ -68,7 +68,7 @@ impl Guard {
             addresses: LiteMap::new(),
             peers: BTreeMap::new(),
             cases: BTreeMap::new(),
-            handing_over: BTreeSet::new(),
+            planned: BTreeSet::new(),
             sequence: 0,
             question: 0,
             wanted: Arc::default(),
@@ -118,7 +118,7 @@ impl Guard {
         // Who leaves says nothing more but goodbye.
         let peers = self.peers.values().filter_map(Peer::next);
         let peers = peers.filter(|_| self.leaving.is_none());
-        let handed = self.handing_over.iter().filter_map(|address| self.handed_at(address));
+        let handed = self.planned.iter().filter_map(|address| self.handed_at(address));
         let leaving = self.leaving.as_ref().map(talk::Leaving::deadline);
         suspects
             .filter_map(|(_, peer)| peer.suspect_at())
@@ -152,19 +152,17 @@ impl Guard {
     }
 
     fn handed_at(&self, address: &IpAddr) -> Option<Duration> {
-        match self.addresses.get(address)?.stage {
-            Stage::HandingOver { until, .. } => Some(until),
-            _ => None,
-        }
+        Some(self.addresses.get(address)?.plan.as_ref()?.until)
     }
 
     fn end_handovers(&mut self, now: Duration) {
         let over = |address: &&IpAddr| self.handed_at(address).is_none_or(|at| at <= now);
-        let over: Vec<IpAddr> = self.handing_over.iter().filter(over).copied().collect();
+        let over: Vec<IpAddr> = self.planned.iter().filter(over).copied().collect();
+        let me = Arc::clone(&self.duties.node);
         for address in over {
-            let ended = self.addresses.get_mut(&address).map(Address::shown);
+            let ended = self.addresses.get_mut(&address).map(|entry| entry.shown(&me));
             self.apply(address, ended.unwrap_or(Change::Nothing), true, now);
-            self.handing_over.remove(&address);
+            self.planned.remove(&address);
         }
     }
 
@@ -174,28 +172,33 @@ impl Guard {
                 let cases = self.cases.values_mut().filter(|case| case.asked(*question));
                 cases.for_each(|case| case.hear(note, now));
             }
-            Note::Claimed { address, mac, .. } => {
-                let Some(entry) = self.addresses.get_mut(address) else {
-                    return;
-                };
-                if entry.stage == Stage::Own {
-                    return self.dispute(*address, *mac);
-                }
-                // An owner that has not said where it is has any MAC, as far as can be told.
-                let places = self.peers.get(&entry.belief.owner).map_or(&[][..], |peer| &peer.places);
-                if places.is_empty() || places.iter().any(|place| place.mac == *mac) {
-                    let change = entry.shown();
-                    self.apply(*address, change, false, now);
-                }
-            }
+            Note::Claimed { address, mac, .. } => self.seen(*address, *mac, now),
         }
     }
 
-    /// A station that is another node's claims what this node owns. They may not know of each other as members, so it has to
-    /// be told.
-    fn dispute(&mut self, address: IpAddr, mac: Mac) {
-        let has = |peer: &&mut Peer| peer.places.iter().any(|place| place.mac == mac);
-        for peer in self.peers.values_mut().filter(has) {
+    /// A station claims an address on the segment.
+    fn seen(&mut self, address: IpAddr, mac: Mac, now: Duration) {
+        let Some(entry) = self.addresses.get_mut(&address) else {
+            return;
+        };
+        let mut peers = self.peers.iter();
+        let station = peers.find(|(_, peer)| peer.places.iter().any(|place| place.mac == mac));
+        let station = station.map(|(node, _)| Arc::clone(node));
+        let planned = entry.plan.as_ref().map(|plan| &plan.placement.owner);
+        // An owner that has not said where it is has any MAC that is no other node's, as far as can be told.
+        let unplaced = |owner| self.peers.get(owner).is_none_or(|peer| peer.places.is_empty());
+        let shown = planned.is_some_and(|owner| match &station {
+            Some(station) => station == owner,
+            None => unplaced(owner),
+        });
+        if shown {
+            let me = Arc::clone(&self.duties.node);
+            let change = entry.shown(&me);
+            self.apply(address, change, false, now);
+        } else if entry.stage == Stage::Own
+            && let Some(peer) = station.and_then(|station| self.peers.get_mut(&station))
+        {
+            // They may not know of each other as members.
             peer.claim(address);
             self.moved = true;
         }
@@ -241,8 +244,8 @@ impl Guard {
                     }
                 }
             }
-            Change::HandingOver => {
-                self.handing_over.insert(address);
+            Change::Planned => {
+                self.planned.insert(address);
             }
             Change::HandedOver => {
                 let to = Arc::clone(&placement.owner);
@@ -260,20 +263,19 @@ impl Guard {
         self.moved = true;
     }
 
-    fn take_over(&mut self, address: IpAddr, reason: Takeover, since: Duration, now: Duration) {
+    fn take_over(&mut self, address: IpAddr, from: &Arc<str>, reason: Takeover, since: Duration, now: Duration) {
         let me = Arc::clone(&self.duties.node);
         let Some(entry) = self.addresses.get_mut(&address) else {
             return;
         };
-        let from = Arc::clone(&entry.belief.owner);
-        let change = entry.take(&me);
+        let change = entry.take(from, &me);
         let placement = entry.belief.clone();
         self.apply(address, change, false, now);
         let after = now.saturating_sub(since);
         self.tell(Outcome::TookOver {
             address,
             placement,
-            from,
+            from: Arc::clone(from),
             reason,
             after,
         });
@@ -333,15 +335,19 @@ impl Guard {
                 known.0 = timing;
             }
         };
-        for Address { belief, duty, .. } in self.addresses.values() {
-            if belief.owner == *me {
-                belief.standbys.iter().for_each(|node| pair(node, duty.timing, false));
-            } else if belief.rank(me).is_some() {
-                pair(&belief.owner, duty.timing, true);
+        for entry in self.addresses.values() {
+            let timing = entry.duty.timing;
+            let plan = entry.plan.iter().map(|plan| &plan.placement);
+            for placement in std::iter::once(&entry.belief).chain(plan) {
+                if placement.owner == *me {
+                    placement.standbys.iter().for_each(|node| pair(node, timing, false));
+                } else if placement.rank(me).is_some() {
+                    pair(&placement.owner, timing, true);
+                }
             }
         }
-        let handing = |address| self.addresses.get(address).map(|entry| &entry.belief.owner);
-        let heirs: BTreeSet<&Arc<str>> = self.handing_over.iter().filter_map(handing).collect();
+        let heir = |address: &IpAddr| Some(Arc::clone(self.heir(address)?.0));
+        let heirs: BTreeSet<Arc<str>> = self.planned.iter().filter_map(heir).collect();
         for (node, peer) in &mut self.peers {
             let own = |address: &IpAddr| {
                 self.addresses
@@ -354,6 +360,13 @@ impl Guard {
             peer.engage(timing, watched, busy, now);
         }
         self.count_peers();
+    }
+
+    /// The planned owner of an address that this node answers for, and the epoch that it has it under.
+    fn heir(&self, address: &IpAddr) -> Option<(&Arc<str>, u64)> {
+        let entry = self.addresses.get(address).filter(|entry| entry.stage != Stage::Idle)?;
+        let placement = &entry.plan.as_ref()?.placement;
+        Some((&placement.owner, placement.epoch))
     }
 
     fn derive_wanted(&self) -> Wanted {

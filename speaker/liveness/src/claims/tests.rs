@@ -35,7 +35,7 @@ fn names(names: &[&str]) -> BTreeSet<Arc<str>> {
 }
 
 fn hear(address: &mut Address, epoch: u64, owner: &str, source: Source, me: &str) -> Compared {
-    address.hear(epoch, &owner.into(), source, me, NOW)
+    address.hear(epoch, &owner.into(), source, me)
 }
 
 #[test]
@@ -63,10 +63,12 @@ fn who_cannot_serve_does_not_begin_but_does_not_stop_either() {
 fn a_move_is_make_before_break() {
     let mut old = address("a");
     let moved = duty(placement("b", &["a", "c"], 2));
-    assert_eq!(old.update(moved.clone(), "a", NOW), Change::HandingOver);
+    assert_eq!(old.update(moved.clone(), "a", NOW), Change::Planned);
     assert_eq!(old.role("a"), Some(Role::Own), "answers until the new owner does");
-    assert_eq!(old.update(moved.clone(), "a", NOW), Change::Nothing, "told twice");
-    assert_eq!(old.role("a"), Some(Role::Own));
+    let later = NOW + Duration::from_secs(1);
+    assert_eq!(old.update(moved.clone(), "a", later), Change::Planned, "told twice");
+    assert_eq!(old.plan.as_ref().map(|plan| plan.until), Some(NOW + HANDOVER), "once");
+    assert_eq!(old.belief.order(), (1, "a"));
     let claimed = hear(&mut old, 2, "b", Source::Owner, "a");
     assert_eq!(claimed, Compared::Known(Change::HandedOver));
     assert_eq!(old.role("a"), Some(Role::Listen));
@@ -83,8 +85,41 @@ fn hearsay_does_not_end_a_handover() {
         (heard, old.role("a")),
         (Compared::Known(Change::Nothing), Some(Role::Own))
     );
-    assert_eq!((old.shown(), old.role("a")), (Change::HandedOver, Some(Role::Listen)));
-    assert_eq!(old.shown(), Change::Nothing);
+    assert_eq!(
+        (old.shown("a"), old.role("a")),
+        (Change::HandedOver, Some(Role::Listen))
+    );
+    assert_eq!(old.shown("a"), Change::Nothing);
+}
+
+#[test]
+fn a_standby_stands_by_for_who_answers() {
+    let moved = duty(placement("d", &["b"], 2));
+    let mut stays = address("b");
+    assert_eq!(stays.update(moved.clone(), "b", NOW), Change::Planned);
+    assert_eq!(stays.belief.order(), (1, "a"), "d may not know yet");
+    assert_eq!(
+        hear(&mut stays, 2, "d", Source::Owner, "b"),
+        Compared::Known(Change::Nothing)
+    );
+    assert_eq!((stays.belief, stays.plan), (placement("d", &["b"], 2), None));
+    let mut leaves = address("c");
+    assert_eq!(leaves.update(moved, "c", NOW), Change::Nothing);
+    assert_eq!(leaves.belief.order(), (2, "d"), "it has no part in it any more");
+}
+
+#[test]
+fn who_takes_an_address_is_beyond_what_was_planned() {
+    let moved = duty(placement("d", &["b"], 5));
+    let take = |from| {
+        let mut standby = address("b");
+        standby.update(moved.clone(), "b", NOW);
+        let told = standby.take(from, &"b".into());
+        assert_eq!(told, Change::Own(names(&["a", "c", "d"])), "those of both");
+        standby.belief
+    };
+    assert_eq!(take("a"), placement("b", &["c", "a"], 6));
+    assert_eq!(take("d"), placement("b", &["d"], 6));
 }
 
 #[test]
@@ -118,7 +153,7 @@ fn a_worse_claim_is_one() {
 #[test]
 fn the_api_may_be_behind() {
     let mut standby = address("b");
-    assert_eq!(standby.take(&"b".into()), Change::Own(names(&["a", "c"])));
+    assert_eq!(standby.take("a", &"b".into()), Change::Own(names(&["a", "c"])));
     assert_eq!(standby.belief, placement("b", &["c", "a"], 2));
     assert_eq!(
         standby.update(duty(placement("a", &["b", "c"], 1)), "b", NOW),
@@ -133,12 +168,13 @@ fn the_api_may_be_behind() {
 #[test]
 fn another_object_begins_anew() {
     let mut standby = address("b");
-    standby.take(&"b".into());
+    standby.take("a", &"b".into());
     let other = Duty {
         object: "two".into(),
         ..Duty::clone(&duty(placement("a", &["b"], 1)))
     };
-    assert_eq!(standby.update(Arc::new(other), "b", NOW), Change::HandingOver);
+    assert_eq!(standby.update(Arc::new(other), "b", NOW), Change::Planned);
+    assert_eq!(standby.shown("b"), Change::HandedOver);
     assert_eq!(standby.belief, placement("a", &["b"], 1));
 }
 
@@ -149,7 +185,7 @@ fn who_stands_in_goes_on_until_the_new_owner_answers() {
     standby.stage = Stage::StandIn(BTreeMap::from([("eth0".to_owned(), [7; 6])]));
     assert_eq!(
         standby.update(duty(placement("c", &["b"], 2)), "b", NOW),
-        Change::HandingOver
+        Change::Planned
     );
     assert_eq!(standby.role("b"), Some(role));
     hear(&mut standby, 2, "c", Source::Owner, "b");
@@ -160,7 +196,7 @@ fn who_stands_in_goes_on_until_the_new_owner_answers() {
 fn announces_once_a_second_and_after_the_former_owner_has_yielded() {
     let mut standby = address("b");
     assert!(!standby.announce(NOW), "not the owner");
-    standby.take(&"b".into());
+    standby.take("a", &"b".into());
     assert!(!standby.acknowledged("c", NOW), "c has not answered for it");
     assert!(standby.acknowledged("a", NOW));
     assert!(!standby.acknowledged("a", NOW), "once");

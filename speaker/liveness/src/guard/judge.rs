@@ -79,7 +79,7 @@ impl Guard {
             match act {
                 Act::Take(reason) => {
                     for address in addresses {
-                        self.take_over(address, reason, since, now);
+                        self.take_over(address, owner, reason, since, now);
                     }
                 }
                 Act::StandIn(macs) => self.stand_in(owner, &addresses, &macs, now),
@@ -133,7 +133,7 @@ impl Guard {
             let standing_in = match entry.stage {
                 Stage::Idle => false,
                 Stage::StandIn(_) => true,
-                Stage::Own | Stage::HandingOver { .. } => continue,
+                Stage::Own => continue,
             };
             if let Some(rank) = entry.belief.rank(&self.duties.node) {
                 let group = Group {

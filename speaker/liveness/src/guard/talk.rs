@@ -71,9 +71,9 @@ impl Guard {
         };
         let claims = claims.into_iter().flatten().filter_map(claim).collect();
         self.send_claims(node, claims, Message::Claim, now);
-        let heirs = self.handing_over.iter().filter_map(|address| {
-            let belief = &self.addresses.get(address)?.belief;
-            (belief.owner == *node).then_some((*address, belief.epoch))
+        let heirs = self.planned.iter().filter_map(|address| {
+            let (heir, epoch) = self.heir(address)?;
+            (heir == node).then_some((*address, epoch))
         });
         let heirs: Vec<(IpAddr, u64)> = heirs.collect();
         self.send_claims(node, heirs, Message::Yours, now);
@@ -241,7 +241,7 @@ impl Guard {
             let Some(entry) = self.addresses.get_mut(address) else {
                 continue;
             };
-            let compared = entry.hear(*epoch, node, Source::Owner, &me, now);
+            let compared = entry.hear(*epoch, node, Source::Owner, &me);
             if compared == Compared::Worse && entry.stage == Stage::Own {
                 if entry.announce(now) {
                     again.insert(*address);
@@ -285,7 +285,7 @@ impl Guard {
             }
             let names = self.duties.peers.get_key_value(owner.as_str());
             let owner = names.map_or_else(|| Arc::from(owner.as_str()), |(name, _)| Arc::clone(name));
-            if let Compared::Known(change) = entry.hear(*epoch, &owner, Source::Hearsay, &me, now) {
+            if let Compared::Known(change) = entry.hear(*epoch, &owner, Source::Hearsay, &me) {
                 self.apply(*address, change, false, now);
             }
         }
@@ -299,7 +299,7 @@ impl Guard {
             let Some(entry) = self.addresses.get_mut(address) else {
                 continue;
             };
-            let compared = entry.hear(*epoch, &me, Source::Hearsay, &me, now);
+            let compared = entry.hear(*epoch, &me, Source::Hearsay, &me);
             let own = entry.stage == Stage::Own;
             if let Compared::Known(change) = compared {
                 self.apply(*address, change, false, now);

@@ -425,14 +425,14 @@ fn a_member_that_is_seen_to_claim_is_told() {
         from(&mut owner, name, sequence, &Message::Tell(vec![known(1)]), ms(20));
     }
     assert_eq!(sent(&run(&mut owner, ms(100))), BTreeSet::from([1]), "all know");
-    for (mac, kinds) in [([9; 6], vec![1]), ([2; 6], vec![1, CLAIM])] {
+    for (mac, at, kinds) in [([9; 6], 110, vec![1]), ([2; 6], 170, vec![1, CLAIM])] {
         let claimed = Note::Claimed {
             address: ip(VIP),
             interface: "eth0".to_owned(),
             mac,
         };
-        let mut effects = owner.handle(Input::Note(claimed), ms(100));
-        effects.extend(run(&mut owner, ms(150)));
+        let mut effects = owner.handle(Input::Note(claimed), ms(at));
+        effects.extend(run(&mut owner, ms(at + 60)));
         assert_eq!(sent(&effects), kinds.into_iter().collect(), "{mac:?}");
     }
 }
@@ -460,6 +460,31 @@ fn who_hands_over_to_a_node_that_cannot_answer_takes_it_back() {
     assert!(effects.iter().any(took), "{effects:?}");
     run(&mut owner, ms(20_000));
     assert_eq!(owner.roles().collect::<Vec<_>>(), [(ip(VIP), Role::Own)], "for good");
+}
+
+#[test]
+fn who_hands_over_still_has_standbys() {
+    const YOURS: u8 = 5;
+    let (mut owner, _) = guard("a", 1);
+    from(&mut owner, "b", 1, &hello(2, false), ms(10));
+    let mut moved = duties("a");
+    for duty in moved.addresses.values_mut() {
+        Arc::make_mut(duty).placement = Placement {
+            owner: "c".into(),
+            standbys: vec!["b".into()],
+            epoch: 2,
+        };
+    }
+    owner.handle(Input::Duties(Arc::new(moved)), ms(20));
+    assert!(
+        sent(&run(&mut owner, ms(80))).contains(&YOURS),
+        "c may not have read it"
+    );
+    from(&mut owner, "b", 2, &hello(2, false), ms(90));
+    let effects = owner.handle(Input::Goodbye, ms(100));
+    assert!(!effects.contains(&Effect::Leave), "b is waited for");
+    assert!(from(&mut owner, "b", 3, &hello(2, true), ms(105)).contains(&Effect::Leave));
+    assert_eq!(owner.roles().collect::<Vec<_>>(), [(ip(VIP), Role::Own)]);
 }
 
 #[test]

@@ -105,14 +105,13 @@ impl Guard {
             let able = self.addresses.get(address).is_some_and(|entry| {
                 let duty = &entry.duty;
                 let here = || self.ground.links.iter().any(|link| duty.announces_on(link, *address));
-                // Or still answers, having handed over to a node that cannot.
-                let free = entry.stage != Stage::Own;
-                let theirs = (entry.belief.epoch, &entry.belief.owner) == (*epoch, node);
-                let standby = entry.belief.rank(&self.duties.node).is_some();
-                theirs && standby && free && duty.may_announce && self.ground.answering && here()
+                let theirs = entry.placed(*epoch, node);
+                // Its former owner, too, may take what it was to hand over.
+                let standby = theirs.is_some_and(|placement| placement.rank(&self.duties.node).is_some());
+                standby && duty.may_announce && self.ground.answering && here()
             });
             if able {
-                self.take_over(*address, Takeover::OwnerUnable, now, now);
+                self.take_over(*address, node, Takeover::OwnerUnable, now, now);
             }
         }
     }

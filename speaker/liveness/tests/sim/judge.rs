@@ -3,11 +3,15 @@
 //!
 //! | law | bound |
 //! | --- | --- |
-//! | nodes that hear each other answer with one MAC, where one of them goes by owning the address | [`Judge::two`] |
-//! | the same, where both wait for a third node that they go by | [`HANDOVER`] |
-//! | an address is answered, with the MAC of a node that lives, where a standby is ready: it has known the owner, and nothing has happened to it since | [`Judge::none`] |
+//! | nodes that hear each other answer with one MAC, where both go by owning the address, or one does and has not read that it is to hand it over | [`Judge::two`] |
+//! | the same, where one is to hand it over or answers in another's name, and the other answers in another's name | [`HANDOVER`] |
+//! | an address is answered, with the MAC of a node that lives, where a standby is ready: it and the owner have known each other, and nothing has happened to it since | [`Judge::none`] |
 //! | the same, where somebody could answer | [`NONE`] |
 //! | what a process knows of an address does not get less | at once |
+//!
+//! The second bound is that of a former owner which never hears that the new one answers: the two are deaf to each other, or the new
+//! one ended in that moment and a standby answers in its name. And a standby that the owner does not know of (it goes by an old
+//! placement) promises nothing: an owner that loses its link asks those that it knows.
 //!
 //! It looks after every event. What it saw then held until it looks again, so nothing is too short or too long to be seen.
 
@@ -16,14 +20,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ferrolb_liveness::Mac;
+use ferrolb_liveness::{Mac, Placement};
 
 use crate::node::Node;
 use crate::world::ms;
 
 /// So long two nodes that hear each other may answer with different MACs: a claim may be lost a few times.
 pub(crate) const TWO: Duration = ms(500);
-/// So long former owners answer for a new one that does not show itself.
+/// So long a former owner answers for a new one that it does not hear.
 const HANDOVER: Duration = ms(10_500);
 /// So long an address may be without an answer where a standby is ready: questions and answers may be lost a few times.
 pub(crate) const SOON: Duration = ms(1_000);
@@ -39,8 +43,10 @@ type Place = (IpAddr, u8);
 struct Part {
     /// The MAC that the node answers with, and whether it is in another's name.
     answer: Option<(Mac, bool)>,
-    /// Epoch, owner and standbys as its process knows them.
-    belief: Option<(u64, Arc<str>, bool)>,
+    /// As its process knows it.
+    belief: Option<Placement>,
+    /// It has read a better one, and waits for the owner named there.
+    waits: bool,
     /// It could answer.
     capable: bool,
 }
@@ -60,11 +66,10 @@ struct View {
 impl View {
     fn new<'a>(node: &Node, addresses: impl Iterator<Item = &'a IpAddr>) -> View {
         let part = |address: &IpAddr| {
-            let belief = node.process.as_ref().and_then(|process| process.guard.belief(*address));
-            let belief = belief.map(|known| (known.epoch, Arc::clone(&known.owner), known.rank(&node.name).is_some()));
             let part = Part {
                 answer: node.answers(*address),
-                belief,
+                belief: node.belief(*address).cloned(),
+                waits: node.waits(*address),
                 capable: node.capable(*address),
             };
             (*address, part)
@@ -86,10 +91,9 @@ impl View {
     /// Nothing of it has changed.
     fn is(&self, node: &Node) -> bool {
         let same = |(address, part): (&IpAddr, &Part)| {
-            let belief = node.process.as_ref().and_then(|process| process.guard.belief(*address));
-            let belief = belief.map(|known| (known.epoch, &known.owner, known.rank(&node.name).is_some()));
             part.answer == node.answers(*address)
-                && part.belief.as_ref().map(|(epoch, owner, rank)| (*epoch, owner, *rank)) == belief
+                && part.belief.as_ref() == node.belief(*address)
+                && part.waits == node.waits(*address)
                 && part.capable == node.capable(*address)
         };
         let run = node
@@ -108,15 +112,22 @@ impl View {
         self.parts[address].answer.map(|(mac, _)| mac)
     }
 
-    /// The owner it goes by, and whether this node stands by for it.
-    fn owner(&self, address: &IpAddr) -> Option<(&str, bool)> {
-        let (_, owner, stands_by) = self.parts[address].belief.as_ref()?;
-        Some((owner, *stands_by))
+    /// The owner it goes by, if this node stands by for it.
+    fn stands_by(&self, address: &IpAddr) -> Option<&str> {
+        let belief = self.parts[address].belief.as_ref()?;
+        belief.rank(&self.name).map(|_| &*belief.owner)
     }
 
     /// Goes by owning the address.
     fn owns(&self, address: &IpAddr) -> bool {
-        self.owner(address).is_some_and(|(owner, _)| *owner == *self.name)
+        let belief = self.parts[address].belief.as_ref();
+        belief.is_some_and(|belief| belief.owner == self.name)
+    }
+
+    /// Goes by owning the address, and by this standby.
+    fn knows(&self, address: &IpAddr, standby: &str) -> bool {
+        let belief = self.parts[address].belief.as_ref();
+        self.owns(address) && belief.is_some_and(|belief| belief.rank(standby).is_some())
     }
 
     /// Owns the address, and answers for it.
@@ -275,13 +286,13 @@ impl Judge {
             let same = before.run.map(|(run, _)| run) == after.run.map(|(run, _)| run);
             for (address, part) in before.parts.iter().filter(|_| same) {
                 let after = after.parts.get(address).and_then(|part| part.belief.as_ref());
-                let (Some((epoch, owner, _)), Some((later, heir, _))) = (&part.belief, after) else {
+                let (Some(known), Some(later)) = (&part.belief, after) else {
                     continue;
                 };
-                if (later, heir) < (epoch, owner) {
+                if later.order() < known.order() {
                     let law = "is known less of";
                     let text = format!(
-                        "{address} {law} by {}: {later} {heir} after {epoch} {owner} at {now:?}",
+                        "{address} {law} by {}: {later:?} after {known:?} at {now:?}",
                         before.name
                     );
                     self.complaints.insert((law, *address, now), text);
@@ -293,10 +304,8 @@ impl Judge {
     /// Which standbys are ready.
     fn follow(&mut self, now: Duration, address: IpAddr) {
         for (number, view) in self.views.iter().enumerate() {
-            let owner = view
-                .owner(&address)
-                .filter(|(_, stands_by)| *stands_by && view.runs() && view.link);
-            let owner = owner.and_then(|(owner, _)| self.views.iter().position(|other| *other.name == *owner));
+            let owner = view.stands_by(&address).filter(|_| view.runs() && view.link);
+            let owner = owner.and_then(|owner| self.views.iter().position(|other| *other.name == *owner));
             let owner = owner.filter(|owner| view.parts[&address].capable && !self.mute(number, *owner));
             let key = (address, number);
             let Some(owner) = owner else {
@@ -304,9 +313,11 @@ impl Judge {
                 continue;
             };
             let master = &self.views[owner];
-            let well = master.segment == view.segment && master.serves(&address);
-            // One that goes by another owner lives, and does nothing: whoever does not know yet has to be told first.
-            let misled = master.runs() && !master.owns(&address);
+            let knows = master.knows(&address, &view.name);
+            let well = master.segment == view.segment && master.serves(&address) && knows;
+            // One that goes by another owner, or by other standbys, lives, and does nothing: whoever does not know yet has to be told
+            // first.
+            let misled = master.runs() && !knows;
             let known = self
                 .standbys
                 .remove(&key)
@@ -337,9 +348,13 @@ impl Judge {
             for (two, other) in &answers[at + 1..] {
                 // Whoever cannot be told cannot know.
                 if mac != other && !self.mute(*one, *two) {
-                    let owned = [one, two].iter().any(|node| self.views[**node].owns(&address));
-                    twice |= owned;
-                    former |= !owned;
+                    let pair = [one, two].map(|node| &self.views[*node]);
+                    let both = pair.iter().all(|view| view.owns(&address));
+                    let settled = pair
+                        .iter()
+                        .any(|view| view.owns(&address) && !view.parts[&address].waits);
+                    twice |= both || settled;
+                    former |= !(both || settled);
                 }
             }
         }

@@ -2,7 +2,7 @@
 //! die and come back with or without what they remembered, nodes that boot with another time on their clock, a controller
 //! that moves addresses, an API server that is away.
 //!
-//! A seed draws a history. `FERROLB_SEEDS` says how many (200), `FERROLB_SEED` plays one. What must hold stands in
+//! A seed draws a history. `FERROLB_SEEDS` says how many (200), `FERROLB_FIRST` from where (0), `FERROLB_SEED` plays one. What must hold stands in
 //! `judge.rs` and at the end of `history.rs`, that it bites in `sabotage.rs`; `measure.rs` measures how long a failure is felt.
 //! Ten thousand, optimised:
 //!
@@ -33,7 +33,10 @@ fn seeds() -> std::ops::Range<u64> {
     let number = |name: &str| std::env::var(name).ok().map(|value| value.parse().unwrap());
     match number("FERROLB_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("FERROLB_SEEDS").unwrap_or(200),
+        None => {
+            let first = number("FERROLB_FIRST").unwrap_or(0);
+            first..first + number("FERROLB_SEEDS").unwrap_or(200)
+        }
     }
 }
 

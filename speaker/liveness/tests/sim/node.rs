@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ferrolb_liveness::{Duties, Effect, Guard, Input, Mac, Note, Outcome, PeerState, Role, Wanted};
+use ferrolb_liveness::{Duties, Effect, Guard, Input, Mac, Note, Outcome, PeerState, Placement, Role, Wanted};
 
 /// What waits for a process that stands still.
 pub(crate) enum Waiting {
@@ -128,6 +128,18 @@ impl Node {
         }
     }
 
+    /// Who owns an address as far as it knows.
+    pub(crate) fn belief(&self, address: IpAddr) -> Option<&Placement> {
+        self.process.as_ref()?.guard.belief(address)
+    }
+
+    /// Has read that an address has another owner, and goes by the one before.
+    pub(crate) fn waits(&self, address: IpAddr) -> bool {
+        let read = self.snapshot.addresses.get(&address).map(|duty| &duty.placement);
+        let belief = self.belief(address);
+        belief.is_some_and(|belief| read.is_some_and(|read| read.order() > belief.order()))
+    }
+
     /// Could do something about an address.
     pub(crate) fn capable(&self, address: IpAddr) -> bool {
         let duty = || self.snapshot.addresses.get(&address);
@@ -140,7 +152,7 @@ impl Node {
 
     /// Answers for the address, or goes by owning it.
     pub(crate) fn has_part(&self, address: IpAddr) -> bool {
-        let belief = self.process.as_ref().and_then(|process| process.guard.belief(address));
+        let belief = self.belief(address);
         self.answers(address).is_some() || belief.is_some_and(|belief| belief.owner == self.name)
     }
 }
