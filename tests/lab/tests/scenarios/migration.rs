@@ -1,5 +1,5 @@
 //! The procedures of `docs/src/migration.md`, as they stand there, on real nodes: in from MetalLB and back out, under a
-//! client that knows the address and one that asks for it all the time.
+//! client that knows the address, one that asks for it all the time and one behind a router.
 //!
 //! MetalLB is the released one, from its own manifest, with its webhooks.
 
@@ -12,9 +12,11 @@ use ferrolb_controlplane::Metallb;
 use ferrolb_lab::client::Client;
 use ferrolb_lab::wait_until;
 
+use crate::bgp::{NODES, all};
 use crate::cli::of_metallb;
 use crate::failover::{MANY_PORTS, UDP, asking, none_lost, told};
 use crate::manifests::{deployment, service};
+use crate::router::{ASN, Router};
 use crate::scene::{PATIENCE, Scene};
 use crate::shell::Shell;
 
@@ -25,13 +27,28 @@ const METALLB: &str = "metallb-system";
 const BACKENDS: &str = "node-4";
 
 /// In a step without a gap nobody waits longer for an answer; the bound is that of a busy machine.
-const NONE: Duration = Duration::from_millis(500);
+const NONE: Duration = Duration::from_secs(1);
 /// What MetalLB takes to be ready, or to answer: its probes begin after 10 s, and its webhooks when its certificates are in its pod.
 const METALLB_PATIENCE: Duration = Duration::from_secs(120);
 /// What the change of speakers may take on a busy machine.
 const CHANGE: Duration = Duration::from_secs(20);
 /// How long a step is watched.
 const WATCHED: Duration = Duration::from_secs(1);
+
+/// The router as a peer of a MetalLB, which tells it what it tells the LAN.
+fn by_bgp(router: &str) -> String {
+    format!(
+        r#"apiVersion: metallb.io/v1beta2
+kind: BGPPeer
+metadata: {{name: old, namespace: {METALLB}}}
+spec: {{myASN: {NODES}, peerASN: {ASN}, peerAddress: {router}}}
+---
+apiVersion: metallb.io/v1beta1
+kind: BGPAdvertisement
+metadata: {{name: old, namespace: {METALLB}}}
+"#
+    )
+}
 
 /// The commands of each step of a procedure, in their order.
 fn steps(title: &str) -> Result<Vec<Vec<String>>> {
@@ -60,26 +77,60 @@ fn steps(title: &str) -> Result<Vec<Vec<String>>> {
 struct Watchers {
     knows: Client,
     asks: Client,
+    router: Router,
     address: IpAddr,
 }
 
+/// What a step has cost.
+#[derive(Debug)]
+struct Gaps {
+    /// For how long nobody answered the one who asks by ARP.
+    asking: Duration,
+    /// For how long the one behind the router had no answer.
+    routed: Duration,
+    /// How many of that one's questions were lost.
+    lost: u64,
+}
+
 impl Watchers {
-    /// Runs a step, in which the one who knows the address loses nothing; for how long nobody answered the one who asks.
-    async fn during<T>(&self, step: &str, happens: impl Future<Output = Result<T>>) -> Result<(T, Duration)> {
-        let prober = asking(&self.knows, (self.address, UDP).into()).await?;
+    /// Runs a step, in which the one who knows the address loses nothing.
+    async fn during<T>(&self, step: &str, happens: impl Future<Output = Result<T>>) -> Result<(T, Gaps)> {
+        let target = (self.address, UDP).into();
+        let prober = asking(&self.knows, target).await?;
+        let routed = asking(&self.router.client(), target).await?;
         let asker = self.asks.asker(self.address)?;
         let outcome = happens.await?;
         tokio::time::sleep(WATCHED).await;
-        let silence = tokio::task::spawn_blocking(move || asker.stop()).await??;
+        let asking = tokio::task::spawn_blocking(move || asker.stop()).await??;
         none_lost(&told(step, prober)).with_context(|| step.to_owned())?;
-        eprintln!("    nobody answered ARP for {:.0} ms", silence.as_secs_f64() * 1000.0);
-        Ok((outcome, silence))
+        eprintln!("    nobody answered ARP for {:.0} ms", asking.as_secs_f64() * 1000.0);
+        let routed = told("  behind the router", routed);
+        let gaps = Gaps {
+            asking,
+            routed: routed.longest_gap,
+            lost: routed.lost,
+        };
+        Ok((outcome, gaps))
+    }
+
+    /// Waits until the router sends what is for the address to every node.
+    async fn routed(&self, s: &Scene) -> Result<()> {
+        let prefix = format!("{}/32", self.address);
+        let patiently = async || self.router.forwards(s, &prefix, &all(s)).await;
+        wait_until("the routes", METALLB_PATIENCE, patiently).await
     }
 
     /// A step that the guide promises to have no gap.
     async fn none<T>(&self, step: &str, happens: impl Future<Output = Result<T>>) -> Result<T> {
-        let (outcome, silence) = self.during(step, happens).await?;
-        ensure!(silence < NONE, "{step}: nobody answered for {silence:?}");
+        let (outcome, gaps) = self.during(step, happens).await?;
+        ensure!(gaps.asking < NONE && gaps.lost == 0, "{step}: {gaps:?}");
+        Ok(outcome)
+    }
+
+    /// The change of speakers, which is the step that has one.
+    async fn change<T>(&self, step: &str, most: Duration, happens: impl Future<Output = Result<T>>) -> Result<T> {
+        let (outcome, gaps) = self.during(step, happens).await?;
+        ensure!(gaps.asking < most && gaps.routed < most, "{step}: {gaps:?}");
         Ok(outcome)
     }
 }
@@ -117,6 +168,8 @@ impl Cluster {
             s.lab().apply(METALLB, &pool).await
         })
         .await?;
+        let router = Router::start(&s, NODES, &[]).await?;
+        s.lab().apply(METALLB, &by_bgp(&router.address())).await?;
 
         let pinned = format!("      nodeSelector: {{ kubernetes.io/hostname: {BACKENDS} }}\n");
         s.apply(&(deployment("web", 2) + &pinned)).await?;
@@ -134,8 +187,10 @@ impl Cluster {
         let watchers = Watchers {
             knows: s.browser(),
             asks: Client::new(host.namespace()),
+            router,
             address,
         };
+        watchers.routed(&s).await?;
         Ok(Self {
             s,
             shell,
@@ -242,10 +297,10 @@ async fn moved_in(cluster: &Cluster) -> Result<()> {
     let address = watchers.address;
     let changes = async {
         shell.run_all(change).await?;
-        s.owner(address).await
+        let owner = s.owner(address).await?;
+        watchers.routed(s).await.map(|()| owner)
     };
-    let (owner, silence) = watchers.during("in 7, the change", changes).await?;
-    ensure!(silence < CHANGE, "nobody answered for {silence:?}");
+    let owner = watchers.change("in 7, the change", CHANGE, changes).await?;
     s.answered_by(address, &owner).await?;
     cluster.addresses_are_kept().await?;
     shell
@@ -295,10 +350,10 @@ async fn moved_out(cluster: &Cluster) -> Result<()> {
             ensure!(answer.len() == 1, "{answer:?} answer");
             Ok(())
         })
-        .await
+        .await?;
+        watchers.routed(s).await
     };
-    let (_, silence) = watchers.during("out 5, the change", changes).await?;
-    ensure!(silence < METALLB_PATIENCE, "nobody answered for {silence:?}");
+    watchers.change("out 5, the change", METALLB_PATIENCE, changes).await?;
     watchers.none("out 6, the rest of FerroLB", shell.run_all(rest)).await?;
     let pools = s
         .lab()
