@@ -88,6 +88,11 @@ impl Peer {
         new
     }
 
+    /// The run of its process that was heard last.
+    pub fn boot(&self) -> Option<u64> {
+        self.newest.boot()
+    }
+
     /// It says that it answers.
     pub fn is_well(&mut self, pace: Option<(Duration, u8)>, now: Duration) {
         self.healthy = Some(now);

@@ -5,6 +5,11 @@
 pub struct Newest(Option<(u64, u64)>);
 
 impl Newest {
+    /// The sender's run, as far as it was heard.
+    pub fn boot(&self) -> Option<u64> {
+        self.0.map(|(boot, _)| boot)
+    }
+
     /// Takes a datagram in if it is newer: of a later run of the sender, or later in the same run. Whatever overtook
     /// another makes it old; heartbeats are repeated anyway.
     pub fn admit(&mut self, boot: u64, sequence: u64) -> bool {

@@ -182,8 +182,16 @@ impl Guard {
         let node = node.ok_or(Dropped::UnknownSender)?;
         let peer = self.peers.get_mut(&node).ok_or(Dropped::UnknownSender)?;
         let unreached = !peer.claims.is_empty() && peer.silent(now);
+        let before = peer.boot();
         if !peer.admit(packet.boot(), packet.sequence(), from, now) {
             return Err(Dropped::Replay);
+        }
+        if before.is_some_and(|boot| boot != packet.boot()) {
+            // What another run has confirmed this one may not know: it reads an older placement from its disk.
+            let owned = self.addresses.iter().filter(|(_, entry)| entry.stage == Stage::Own);
+            let its = owned.filter(|(_, entry)| entry.belief.rank(&node).is_some());
+            its.for_each(|(address, _)| peer.claim(*address));
+            self.moved = true;
         }
         if unreached {
             // It can be told at last.
