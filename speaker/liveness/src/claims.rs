@@ -69,6 +69,8 @@ pub enum Compared {
     Known(Change),
     /// Worse: the claimant has to be told.
     Worse,
+    /// Worse than what stands in the API, and no more is known: the owner named there may not have read it yet.
+    Unsettled,
 }
 
 /// See the module.
@@ -82,6 +84,8 @@ pub struct Address {
     pub plan: Option<Plan>,
     /// What this node does.
     pub stage: Stage,
+    /// The belief was read in the API, and its owner has not shown itself since.
+    read: bool,
     /// Owned, but with no interface left to answer on, since then.
     pub lost: Option<Duration>,
     /// Who owned it before.
@@ -98,6 +102,7 @@ impl Address {
             before: duty.previous_owner.clone(),
             duty,
             stage: Stage::Idle,
+            read: true,
             lost: None,
             announced: None,
         };
@@ -132,6 +137,7 @@ impl Address {
         let stands_by = self.belief.rank(me).is_some() && placement.rank(me).is_some();
         let waits = self.stage != Stage::Idle || stands_by;
         if !waits || *placement.owner == *me || placement.owner == self.belief.owner {
+            self.read = true;
             return self.follow(placement, me);
         }
         let same = self
@@ -147,8 +153,10 @@ impl Address {
     pub fn hear(&mut self, epoch: u64, owner: &Arc<str>, source: Source, me: &str) -> Compared {
         let heard = (epoch, &**owner);
         if heard < self.belief.order() {
-            return Compared::Worse;
+            let known = !self.read || *self.belief.owner == *me;
+            return if known { Compared::Worse } else { Compared::Unsettled };
         }
+        self.read &= source != Source::Owner;
         if heard == self.belief.order() {
             return Compared::Known(Change::Nothing);
         }
@@ -159,15 +167,26 @@ impl Address {
                 Source::Hearsay => Change::Nothing,
             });
         }
+        self.read = false;
         let placement = self.belief.taken_by(owner, epoch);
         Compared::Known(self.follow(placement, me))
     }
 
-    /// The new owner answers, or has had its time: the plan counts.
+    /// The new owner answers: the plan counts.
     pub fn shown(&mut self, me: &str) -> Change {
+        self.go_over(me, false)
+    }
+
+    /// The plan counts, although the new owner was not seen to answer.
+    pub fn lapse(&mut self, me: &str) -> Change {
+        self.go_over(me, true)
+    }
+
+    fn go_over(&mut self, me: &str, read: bool) -> Change {
         let Some(plan) = self.plan.take() else {
             return Change::Nothing;
         };
+        self.read = read;
         let answers = self.stage != Stage::Idle;
         match self.follow(plan.placement, me) {
             Change::Nothing | Change::Yielded if answers => Change::HandedOver,

@@ -160,7 +160,7 @@ impl Guard {
         let over: Vec<IpAddr> = self.planned.iter().filter(over).copied().collect();
         let me = Arc::clone(&self.duties.node);
         for address in over {
-            let ended = self.addresses.get_mut(&address).map(|entry| entry.shown(&me));
+            let ended = self.addresses.get_mut(&address).map(|entry| entry.lapse(&me));
             self.apply(address, ended.unwrap_or(Change::Nothing), true, now);
             self.planned.remove(&address);
         }
@@ -185,8 +185,10 @@ impl Guard {
         let station = peers.find(|(_, peer)| peer.places.iter().any(|place| place.mac == mac));
         let station = station.map(|(node, _)| Arc::clone(node));
         let planned = entry.plan.as_ref().map(|plan| &plan.placement.owner);
-        // An owner that has not said where it is has any MAC that is no other node's, as far as can be told.
-        let unplaced = |owner| self.peers.get(owner).is_none_or(|peer| peer.places.is_empty());
+        // An owner that has not said where it is has any MAC that is no other node's, as far as can be told; but one that comes
+        // back to who stands in for it has not said so either.
+        let owns = entry.stage == Stage::Own;
+        let unplaced = |owner| owns && self.peers.get(owner).is_none_or(|peer| peer.places.is_empty());
         let shown = planned.is_some_and(|owner| match &station {
             Some(station) => station == owner,
             None => unplaced(owner),
@@ -195,9 +197,7 @@ impl Guard {
             let me = Arc::clone(&self.duties.node);
             let change = entry.shown(&me);
             self.apply(address, change, false, now);
-        } else if entry.stage == Stage::Own
-            && let Some(peer) = station.and_then(|station| self.peers.get_mut(&station))
-        {
+        } else if owns && let Some(peer) = station.and_then(|station| self.peers.get_mut(&station)) {
             // They may not know of each other as members.
             peer.claim(address);
             self.moved = true;

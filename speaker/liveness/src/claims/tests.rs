@@ -109,6 +109,22 @@ fn a_standby_stands_by_for_who_answers() {
 }
 
 #[test]
+fn what_was_only_read_corrects_nobody() {
+    let mut standby = Address::new(duty(placement("a", &["b", "c"], 3)), "b").0;
+    let claimed = hear(&mut standby, 2, "c", Source::Owner, "b");
+    assert_eq!(claimed, Compared::Unsettled, "a may not know yet");
+    hear(&mut standby, 3, "a", Source::Owner, "b");
+    assert_eq!(hear(&mut standby, 2, "c", Source::Owner, "b"), Compared::Worse);
+    standby.update(duty(placement("c", &["b"], 4)), "b", NOW);
+    let mut lapsed = standby.clone();
+    standby.shown("b");
+    assert_eq!(hear(&mut standby, 3, "a", Source::Owner, "b"), Compared::Worse);
+    lapsed.lapse("b");
+    let claimed = hear(&mut lapsed, 3, "a", Source::Owner, "b");
+    assert_eq!(claimed, Compared::Unsettled);
+}
+
+#[test]
 fn who_takes_an_address_is_beyond_what_was_planned() {
     let moved = duty(placement("d", &["b"], 5));
     let take = |from| {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Guard;
-use crate::claims::{Address, Stage};
+use crate::claims::{Address, Change, Stage};
 use crate::peer::{Peer, on_link};
 use crate::seam::{Effect, Link, Mac, Outcome, PeerState};
 use crate::suspicion::{Act, Case, Group, RELIEF};
@@ -27,7 +27,22 @@ impl Guard {
         for (node, since) in silent {
             self.counters.missed.add();
             self.think(&node, PeerState::Suspect);
+            self.follow_plans_of(&node, now);
             self.cases.insert(node, Case::new(since, now));
+        }
+    }
+
+    /// An owner that is silent may have handed over to one that this node does not hear: it is that one's standby now.
+    fn follow_plans_of(&mut self, owner: &Arc<str>, now: Duration) {
+        let me = Arc::clone(&self.duties.node);
+        let theirs = |address: &IpAddr| {
+            let entry = self.addresses.get(address);
+            entry.is_some_and(|entry| entry.belief.owner == *owner && entry.stage == Stage::Idle)
+        };
+        let theirs: Vec<IpAddr> = self.planned.iter().filter(|address| theirs(address)).copied().collect();
+        for address in theirs {
+            let change = self.addresses.get_mut(&address).map(|entry| entry.lapse(&me));
+            self.apply(address, change.unwrap_or(Change::Nothing), false, now);
         }
     }
 

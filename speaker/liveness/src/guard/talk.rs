@@ -250,6 +250,9 @@ impl Guard {
                 continue;
             };
             let compared = entry.hear(*epoch, node, Source::Owner, &me);
+            if compared == Compared::Unsettled {
+                continue;
+            }
             if compared == Compared::Worse && entry.stage == Stage::Own {
                 if entry.announce(now) {
                     again.insert(*address);

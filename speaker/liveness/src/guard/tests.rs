@@ -463,6 +463,48 @@ fn who_hands_over_to_a_node_that_cannot_answer_takes_it_back() {
 }
 
 #[test]
+fn a_new_run_is_told_anew() {
+    const CLAIM: u8 = 3;
+    let (mut owner, _) = guard("a", 1);
+    let known = crate::wire::Known {
+        address: ip(VIP),
+        epoch: 1,
+        owner: "a".to_owned(),
+    };
+    for name in ["b", "c"] {
+        from(&mut owner, name, 1, &Message::Tell(vec![known.clone()]), ms(20));
+    }
+    assert_eq!(sent(&run(&mut owner, ms(100))), BTreeSet::from([1]), "all know");
+    let bytes = datagram(&keys(), 1, "b", 10, 1, &hello(2, false));
+    let datagram = Input::Datagram {
+        from: ip(2),
+        bytes: &bytes,
+    };
+    owner.handle(datagram, ms(110));
+    assert!(sent(&run(&mut owner, ms(160))).contains(&CLAIM));
+}
+
+#[test]
+fn a_standby_goes_by_the_plan_of_an_owner_that_is_silent() {
+    let (mut standby, _) = guard("b", 2);
+    from(&mut standby, "a", 1, &hello(1, false), ms(10));
+    let mut moved = duties("b");
+    for duty in moved.addresses.values_mut() {
+        Arc::make_mut(duty).placement = Placement {
+            owner: "c".into(),
+            standbys: vec!["b".into()],
+            epoch: 2,
+        };
+    }
+    standby.handle(Input::Duties(Arc::new(moved)), ms(20));
+    run(&mut standby, ms(109));
+    assert_eq!(standby.belief(ip(VIP)).unwrap().order(), (1, "a"));
+    let effects = run(&mut standby, ms(110));
+    assert_eq!(standby.belief(ip(VIP)).unwrap().order(), (2, "c"));
+    assert!(questions(&effects).is_empty(), "c has its time");
+}
+
+#[test]
 fn who_hands_over_still_has_standbys() {
     const YOURS: u8 = 5;
     let (mut owner, _) = guard("a", 1);

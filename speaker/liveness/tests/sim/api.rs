@@ -22,6 +22,11 @@ impl World {
             standbys: standbys.iter().map(name).collect(),
             epoch: before.as_ref().map_or(1, |before| before.epoch + 1),
         };
+        // Whoever neither hears the new owner nor reads that it is one may take the address over.
+        let blind = |node: &usize| self.deaf.contains(&(owner.min(*node), owner.max(*node))) && !self.nodes[*node].api;
+        if (0..self.nodes.len()).any(|node| blind(&node)) {
+            *self.hits.entry(address).or_default() += 1;
+        }
         self.say(|| format!("controller places {address} as {placement:?}"));
         self.api.insert(address, (placement, before));
         self.tell_all();

@@ -3,14 +3,15 @@
 //!
 //! | law | bound |
 //! | --- | --- |
-//! | nodes that hear each other answer with one MAC, where both go by owning the address, or one does and has not read that it is to hand it over | [`Judge::two`] |
-//! | the same, where one is to hand it over or answers in another's name, and the other answers in another's name | [`HANDOVER`] |
+//! | nodes that hear each other answer with one MAC, where both go by owning the address, or one does, has not read that it is to hand it over, and knows the other | [`Judge::two`] |
+//! | the same, where one answers in another's name, and the other does, or is to hand the address over, or does not know of the first | [`HANDOVER`] |
 //! | an address is answered, with the MAC of a node that lives, where a standby is ready: it and the owner have known each other, and nothing has happened to it since | [`Judge::none`] |
 //! | the same, where somebody could answer | [`NONE`] |
 //! | what a process knows of an address does not get less | at once |
 //!
 //! The second bound is that of a former owner which never hears that the new one answers: the two are deaf to each other, or the new
-//! one ended in that moment and a standby answers in its name. And a standby that the owner does not know of (it goes by an old
+//! one ended in that moment and a standby answers in its name. It is also that of a standby which was left out of a placement, has not read
+//! it, and answers in the name of an owner before. And a standby that the owner does not know of (it goes by an old
 //! placement) promises nothing: an owner that loses its link asks those that it knows.
 //!
 //! It looks after every event. What it saw then held until it looks again, so nothing is too short or too long to be seen.
@@ -128,6 +129,11 @@ impl View {
     fn knows(&self, address: &IpAddr, standby: &str) -> bool {
         let belief = self.parts[address].belief.as_ref();
         self.owns(address) && belief.is_some_and(|belief| belief.rank(standby).is_some())
+    }
+
+    /// Goes by owning the address for good, and by this standby.
+    fn settled(&self, address: &IpAddr, standby: &str) -> bool {
+        self.knows(address, standby) && !self.parts[address].waits
     }
 
     /// Owns the address, and answers for it.
@@ -348,11 +354,9 @@ impl Judge {
             for (two, other) in &answers[at + 1..] {
                 // Whoever cannot be told cannot know.
                 if mac != other && !self.mute(*one, *two) {
-                    let pair = [one, two].map(|node| &self.views[*node]);
-                    let both = pair.iter().all(|view| view.owns(&address));
-                    let settled = pair
-                        .iter()
-                        .any(|view| view.owns(&address) && !view.parts[&address].waits);
+                    let (one, two) = (&self.views[*one], &self.views[*two]);
+                    let both = one.owns(&address) && two.owns(&address);
+                    let settled = one.settled(&address, &two.name) || two.settled(&address, &one.name);
                     twice |= both || settled;
                     former |= !(both || settled);
                 }
