@@ -44,6 +44,8 @@ impl Guard {
             let change = self.addresses.get_mut(&address).map(|entry| entry.lapse(&me));
             self.apply(address, change.unwrap_or(Change::Nothing), false, now);
         }
+        // Before anything is asked: only where pairs are may be asked.
+        self.find_pairs(now);
     }
 
     /// Asks what is due, ends what is over.
