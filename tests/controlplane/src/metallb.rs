@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use crate::module::Module;
 
-/// The version that `metallb/go.mod` asks for, by which the manifest names its images.
+/// The version that `metallb/go.mod` asks for.
 pub const METALLB_VERSION: &str = "v0.16.1";
 const MODULE: &str = "go.universe.tf/metallb";
 const MANIFEST: &str = "config/manifests/metallb-native.yaml";
@@ -44,5 +44,20 @@ impl Metallb {
             speaker: directory.join("speaker"),
             manifest: fs::read_to_string(&manifest).with_context(|| format!("read {}", manifest.display()))?,
         })
+    }
+
+    /// By which name the manifest asks for the image of the `controller` or the `speaker`.
+    ///
+    /// # Errors
+    /// When it asks for none.
+    pub fn image(&self, program: &str) -> Result<&str> {
+        let part = format!("/{program}:");
+        let mut images = self
+            .manifest
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("image: "));
+        images
+            .find(|image| image.contains(&part))
+            .with_context(|| format!("MetalLB's manifest has no image of its {program}"))
     }
 }

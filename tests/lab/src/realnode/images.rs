@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use ferrolb_controlplane::{METALLB_VERSION, Metallb};
+use ferrolb_controlplane::Metallb;
 use ferrolb_image::{About, Architecture, Library, Program, USER, archive};
 
 use crate::kubelet::images::built_lab_pod;
@@ -66,8 +66,7 @@ pub(crate) fn of_metallb(metallb: &Metallb, directory: &Path) -> Result<Vec<Path
             capabilities: &[],
             libraries: &[],
         };
-        let reference = format!("quay.io/metallb/{name}:{METALLB_VERSION}");
-        made.push(make(directory, &reference, program)?);
+        made.push(make(directory, metallb.image(name)?, program)?);
     }
     Ok(made)
 }
