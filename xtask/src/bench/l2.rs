@@ -169,7 +169,7 @@ impl<'a> Bench<'a> {
         if asked_for(Part::Thousand) {
             let count = if args.quick { 40 } else { 1_000 };
             let addresses = self.own(count).await?;
-            self.memory(count)?;
+            self.memory(count).await?;
             self.arp_latency(questions, &addresses)?;
             self.storm(storm, count).await?;
         }
