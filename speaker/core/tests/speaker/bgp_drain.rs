@@ -10,7 +10,7 @@ use ferrolb_model::{
 };
 use ferrolb_speaker_core::{Input, RouteAttributes};
 
-use crate::bgp::{Bench, ad, config, endpoints, facts, node, policy};
+use crate::bgp_bench::{Bench, ad, config, endpoints, facts, node, policy};
 use crate::make::{ME, OTHER, labels, selector, service};
 
 /// A node as the others see it.

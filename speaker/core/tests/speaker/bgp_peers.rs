@@ -9,7 +9,7 @@ use ferrolb_model::{
 };
 use ferrolb_speaker_core::Input;
 
-use crate::bgp::{Bench, ad, facts, node, peer, policy, with};
+use crate::bgp_bench::{Bench, ad, facts, node, peer, policy, with};
 use crate::make::{ip, labels, selector};
 
 fn by_label(key: &str) -> Option<AddressSource> {

@@ -2,6 +2,7 @@
 
 mod behaviour;
 mod bgp;
+mod bgp_bench;
 mod bgp_drain;
 mod bgp_peers;
 mod data_path;
