@@ -23,9 +23,10 @@ pub struct L2Advertisement {
 }
 
 /// The pools that an advertisement speaks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum PoolSelection {
     /// Neither names nor selectors were given.
+    #[default]
     All,
     /// Pools by name, or by label; a selection that matches nothing selects nothing.
     Some {

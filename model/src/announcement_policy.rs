@@ -13,8 +13,9 @@ use crate::selector::{LabelSelector, Labels};
 use crate::service::ServiceId;
 
 /// An `AnnouncementPolicy` in force. Where several select the same thing, each setting is taken from the first of them,
-/// by name, that has it; a setting that none of them has is `None`, and its default is with the one who acts on it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// by name, that has it; a setting that none of them has is `None`, and its default is with the one who acts on it. The default
+/// is for everything, and sets nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AnnouncementPolicy {
     /// The object's name.
     pub name: String,

@@ -105,16 +105,10 @@ mod tests {
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         AnnouncementPolicy {
             name: name.to_owned(),
-            pools: PoolSelection::All,
-            service_selectors: Vec::new(),
-            node_selectors: Vec::new(),
             on_request: on_request.map(|of| OnRequest {
                 namespaces: Some(names(of)).filter(|names: &std::collections::BTreeSet<_>| !names.is_empty()),
             }),
-            layer2: Default::default(),
-            drain: Default::default(),
-            endpoints: Default::default(),
-            bgp: Default::default(),
+            ..AnnouncementPolicy::default()
         }
     }
 

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ferrolb_model::{
-    AddressRequest, AnnouncementPolicy, BgpSettings, Claim, Config, DrainSettings, Endpoint, EndpointSettings,
-    EndpointsView, Family, FamilyPolicy, FamilySet, L2Advertisement, Labels, Layer2Settings, LinkView, NetworkView,
-    NodeView, OnShrink, Pool, PoolSelection, Port, Protocol, ServiceId, ServiceView, VirtualIp,
+    AddressRequest, AnnouncementPolicy, Claim, Config, Endpoint, EndpointsView, Family, FamilyPolicy, FamilySet,
+    L2Advertisement, Labels, LinkView, NetworkView, NodeView, OnShrink, Pool, PoolSelection, Port, Protocol, ServiceId,
+    ServiceView, VirtualIp,
 };
 
 pub(crate) fn ip(text: &str) -> IpAddr {
@@ -88,14 +88,7 @@ pub(crate) fn config(pools: impl IntoIterator<Item = Pool>) -> Arc<Config> {
 pub(crate) fn policy(name: &str) -> AnnouncementPolicy {
     AnnouncementPolicy {
         name: name.to_owned(),
-        pools: PoolSelection::All,
-        service_selectors: Vec::new(),
-        node_selectors: Vec::new(),
-        on_request: None,
-        layer2: Layer2Settings::default(),
-        drain: DrainSettings::default(),
-        endpoints: EndpointSettings::default(),
-        bgp: BgpSettings::default(),
+        ..AnnouncementPolicy::default()
     }
 }
 

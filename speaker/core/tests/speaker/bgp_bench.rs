@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ferrolb_model::{
-    AnnouncementPolicy, BgpAdvertisement, BgpSettings, Config, DrainSettings, Endpoint, EndpointSettings,
-    EndpointsView, Family, Layer2Settings, NodeRefusal, NodeView, Opener, Peer, PeerEndpoint, PoolSelection, RemoteAsn,
+    AnnouncementPolicy, BgpAdvertisement, BgpSettings, Config, Endpoint, EndpointsView, Family, NodeRefusal, NodeView,
+    Opener, Peer, PeerEndpoint, PoolSelection, RemoteAsn,
 };
 use ferrolb_speaker_core::{Bgp, BgpPlan, DataPath, Input, RouteAttributes, Settings};
 
@@ -58,14 +58,8 @@ pub(crate) fn ad(name: &str) -> BgpAdvertisement {
 pub(crate) fn policy(name: &str, bgp: BgpSettings) -> AnnouncementPolicy {
     AnnouncementPolicy {
         name: name.to_owned(),
-        pools: PoolSelection::All,
-        service_selectors: Vec::new(),
-        node_selectors: Vec::new(),
-        on_request: None,
-        layer2: Layer2Settings::default(),
-        drain: DrainSettings::default(),
-        endpoints: EndpointSettings::default(),
         bgp,
+        ..AnnouncementPolicy::default()
     }
 }
 
