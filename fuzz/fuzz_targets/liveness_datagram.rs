@@ -55,7 +55,7 @@ fuzz_target!(|data: &[u8]| {
             assert_eq!(header.emit(&message), data);
         }
         now += Duration::from_millis(data.len() as u64);
-        guard.handle(Input::Datagram { from: Ipv4Addr::LOCALHOST.into(), bytes: &bytes }, now);
+        guard.handle(Input::Datagram { from: Ipv4Addr::LOCALHOST.into(), bytes: &bytes, at: now }, now);
         if guard.next_deadline().is_some_and(|at| at <= now) {
             guard.handle(Input::Tick, now);
         }

@@ -36,7 +36,7 @@ const IMPURE: [&str; 22] = [
 ];
 
 /// Every crate of the product with the crates of the workspace that it may name. `tests/*` and `xtask` may name all.
-const MAY_NAME: [(&str, &[&str]); 15] = [
+const MAY_NAME: [(&str, &[&str]); 16] = [
     ("ferrolb-image", &[]),
     ("ferrolb-model", &[]),
     ("ferrolb-api", &[]),
@@ -44,9 +44,10 @@ const MAY_NAME: [(&str, &[&str]); 15] = [
     ("ferrolb-controller-core", &["ferrolb-model"]),
     ("ferrolb-speaker-core", &["ferrolb-model"]),
     ("ferrolb-handover", &[]),
-    ("ferrolb-l2", &["ferrolb-model"]),
-    ("ferrolb-liveness", &[]),
-    ("ferrolb-bfd", &["ferrolb-model"]),
+    ("ferrolb-l2", &["ferrolb-urgency"]),
+    ("ferrolb-liveness", &["ferrolb-urgency"]),
+    ("ferrolb-bfd", &["ferrolb-model", "ferrolb-urgency"]),
+    ("ferrolb-urgency", &[]),
     ("ferrolb-bgp", &["ferrolb-model"]),
     ("ferrolb-config", &["ferrolb-api", "ferrolb-model"]),
     (

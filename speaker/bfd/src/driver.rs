@@ -37,7 +37,6 @@ use crate::packet::{Packet, Repr, State};
 use crate::seam::{Fault, Path, Report, Wanted};
 use crate::session::Change;
 use crate::sockets::{Door, Drained, QUEUE_PACKETS, Receiver, drain};
-use crate::urgency;
 
 use live::Live;
 
@@ -101,7 +100,7 @@ pub fn spawn_thread(
     let thread = std::thread::Builder::new()
         .name("ferrolb-bfd".to_owned())
         .spawn(move || {
-            if let Err(error) = urgency::raise() {
+            if let Err(error) = ferrolb_urgency::real_time() {
                 warn!(%error, "the BFD thread runs like any other");
             }
             Driver::new(lent, (news, woken), drops, reports).run()

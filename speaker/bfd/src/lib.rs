@@ -27,7 +27,6 @@ pub mod packet;
 pub mod seam;
 pub mod session;
 mod sockets;
-mod urgency;
 
 pub use counters::{Drops, PathCounters, Reason};
 pub use driver::{DriverError, Handle, spawn_thread};

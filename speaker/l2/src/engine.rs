@@ -37,6 +37,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use crate::announce::{self, Announcer, Due};
 use crate::bell::Bell;
@@ -99,6 +100,9 @@ pub fn spawn_thread(
     std::thread::Builder::new()
         .name("ferrolb-l2".to_owned())
         .spawn(move || {
+            if let Err(error) = ferrolb_urgency::short_turns() {
+                warn!(%error, "the thread of layer 2 runs like any other");
+            }
             let ended = run(settings, &mut channels, counters, stop);
             (channels, ended)
         })

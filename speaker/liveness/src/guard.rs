@@ -99,7 +99,7 @@ impl Guard {
                 // What peers are told of this node's places and of its layer 2 is news to them.
                 self.peers.values_mut().for_each(|peer| peer.hurry(now));
             }
-            Input::Datagram { from, bytes } => self.receive(from, bytes, now),
+            Input::Datagram { from, bytes, at } => self.receive(from, bytes, at, now),
             Input::Note(note) => self.hear(&note, now),
             Input::NotAsked { question } => {
                 let cases = self.cases.values_mut().filter(|case| case.asked(question));

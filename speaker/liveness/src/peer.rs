@@ -36,8 +36,11 @@ pub struct Peer {
     newest: Newest,
     /// Where and when the last datagram came from.
     heard: Option<(IpAddr, Duration)>,
-    /// When it last said that it answers for what it owns.
+    /// When it was last read that it answers for what it owns. Silence counts from here: a process that has stood still owes
+    /// others the time that it did not hear them.
     healthy: Option<Duration>,
+    /// When that arrived. This is what others are told: what lay in the socket is no news.
+    said: Duration,
     /// How often it speaks, and how much of that may be missed.
     pace: Option<(Duration, u8)>,
     /// It and this node are owner and standby of something, and speak at least that often.
@@ -63,6 +66,7 @@ impl Peer {
             newest: Newest::default(),
             heard: None,
             healthy: None,
+            said: Duration::ZERO,
             pace: None,
             pair: None,
             watched: None,
@@ -93,9 +97,10 @@ impl Peer {
         self.newest.boot()
     }
 
-    /// It says that it answers.
-    pub fn is_well(&mut self, pace: Option<(Duration, u8)>, now: Duration) {
+    /// It has said, then, that it answers, and is heard now.
+    pub fn is_well(&mut self, pace: Option<(Duration, u8)>, at: Duration, now: Duration) {
         self.healthy = Some(now);
+        self.said = self.said.max(at);
         self.pace = pace.or(self.pace);
     }
 
@@ -123,8 +128,8 @@ impl Peer {
     }
 
     /// Another node heard it so long `ago`: does that refute the silence that makes it a suspect here? What was sent before it
-    /// went silent reaches one node up to an interval later than another. And who stood still reads old words as new ones:
-    /// they say something for as long as others could follow them.
+    /// went silent reaches one node up to an interval later than another. And what was heard once refutes nothing for ever: it
+    /// says something for as long as others could follow it.
     pub fn refuted_by(&self, ago: Duration, now: Duration) -> bool {
         let (interval, _) = self.pace();
         let heard = now.checked_sub(ago);
@@ -134,7 +139,7 @@ impl Peer {
 
     /// How long ago it last said that it answers.
     pub fn well_ago(&self, now: Duration) -> Option<Duration> {
-        self.healthy.map(|at| now.saturating_sub(at))
+        self.healthy.map(|_| now.saturating_sub(self.said))
     }
 
     /// Since when it has been silent, or unheard.
@@ -273,9 +278,9 @@ mod tests {
     fn silence_counts_from_the_last_good_word() {
         let mut peer = watched(ms(1_000));
         assert_eq!(peer.suspect_at(), Some(ms(11_000)), "never heard");
-        peer.is_well(Some((ms(80), 3)), ms(2_000));
+        peer.is_well(Some((ms(80), 3)), ms(2_000), ms(2_000));
         assert_eq!(peer.suspect_at(), Some(ms(2_240)), "the sender's own pace");
-        peer.is_well(Some((ms(5), 2)), ms(3_000));
+        peer.is_well(Some((ms(5), 2)), ms(3_000), ms(3_000));
         assert_eq!(peer.suspect_at(), Some(ms(3_030)), "not below the least");
         peer.excuse(ms(3_100));
         assert_eq!(peer.suspect_at(), Some(ms(3_150)), "this process stood still");
@@ -292,7 +297,7 @@ mod tests {
     #[test]
     fn an_alive_peer_that_becomes_an_owner_is_known() {
         let mut peer = Peer::new();
-        peer.is_well(Some((ms(50), 2)), ms(990));
+        peer.is_well(Some((ms(50), 2)), ms(990), ms(990));
         peer.engage(Some(Timing::default()), true, false, ms(1_000));
         assert_eq!(peer.suspect_at(), Some(ms(1_090)));
     }
@@ -300,12 +305,30 @@ mod tests {
     #[test]
     fn another_node_refutes_silence_while_it_hears_more() {
         let mut peer = watched(ms(0));
-        peer.is_well(Some((ms(50), 2)), ms(1_000));
+        peer.is_well(Some((ms(50), 2)), ms(1_000), ms(1_000));
         assert!(!peer.refuted_by(ms(10), ms(1_072)), "on its way when it went silent");
         assert!(peer.refuted_by(ms(10), ms(1_073)));
         assert!(peer.refuted_by(ms(150), ms(9_000)), "one of its words was lost there");
         assert!(!peer.refuted_by(ms(151), ms(9_000)), "not heard there either, by now");
         assert!(!peer.refuted_by(ms(9_001), ms(9_000)));
+    }
+
+    #[test]
+    fn what_lay_in_the_socket_is_no_news_to_others() {
+        let mut peer = watched(ms(0));
+        assert_eq!(peer.well_ago(ms(10)), None);
+        peer.is_well(None, ms(1_000), ms(1_001));
+        assert_eq!(peer.well_ago(ms(1_011)), Some(ms(11)));
+        // This process stands still for three seconds.
+        peer.is_well(None, ms(1_050), ms(4_000));
+        assert_eq!(peer.well_ago(ms(4_000)), Some(ms(2_950)));
+        assert_eq!(
+            peer.suspect_at(),
+            Some(ms(4_100)),
+            "while it is judged as if it had come just now"
+        );
+        peer.is_well(None, ms(1_000), ms(4_001));
+        assert_eq!(peer.well_ago(ms(4_050)), Some(ms(3_000)), "an older one adds nothing");
     }
 
     #[test]

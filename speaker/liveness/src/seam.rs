@@ -295,6 +295,8 @@ pub enum Input<'a> {
         from: IpAddr,
         /// All of them.
         bytes: &'a [u8],
+        /// When they arrived: earlier than now where this process has stood still.
+        at: Duration,
     },
     /// From layer 2.
     Note(Note),

@@ -14,14 +14,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use socket2::{Domain, Socket, Type};
-use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -31,13 +29,13 @@ use crate::counters::Counters;
 use crate::guard::Guard;
 use crate::seam::{Duties, Effect, Ground, Input, Note, Outcome, Placement, Question, Wanted};
 
+mod sockets;
+
+use sockets::Sockets;
+
 /// The UDP port of the heartbeats.
 pub const PORT: u16 = 7947;
 
-/// Precedence of network control (CS6).
-const TRAFFIC_CLASS: u32 = 0xc0;
-/// Octets of a receive queue: half a minute of heartbeats for a thread that stands still.
-const QUEUE: usize = 1024 * 1024;
 /// Room for a datagram; a longer one is cut off, and malformed.
 const ROOM: usize = 2048;
 /// Datagrams read from a socket in one round. More than a queue of small ones holds is a flood.
@@ -140,6 +138,7 @@ pub async fn run<N>(
         counters,
         pending: VecDeque::new(),
         left: false,
+        read_at: Duration::ZERO,
     }
     .run()
     .await
@@ -159,6 +158,9 @@ pub fn spawn_thread<N: Send + 'static>(
     std::thread::Builder::new()
         .name("ferrolb-liveness".to_owned())
         .spawn(move || {
+            if let Err(error) = ferrolb_urgency::short_turns() {
+                warn!(%error, "the thread of heartbeats runs like any other");
+            }
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let ended = match runtime {
                 Ok(runtime) => runtime.block_on(run(settings, lent, &mut channels, counters)),
@@ -166,78 +168,6 @@ pub fn spawn_thread<N: Send + 'static>(
             };
             (channels, ended)
         })
-}
-
-/// A socket for each family the node has.
-struct Sockets {
-    v4: AsyncFd<UdpSocket>,
-    v6: Option<AsyncFd<UdpSocket>>,
-}
-
-impl Sockets {
-    fn open(port: u16) -> Result<Sockets, ShellError> {
-        let v4 = open(port, false).map_err(|error| ShellError::Open { port, error })?;
-        let v6 = open(port, true).inspect_err(|error| warn!(port, %error, "no heartbeats over IPv6"));
-        Ok(Sockets { v4, v6: v6.ok() })
-    }
-
-    /// Goes on with those of another guard.
-    fn resume((v4, v6): (OwnedFd, Option<OwnedFd>)) -> io::Result<Sockets> {
-        let v6 = v6.map(|socket| register(socket.into())).transpose()?;
-        Ok(Sockets {
-            v4: register(v4.into())?,
-            v6,
-        })
-    }
-
-    fn into_fds(self) -> (OwnedFd, Option<OwnedFd>) {
-        let fd = |socket: AsyncFd<UdpSocket>| socket.into_inner().into();
-        (fd(self.v4), self.v6.map(fd))
-    }
-
-    fn of(&self, to: IpAddr) -> Option<&UdpSocket> {
-        match to {
-            IpAddr::V4(_) => Some(self.v4.get_ref()),
-            IpAddr::V6(_) => self.v6.as_ref().map(AsyncFd::get_ref),
-        }
-    }
-
-    /// Waits until one of them can be read. Whoever waited has to read all there is.
-    async fn readable(&self) -> io::Result<()> {
-        let six = async {
-            match &self.v6 {
-                Some(socket) => socket.readable().await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            ready = self.v4.readable() => ready?.clear_ready(),
-            ready = six => ready?.clear_ready(),
-        }
-        Ok(())
-    }
-}
-
-fn open(port: u16, v6: bool) -> io::Result<AsyncFd<UdpSocket>> {
-    let domain = if v6 { Domain::IPV6 } else { Domain::IPV4 };
-    let socket = Socket::new(domain, Type::DGRAM.nonblocking().cloexec(), None)?;
-    let any: IpAddr = if v6 {
-        socket.set_only_v6(true)?;
-        socket.set_tclass_v6(TRAFFIC_CLASS)?;
-        Ipv6Addr::UNSPECIFIED.into()
-    } else {
-        socket.set_tos_v4(TRAFFIC_CLASS)?;
-        Ipv4Addr::UNSPECIFIED.into()
-    };
-    socket.set_recv_buffer_size(QUEUE)?;
-    socket.bind(&SocketAddr::new(any, port).into())?;
-    register(socket.into())
-}
-
-fn register(socket: UdpSocket) -> io::Result<AsyncFd<UdpSocket>> {
-    // SAFETY: the socket owns its valid descriptor and is moved into the `AsyncFd`, which hands out only shared references
-    // to it: it stays open and the same until both are dropped together, or it is taken out.
-    unsafe { AsyncFd::register(socket) }.map_err(io::Error::from)
 }
 
 /// What woke the thread.
@@ -263,6 +193,8 @@ struct Shell<'a, N> {
     pending: VecDeque<Outcome>,
     /// The guard has said that the process may end.
     left: bool,
+    /// When the sockets were read last.
+    read_at: Duration,
 }
 
 impl<N> Shell<'_, N> {
@@ -373,16 +305,12 @@ impl<N> Shell<'_, N> {
         let mut room = [0; ROOM];
         for v6 in [false, true] {
             for _ in 0..ROUND {
-                let socket = if v6 {
-                    self.sockets.v6.as_ref()
-                } else {
-                    Some(&self.sockets.v4)
-                };
-                let Some(socket) = socket else { break };
-                match socket.get_ref().recv_from(&mut room) {
-                    Ok((length, from)) => {
-                        let bytes = room.get(..length).unwrap_or_default();
-                        self.handle(Input::Datagram { from: from.ip(), bytes }, now);
+                let Some(socket) = self.sockets.of(v6) else { break };
+                match sockets::receive(socket, &mut room) {
+                    Ok(datagram) => {
+                        let at = arrived(datagram.age, self.read_at, now);
+                        let (from, bytes) = (datagram.from, datagram.bytes);
+                        self.handle(Input::Datagram { from, bytes, at }, now);
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     // What the network said about an earlier datagram: told once, and reading goes on.
@@ -390,6 +318,7 @@ impl<N> Shell<'_, N> {
                 }
             }
         }
+        self.read_at = now;
     }
 
     fn handle(&mut self, input: Input<'_>, now: Duration) {
@@ -412,7 +341,7 @@ impl<N> Shell<'_, N> {
     }
 
     fn send(&self, to: IpAddr, bytes: &[u8]) {
-        let sent = match self.sockets.of(to) {
+        let sent = match self.sockets.of(to.is_ipv6()) {
             Some(socket) => socket.send_to(bytes, (to, self.port)),
             None => Err(io::ErrorKind::Unsupported.into()),
         };
@@ -423,5 +352,32 @@ impl<N> Shell<'_, N> {
                 debug!(%to, %error, "cannot send a heartbeat");
             }
         }
+    }
+}
+
+/// When a datagram of this age arrived, as it is read now: after those that were read the last time. So it is wrong for no longer
+/// than this thread has stood still, whatever is done to the clock of the wall meanwhile.
+fn arrived(age: Option<Duration>, last_read: Duration, now: Duration) -> Duration {
+    now.saturating_sub(age.unwrap_or_default()).max(last_read).min(now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_datagram_arrived_since_the_last_look() {
+        const fn ms(ms: u64) -> Duration {
+            Duration::from_millis(ms)
+        }
+        let (last, now) = (ms(1_000), ms(4_000));
+        assert_eq!(arrived(Some(ms(2_500)), last, now), ms(1_500));
+        assert_eq!(arrived(None, last, now), now, "a kernel that does not say");
+        assert_eq!(
+            arrived(Some(ms(3_600_000)), last, now),
+            last,
+            "the clock was put forward"
+        );
+        assert_eq!(arrived(Some(ms(0)), last, now), now, "or back");
     }
 }

@@ -1,7 +1,8 @@
 //! A silent owner: what the wire says about it, and what follows. Pure.
 //!
 //! A round asks the owner's kernel, one address out of each [`Group`], and, if there is one, the kernel of a third node; the
-//! other standbys are asked when they heard of the owner. It is over when layer 2 says so ([`Note::Over`]): until then silence may mean that layer 2 has not run. Then:
+//! other standbys are asked when they heard of the owner. It is over when layer 2 says so ([`Note::Over`]): until then silence
+//! may mean that layer 2 has not run. Then:
 //!
 //! | the kernel | the address | what is found | the standby of rank r |
 //! | --- | --- | --- | --- |
@@ -11,8 +12,8 @@
 //! | silent | silent | [`Finding::Gone`] | takes over, after r x 60 ms |
 //!
 //! Ranks above 0 ask again before they act. Whoever answers in the owner's name asks every 100 ms: it takes over as
-//! soon as the kernel is silent, whatever its rank, and rests when the wire shows that the owner answers itself. When nobody answers at all,
-//! not even the third node, the fault may be this node's: it asks once more before it believes it.
+//! soon as the kernel is silent, whatever its rank, and rests when the wire shows that the owner answers itself. When nobody
+//! answers at all, not even the third node, the fault may be this node's: it asks once more before it believes it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

@@ -252,10 +252,10 @@ impl Guard {
         self.ground.links.iter().filter_map(mac).collect()
     }
 
-    /// A peer says that it answers for what it owns.
-    pub(super) fn well(&mut self, node: &Arc<str>, pace: Option<(Duration, u8)>, now: Duration) {
+    /// A peer has said, then, that it answers for what it owns, which is read now.
+    pub(super) fn well(&mut self, node: &Arc<str>, pace: Option<(Duration, u8)>, at: Duration, now: Duration) {
         if let Some(peer) = self.peers.get_mut(node) {
-            peer.is_well(pace, now);
+            peer.is_well(pace, at, now);
         }
         self.think(node, PeerState::Alive);
         if !self.cases.contains_key(node) {

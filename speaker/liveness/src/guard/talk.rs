@@ -155,12 +155,12 @@ impl Guard {
     }
 
     /// Takes a datagram in, if it is what it says.
-    pub(super) fn receive(&mut self, from: IpAddr, bytes: &[u8], now: Duration) {
+    pub(super) fn receive(&mut self, from: IpAddr, bytes: &[u8], at: Duration, now: Duration) {
         let from = from.to_canonical();
         match self.check(from, bytes, now) {
             Ok((node, message)) => {
                 self.counters.received.add();
-                self.understand(&node, message, now);
+                self.understand(&node, message, at, now);
             }
             Err(why) => self.counters.dropped(why),
         }
@@ -200,7 +200,7 @@ impl Guard {
         Ok((node, message))
     }
 
-    fn understand(&mut self, node: &Arc<str>, message: Message, now: Duration) {
+    fn understand(&mut self, node: &Arc<str>, message: Message, at: Duration, now: Duration) {
         match message {
             Message::Hello {
                 interval,
@@ -215,19 +215,19 @@ impl Guard {
                     self.say_goodbye(now);
                 }
                 if answering {
-                    self.well(node, Some((interval, multiplier)), now);
+                    self.well(node, Some((interval, multiplier)), at, now);
                 }
             }
             Message::Goodbye { places } => {
                 self.settle(node, places);
                 self.goodbye_of(node, now);
             }
-            Message::Claim(claims) => self.claimed(node, &claims, now),
+            Message::Claim(claims) => self.claimed(node, &claims, at, now),
             Message::Tell(all) => self.told(node, &all, now),
             Message::Yours(all) => self.inherit(node, &all, now),
             Message::Ask { question, about } => {
                 // Nobody asks whose layer 2 does not answer. The question may have overtaken the heartbeat that says so.
-                self.well(node, None, now);
+                self.well(node, None, at, now);
                 self.bear_witness(node, question, about, now);
             }
             Message::Heard { question, about, ago } => self.vouched(&about, question, ago, now),
@@ -241,7 +241,7 @@ impl Guard {
         }
     }
 
-    fn claimed(&mut self, node: &Arc<str>, claims: &[(IpAddr, u64)], now: Duration) {
+    fn claimed(&mut self, node: &Arc<str>, claims: &[(IpAddr, u64)], at: Duration, now: Duration) {
         let me = Arc::clone(&self.duties.node);
         let (mut answer, mut again) = (BTreeMap::new(), BTreeSet::new());
         for (address, epoch) in claims {
@@ -269,7 +269,7 @@ impl Guard {
             }
         }
         // Whoever claims answers.
-        self.well(node, None, now);
+        self.well(node, None, at, now);
         let answer = answer
             .iter()
             .map(|(address, (epoch, owner))| known(*address, *epoch, owner));

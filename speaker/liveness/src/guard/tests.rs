@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::keyring::Keyring;
 use crate::seam::{Duty, InterfaceChoice, Link, Manner, Question};
-use crate::wire::{Header, Message, Place};
+use crate::wire::{Header, Message, Packet, Place};
 
 const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -95,7 +95,14 @@ fn hello(octet: u8, standing_in: bool) -> Message {
 fn from(guard: &mut Guard, sender: &str, sequence: u64, message: &Message, now: Duration) -> Vec<Effect> {
     let bytes = datagram(&keys(), 1, sender, 9, sequence, message);
     let bytes = bytes.as_slice();
-    guard.handle(Input::Datagram { from: ip(1), bytes }, now)
+    guard.handle(
+        Input::Datagram {
+            from: ip(1),
+            bytes,
+            at: now,
+        },
+        now,
+    )
 }
 
 /// Ticks when they are wanted, until then.
@@ -143,6 +150,7 @@ fn what_is_not_believed_is_counted() {
             Input::Datagram {
                 from: ip(1),
                 bytes: &bytes,
+                at: ms(1),
             },
             ms(1),
         );
@@ -321,12 +329,14 @@ fn the_first_standby_answers_at_once_after_a_goodbye() {
         Input::Datagram {
             from: ip(1),
             bytes: &back,
+            at: ms(50),
         },
         ms(50),
     );
     let alive = datagram(&keys(), 1, "a", 10, 2, &hello(1, false));
     let bytes = alive.as_slice();
-    standby.handle(Input::Datagram { from: ip(1), bytes }, ms(100));
+    let at = ms(100);
+    standby.handle(Input::Datagram { from: ip(1), bytes, at }, at);
     run(&mut standby, ms(149));
     assert!(
         matches!(standby.roles().next(), Some((_, Role::StandIn(_)))),
@@ -479,6 +489,7 @@ fn a_new_run_is_told_anew() {
     let datagram = Input::Datagram {
         from: ip(2),
         bytes: &bytes,
+        at: ms(110),
     };
     owner.handle(datagram, ms(110));
     assert!(sent(&run(&mut owner, ms(160))).contains(&CLAIM));
@@ -586,4 +597,26 @@ proptest! {
             prop_assert!(guard.next_deadline().is_none_or(|at| at > now), "{:?} at {:?}", guard.next_deadline(), now);
         }
     }
+}
+
+#[test]
+fn a_witness_that_stood_still_tells_when_it_heard() {
+    let (mut witness, _) = guard("b", 2);
+    let mut hear = |sender: &str, message: &Message, at, now| {
+        let bytes = datagram(&keys(), 1, sender, 9, 1, message);
+        let bytes = bytes.as_slice();
+        witness.handle(Input::Datagram { from: ip(1), bytes, at }, now)
+    };
+    // It is read with a question of another standby, three seconds after it came.
+    hear("a", &hello(1, false), ms(50), ms(3_050));
+    let about = "a".to_owned();
+    let effects = hear("c", &Message::Ask { question: 4, about }, ms(3_049), ms(3_050));
+    let said = effects.iter().find_map(|effect| match effect {
+        Effect::Send { bytes, .. } => match Packet::new(bytes).unwrap().message().unwrap() {
+            Message::Heard { ago, .. } => Some(ago),
+            _ => None,
+        },
+        _ => None,
+    });
+    assert_eq!(said, Some(Some(ms(3_000))));
 }

@@ -9,7 +9,8 @@ use ferrolb_liveness::{Duties, Effect, Guard, Input, Mac, Note, Outcome, PeerSta
 
 /// What waits for a process that stands still.
 pub(crate) enum Waiting {
-    Datagram(IpAddr, Vec<u8>),
+    /// From whom, what, and when it arrived.
+    Datagram(IpAddr, Vec<u8>, Duration),
     Note(Note),
     Apply(Arc<Wanted>),
     Duties(Arc<Duties>),
@@ -53,7 +54,11 @@ impl Process {
         }
     }
 
-    pub(crate) fn handle(&mut self, input: Input<'_>, now: Duration) -> Vec<Effect> {
+    /// Times are the world's.
+    pub(crate) fn handle(&mut self, mut input: Input<'_>, now: Duration) -> Vec<Effect> {
+        if let Input::Datagram { at, .. } = &mut input {
+            *at = at.saturating_sub(self.start);
+        }
         let effects = self.guard.handle(input, now - self.start);
         for effect in &effects {
             if let Effect::Outcome(Outcome::Peer { node, state }) = effect {

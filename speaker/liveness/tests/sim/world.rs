@@ -195,7 +195,7 @@ impl World {
     fn happen(&mut self, event: Event) {
         match event {
             Event::Tick(node, run) => self.tick(node, run),
-            Event::Datagram { to, from, bytes } => self.give(to, None, Waiting::Datagram(from, bytes)),
+            Event::Datagram { to, from, bytes } => self.give(to, None, Waiting::Datagram(from, bytes, self.now)),
             Event::Note(node, run, note) => self.give(node, Some(run), Waiting::Note(note)),
             Event::Apply(node, run, wanted) => self.give(node, Some(run), Waiting::Apply(wanted)),
             Event::Ground(node, run) => self.give(node, Some(run), Waiting::Ground),
@@ -234,7 +234,10 @@ impl World {
 
     fn take(&mut self, node: usize, what: Waiting) {
         match what {
-            Waiting::Datagram(from, bytes) => self.handle(node, Input::Datagram { from, bytes: &bytes }),
+            Waiting::Datagram(from, bytes, at) => {
+                let bytes = &bytes;
+                self.handle(node, Input::Datagram { from, bytes, at });
+            }
             Waiting::Note(note) => self.handle(node, Input::Note(note)),
             Waiting::Duties(duties) => self.handle(node, Input::Duties(duties)),
             Waiting::Apply(wanted) => self.apply(node, wanted),
