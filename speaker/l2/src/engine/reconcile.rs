@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::{info, warn};
+use tracing::{debug, info};
 
 use super::Engine;
 use super::port::Port;
@@ -105,7 +105,6 @@ impl Engine {
             match port.tune(index, family, &self.wanted.peers, &self.closer) {
                 Ok(()) => {}
                 Err(error) => {
-                    warn!(interface, family = name, %error, "cannot open a packet socket");
                     port.close(family, &self.closer);
                     served.addresses.retain(|address, _| Family::of(*address) != family);
                     faults.push(Fault::Socket {
@@ -126,8 +125,8 @@ impl Engine {
         port.served.clone_from(served);
         for family in [Family::Arp, Family::Ndp] {
             if let Err(error) = port.tune_quiet(family) {
-                // Who asks while this node only listens is not answered from memory then.
-                warn!(interface = served.name, family = family.name(), %error, "cannot listen for questions");
+                // Who asks while this node only listens is not answered from memory then. Tried again with each change.
+                debug!(interface = served.name, family = family.name(), %error, "cannot listen for questions");
             }
         }
         faults
