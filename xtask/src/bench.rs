@@ -15,7 +15,7 @@ use clap::Subcommand;
 use ferrolb_controlplane::KUBERNETES_VERSION;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::repository;
+use crate::{image, repository};
 
 pub(crate) use l2::keepalived;
 
@@ -42,6 +42,8 @@ enum What {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
+    // Before a user namespace is entered, which has no network to fetch crates by.
+    image::measure_shipped()?;
     match &args.what {
         What::Allocation(args) => allocation::run(args),
         What::Bgp(args) => bgp::run(args),

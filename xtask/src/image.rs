@@ -20,6 +20,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use ferrolb_image::capability::Capability;
 use ferrolb_image::{About, Architecture, Program, Size, archive};
+use ferrolb_lab::lab::programs_are_in;
 
 /// Bytes that an image may have, unpacked.
 pub(crate) const LIMIT: u64 = 12 * 1024 * 1024;
@@ -96,6 +97,15 @@ impl Args {
             bin_dir: Vec::new(),
         }
     }
+}
+
+/// What clusters of the lab run from now on is what images hold, built unless it is; `$FERROLB_BIN_DIR` has the last word.
+pub(crate) fn measure_shipped() -> Result<()> {
+    if std::env::var_os("FERROLB_BIN_DIR").is_none() {
+        let names = PRODUCTS.map(|product| product.name);
+        programs_are_in(build::programs(&repository(), build::host()?, None, &names)?);
+    }
+    Ok(())
 }
 
 /// Makes the images and says what they are.

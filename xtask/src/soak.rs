@@ -21,6 +21,7 @@ use kube::api::ListParams;
 
 use crate::bench::keepalived::Keepalived;
 use crate::bench::{footer, l2, pool, publish, runtime};
+use crate::image;
 
 const NAMESPACE: &str = "default";
 /// Addresses, and how many of them clients ask for.
@@ -58,6 +59,8 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
+    // Before a user namespace is entered, which has no network to fetch crates by.
+    image::measure_shipped()?;
     privilege::acquire()?;
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
     let minutes = if args.quick { 1 } else { args.minutes };

@@ -6,6 +6,7 @@
 use std::fs;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
@@ -121,12 +122,27 @@ pub(super) async fn program_ready(process: &Process, host: &Host, port: u16) -> 
     .await
 }
 
-/// The program of that name, where it was built: `$FERROLB_BIN_DIR`, else cargo's release directory.
+/// Where the programs are, if somebody has said so.
+static PROGRAMS: OnceLock<PathBuf> = OnceLock::new();
+
+/// Every cluster of this process runs the programs in that folder, unless `$FERROLB_BIN_DIR` names another one.
+///
+/// # Panics
+/// When it was said before.
+pub fn programs_are_in(folder: PathBuf) {
+    PROGRAMS.set(folder).expect("it is said once");
+}
+
+/// The program of that name, where it was built: in `$FERROLB_BIN_DIR`, else where [`programs_are_in`], else in cargo's
+/// release directory.
 ///
 /// # Errors
 /// When it has not been built.
 pub fn binary(name: &str) -> Result<PathBuf> {
-    let directory = std::env::var_os("FERROLB_BIN_DIR").map_or_else(|| target_dir().join("release"), PathBuf::from);
+    let given = std::env::var_os("FERROLB_BIN_DIR").map(PathBuf::from);
+    let directory = given
+        .or_else(|| PROGRAMS.get().cloned())
+        .unwrap_or_else(|| target_dir().join("release"));
     let path = directory.join(name);
     if !path.is_file() {
         bail!(

@@ -21,7 +21,7 @@ mod shared;
 mod verbs;
 mod wait;
 
-pub use ferrolb::{ADMIN_PORT, NAMESPACE, binary};
+pub use ferrolb::{ADMIN_PORT, NAMESPACE, binary, programs_are_in};
 pub use kubectl::Kubectl;
 pub use node::{Node, Program};
 pub use setup::{NodeKind, Setup};
