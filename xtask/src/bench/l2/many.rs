@@ -12,7 +12,7 @@ use kube::Api;
 use kube::api::ListParams;
 
 use super::super::figures::{Row, Times, Usage, mebibytes, millis};
-use super::{Bench, EXCLUDE, NAMESPACE, PATIENCE, progress, service, verdict};
+use super::{Bench, EXCLUDE, NAMESPACE, progress, service, verdict};
 
 /// The last of the addresses is announced by its heir.
 const ALL: Duration = Duration::from_millis(400);
@@ -20,6 +20,8 @@ const ALL: Duration = Duration::from_millis(400);
 const MEMORY: u64 = 12 * 1024;
 /// A speaker gives memory back every minute: so long after the last change that is read.
 const GIVEN_BACK: Duration = Duration::from_secs(65);
+/// Four kube-proxies learn of a thousand Services on two cores meanwhile.
+const TO_PLACE: Duration = Duration::from_secs(240);
 /// Nodes are lost this long after the last change.
 const SETTLED: Duration = Duration::from_secs(3);
 
@@ -92,7 +94,7 @@ impl Bench<'_> {
     /// Waits until all addresses are announced, and placed as wanted: owner, number of standbys.
     async fn placed(&self, count: usize, wanted: impl Fn(&str, usize) -> bool) -> Result<()> {
         let api: Api<VirtualIp> = Api::all(self.lab.client());
-        wait_until(&format!("{count} addresses to be placed"), PATIENCE, async || {
+        wait_until(&format!("{count} addresses to be placed"), TO_PLACE, async || {
             let statuses = api.list(&ListParams::default()).await?.items.into_iter();
             let placed = statuses.filter_map(|ip| {
                 let status = ip.status?;
