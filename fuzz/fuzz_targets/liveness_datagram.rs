@@ -55,7 +55,9 @@ fuzz_target!(|data: &[u8]| {
             assert_eq!(header.emit(&message), data);
         }
         now += Duration::from_millis(data.len() as u64);
-        guard.handle(Input::Datagram { from: Ipv4Addr::LOCALHOST.into(), bytes: &bytes, at: now }, now);
+        let waited = Duration::from_millis(data.first().copied().unwrap_or_default().into());
+        let at = now.saturating_sub(waited);
+        guard.handle(Input::Datagram { from: Ipv4Addr::LOCALHOST.into(), bytes: &bytes, at }, now);
         if guard.next_deadline().is_some_and(|at| at <= now) {
             guard.handle(Input::Tick, now);
         }

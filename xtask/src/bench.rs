@@ -42,8 +42,10 @@ enum What {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    // Before a user namespace is entered, which has no network to fetch crates by.
-    image::measure_shipped()?;
+    // Which takes whole images, as they were made.
+    if !matches!(args.what, What::Install(_)) {
+        image::measure_shipped()?;
+    }
     match &args.what {
         What::Allocation(args) => allocation::run(args),
         What::Bgp(args) => bgp::run(args),
@@ -85,13 +87,17 @@ pub(crate) fn footer(cluster: &str) -> String {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let read = |path| std::fs::read_to_string(path).unwrap_or_default();
     let (load, kernel) = (read("/proc/loadavg"), read("/proc/sys/kernel/osrelease"));
+    let programs = match std::env::var_os("FERROLB_BIN_DIR") {
+        Some(_) => "programs from elsewhere",
+        None => "programs as images hold them",
+    };
     let build = if cfg!(debug_assertions) {
         "unoptimised"
     } else {
         "optimised"
     };
     format!(
-        "Kubernetes {KUBERNETES_VERSION}, {cluster}, all on {cores} cores, Linux {}; the bench itself is {build}; load at \
+        "Kubernetes {KUBERNETES_VERSION}, {cluster}, {programs}, all on {cores} cores, Linux {}; the bench itself is {build}; load at \
          the end {}.",
         kernel.trim(),
         load.split_whitespace().next().unwrap_or("unknown")

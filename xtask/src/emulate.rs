@@ -12,8 +12,14 @@ use ferrolb_image::Architecture;
 use crate::image::{self, build};
 use crate::repository;
 
-/// The crates whose codecs and pure machines are tested, in their library tests.
-const TESTED: [&str; 4] = ["ferrolb-l2", "ferrolb-bfd", "ferrolb-liveness", "ferrolb-bgp"];
+/// The crates whose codecs, pure machines and calls of the kernel are tested, in their library tests.
+const TESTED: [&str; 5] = [
+    "ferrolb-l2",
+    "ferrolb-bfd",
+    "ferrolb-liveness",
+    "ferrolb-bgp",
+    "ferrolb-urgency",
+];
 
 /// Arguments of `xtask emulate`.
 #[derive(clap::Args)]

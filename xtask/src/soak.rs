@@ -59,7 +59,6 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    // Before a user namespace is entered, which has no network to fetch crates by.
     image::measure_shipped()?;
     privilege::acquire()?;
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));

@@ -193,7 +193,7 @@ struct Shell<'a, N> {
     pending: VecDeque<Outcome>,
     /// The guard has said that the process may end.
     left: bool,
-    /// When the sockets were read last.
+    /// When the sockets were read last; a flood apart, to the end.
     read_at: Duration,
 }
 
@@ -228,7 +228,7 @@ impl<N> Shell<'_, N> {
                 permit = outcomes.reserve_owned(), if reader && !self.pending.is_empty() => Wake::Told(permit.ok()),
                 () = sleep_until(timer), if deadline.is_some() => Wake::Timer,
             };
-            let now = self.now();
+            let (now, wall) = (self.now(), sockets::wall());
             match wake {
                 Wake::Stop => return Ok(self.lend()),
                 Wake::Goodbye => {
@@ -258,7 +258,7 @@ impl<N> Shell<'_, N> {
                 }
                 Wake::Timer => {}
             }
-            self.read(now);
+            self.read(now, wall);
             while let Ok(note) = self.channels.notes.try_recv() {
                 self.take_note(note, now);
             }
@@ -301,14 +301,15 @@ impl<N> Shell<'_, N> {
     }
 
     /// Reads all datagrams that are there. Asks the kernel, not the runtime, which may not have looked yet.
-    fn read(&mut self, now: Duration) {
+    fn read(&mut self, now: Duration, wall: Duration) {
         let mut room = [0; ROOM];
         for v6 in [false, true] {
             for _ in 0..ROUND {
                 let Some(socket) = self.sockets.of(v6) else { break };
                 match sockets::receive(socket, &mut room) {
                     Ok(datagram) => {
-                        let at = arrived(datagram.age, self.read_at, now);
+                        let age = datagram.came.map(|came| wall.saturating_sub(came));
+                        let at = arrived(age, self.read_at, now);
                         let (from, bytes) = (datagram.from, datagram.bytes);
                         self.handle(Input::Datagram { from, bytes, at }, now);
                     }
@@ -355,10 +356,10 @@ impl<N> Shell<'_, N> {
     }
 }
 
-/// When a datagram of this age arrived, as it is read now: after those that were read the last time. So it is wrong for no longer
+/// When a datagram of this age arrived, as it is read now: after the last time that all was read. So it is wrong for no longer
 /// than this thread has stood still, whatever is done to the clock of the wall meanwhile.
 fn arrived(age: Option<Duration>, last_read: Duration, now: Duration) -> Duration {
-    now.saturating_sub(age.unwrap_or_default()).max(last_read).min(now)
+    now.saturating_sub(age.unwrap_or_default()).max(last_read)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 
 use std::io;
 
-use libc::{SCHED_OTHER, SCHED_RR, SYS_sched_setattr, c_int, syscall};
+use libc::{SCHED_RR, SYS_sched_getattr, SYS_sched_setattr, c_int, syscall};
 
 /// How long the thread wants to run at a time. Linux 6.12 and later let a thread that asks for little go before one that
 /// asks for more; earlier ones ignore it. It is the least that they accept.
@@ -25,16 +25,16 @@ struct Attributes {
     period: u64,
 }
 
-/// Makes the calling thread one that asks for short turns, which needs no permission. It gets its share of a processor and no
-/// more, so it may be one that anybody can flood. Threads that it starts are the same.
+/// Makes the calling thread one that asks for short turns, which needs no permission. Its policy and its niceness stay what they
+/// are: it gets its share of a processor and no more, so it may be one that anybody can flood. Threads that it starts are the
+/// same.
 ///
 /// # Errors
 /// When the kernel refuses, as a seccomp filter may.
 pub fn short_turns() -> io::Result<()> {
     set(Attributes {
-        policy: SCHED_OTHER as u32,
         runtime: SLICE_NANOSECONDS,
-        ..Attributes::default()
+        ..get()?
     })
 }
 
@@ -50,6 +50,19 @@ pub fn real_time() -> io::Result<()> {
         ..Attributes::default()
     };
     set(real_time).or_else(|_| short_turns())
+}
+
+fn get() -> io::Result<Attributes> {
+    let mut attributes = Attributes::default();
+    let size = size_of::<Attributes>() as u32;
+    // SAFETY: the kernel writes at most `size` octets to the pointer, into a value that lives until the call returns.
+    // 0 is the calling thread, and there are no flags.
+    let result = unsafe { syscall(SYS_sched_getattr, 0 as c_int, &raw mut attributes, size, 0u32) };
+    if result == 0 {
+        Ok(attributes)
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 fn set(mut attributes: Attributes) -> io::Result<()> {
@@ -68,46 +81,50 @@ fn set(mut attributes: Attributes) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    /// What the kernel says of the calling thread: its policy, and its turns in nanoseconds.
-    fn now() -> (u32, u64) {
-        let mut attributes = Attributes::default();
-        let size = size_of::<Attributes>() as u32;
-        // SAFETY: the kernel writes at most `size` octets to the pointer, into a value that lives until the call returns.
-        let result = unsafe { syscall(libc::SYS_sched_getattr, 0 as c_int, &raw mut attributes, size, 0u32) };
-        assert_eq!(result, 0, "{}", io::Error::last_os_error());
-        (attributes.policy, attributes.runtime)
+    /// In a thread of its own, which is nobody's: what it asks for is its own.
+    fn as_nobody(test: fn()) {
+        let thread = std::thread::spawn(move || {
+            // SAFETY: it takes numbers; the call itself, unlike the C library's, is about this thread alone. Who is not root
+            // has no more rights either way.
+            unsafe { syscall(libc::SYS_setresuid, 65_534, 65_534, 65_534) };
+            test();
+        });
+        thread.join().unwrap();
     }
 
-    /// In a thread of its own: what it asks for is its own.
-    fn alone(test: fn()) {
-        std::thread::spawn(test).join().unwrap();
+    fn assert_short(before: &Attributes) {
+        let after = get().unwrap();
+        assert_eq!((after.policy, after.nice), (before.policy, before.nice));
+        // Kernels before 6.12 have no turns of a thread's own.
+        let unknown = before.runtime == 0 && after.runtime == 0;
+        assert!(
+            after.runtime == SLICE_NANOSECONDS || unknown,
+            "turns of {} ns",
+            after.runtime
+        );
     }
 
     #[test]
-    fn short_turns_are_granted_to_everybody() {
-        alone(|| {
-            let (policy, before) = now();
+    fn short_turns_are_granted_to_everybody_and_change_nothing_else() {
+        as_nobody(|| {
+            set(Attributes {
+                nice: 7,
+                ..get().unwrap()
+            })
+            .unwrap();
+            let before = get().unwrap();
+            assert_eq!(before.nice, 7);
             short_turns().unwrap();
-            let (after, turns) = now();
-            assert_eq!((policy, after), (SCHED_OTHER as u32, SCHED_OTHER as u32));
-            // Kernels before 6.12 say nothing of turns.
-            assert!(
-                turns == SLICE_NANOSECONDS || before == 0,
-                "{before} before, {turns} after"
-            );
+            assert_short(&before);
         });
     }
 
     #[test]
     fn who_may_not_be_a_real_time_thread_has_short_turns() {
-        alone(|| {
+        as_nobody(|| {
+            let before = get().unwrap();
             real_time().unwrap();
-            let (policy, turns) = now();
-            let short = policy == SCHED_OTHER as u32 && (turns == SLICE_NANOSECONDS || turns == 0);
-            assert!(
-                short || policy == SCHED_RR as u32,
-                "policy {policy}, turns of {turns} ns"
-            );
+            assert_short(&before);
         });
     }
 }

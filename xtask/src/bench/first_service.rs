@@ -300,7 +300,7 @@ impl<'a> Bench<'a> {
                 what,
                 mebibytes(size / 1024),
                 String::new(),
-                "release build, stripped",
+                "of the program that runs",
             ))
         };
         [("controller", self.lab.controller().pid()), ("speaker", speaker.pid())]

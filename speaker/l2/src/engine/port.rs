@@ -120,7 +120,7 @@ pub(super) struct Port {
     pub(super) taps: BTreeMap<Family, Tap>,
     /// Hear questions for what is only listened for.
     pub(super) quiet: BTreeMap<Family, Quiet>,
-    /// Those of `quiet` that could not be opened, which was said.
+    /// Those of `quiet` that could not be opened or filtered, which was said.
     refused: BTreeSet<Family>,
     pub(super) memory: Memory,
 }
@@ -143,7 +143,6 @@ impl Port {
         }
         match Quiet::open(index, family) {
             Ok(quiet) => {
-                self.refused.remove(&family);
                 self.quiet.insert(family, quiet);
             }
             Err(error) if self.refused.insert(family) => {
@@ -192,7 +191,7 @@ impl Port {
 
     /// Makes the quiet socket of this family hear what is asked about addresses that are only listened for. One that is
     /// needed no more hears nothing then, and may hold something still.
-    pub(super) fn tune_quiet(&mut self, family: Family) -> io::Result<()> {
+    pub(super) fn tune_quiet(&mut self, family: Family) {
         // A socket that hears everything hears these as well.
         let everything = self.taps.get(&family).is_none_or(|tap| tap.unfiltered);
         let heard = if everything {
@@ -200,9 +199,15 @@ impl Port {
         } else {
             self.only_listened_for(family)
         };
-        match self.quiet.get_mut(&family) {
-            Some(quiet) => quiet.hear(heard),
-            None => Ok(()),
+        match self.quiet.get_mut(&family).map(|quiet| quiet.hear(heard)) {
+            Some(Err(error)) if self.refused.insert(family) => {
+                let (interface, family) = (&self.served.name, family.name());
+                warn!(interface, family, %error, "who asks while this node only listens is not answered from memory");
+            }
+            Some(Ok(())) => {
+                self.refused.remove(&family);
+            }
+            _ => {}
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::{debug, info};
+use tracing::info;
 
 use super::Engine;
 use super::port::Port;
@@ -124,10 +124,7 @@ impl Engine {
         }
         port.served.clone_from(served);
         for family in [Family::Arp, Family::Ndp] {
-            if let Err(error) = port.tune_quiet(family) {
-                // Who asks while this node only listens is not answered from memory then. Tried again with each change.
-                debug!(interface = served.name, family = family.name(), %error, "cannot listen for questions");
-            }
+            port.tune_quiet(family);
         }
         faults
     }

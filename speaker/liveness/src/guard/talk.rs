@@ -230,7 +230,11 @@ impl Guard {
                 self.well(node, None, at, now);
                 self.bear_witness(node, question, about, now);
             }
-            Message::Heard { question, about, ago } => self.vouched(&about, question, ago, now),
+            Message::Heard { question, about, ago } => {
+                // It may have waited here.
+                let ago = ago.map(|ago| ago.saturating_add(now.saturating_sub(at)));
+                self.vouched(&about, question, ago, now);
+            }
             Message::Unable(all) => self.relieve_unable(node, &all, now),
         }
     }
