@@ -97,8 +97,8 @@ pub(crate) fn footer(cluster: &str) -> String {
         "optimised"
     };
     format!(
-        "Kubernetes {KUBERNETES_VERSION}, {cluster}, {programs}, all on {cores} cores, Linux {}; the bench itself is {build}; load at \
-         the end {}.",
+        "Kubernetes {KUBERNETES_VERSION}, {cluster}, {programs}, all on {cores} cores, Linux {}; the bench itself is \
+         {build}; load at the end {}.",
         kernel.trim(),
         load.split_whitespace().next().unwrap_or("unknown")
     )
