@@ -20,6 +20,15 @@ const CLAIMS: u32 = 10;
 /// See [`CLAIMS`]. An owner that comes back with an old snapshot may have no pair, so that nothing else tells it.
 const CLAIM_SLOWLY: Duration = Duration::from_millis(200);
 
+/// When something was heard last.
+#[derive(Clone, Copy, Debug)]
+struct Heard {
+    /// This is what others are told: what has lain in the socket is no news.
+    came: Duration,
+    /// Silence counts from here: a process that has stood still owes others the time in which it did not hear them.
+    read: Duration,
+}
+
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct Peer {
@@ -36,11 +45,8 @@ pub struct Peer {
     newest: Newest,
     /// Where and when the last datagram came from.
     heard: Option<(IpAddr, Duration)>,
-    /// When it was last read that it answers for what it owns. Silence counts from here: a process that has stood still owes
-    /// others the time that it did not hear them.
-    healthy: Option<Duration>,
-    /// When that arrived. This is what others are told: what lay in the socket is no news.
-    said: Duration,
+    /// It says that it answers for what it owns.
+    healthy: Option<Heard>,
     /// How often it speaks, and how much of that may be missed.
     pace: Option<(Duration, u8)>,
     /// It and this node are owner and standby of something, and speak at least that often.
@@ -66,7 +72,6 @@ impl Peer {
             newest: Newest::default(),
             heard: None,
             healthy: None,
-            said: Duration::ZERO,
             pace: None,
             pair: None,
             watched: None,
@@ -99,8 +104,9 @@ impl Peer {
 
     /// It has said, then, that it answers, and is heard now.
     pub fn is_well(&mut self, pace: Option<(Duration, u8)>, at: Duration, now: Duration) {
-        self.healthy = Some(now);
-        self.said = self.said.max(at);
+        let before = self.healthy.map_or(at, |heard| heard.came);
+        let came = before.max(at);
+        self.healthy = Some(Heard { came, read: now });
         self.pace = pace.or(self.pace);
     }
 
@@ -123,7 +129,9 @@ impl Peer {
     /// When silence makes it a suspect, if it is watched.
     pub fn suspect_at(&self) -> Option<Duration> {
         let watched = self.watched?;
-        let at = self.healthy.map_or(watched + UNHEARD, |at| at + self.detection());
+        let at = self
+            .healthy
+            .map_or(watched + UNHEARD, |heard| heard.read + self.detection());
         Some(at.max(self.excused))
     }
 
@@ -139,17 +147,20 @@ impl Peer {
 
     /// How long ago it last said that it answers.
     pub fn well_ago(&self, now: Duration) -> Option<Duration> {
-        self.healthy.map(|_| now.saturating_sub(self.said))
+        self.healthy.map(|heard| now.saturating_sub(heard.came))
     }
 
     /// Since when it has been silent, or unheard.
     pub fn silent_since(&self) -> Duration {
-        self.healthy.or(self.watched).unwrap_or_default()
+        self.healthy
+            .map(|heard| heard.read)
+            .or(self.watched)
+            .unwrap_or_default()
     }
 
     /// Says that it answers, and is heard.
     pub fn alive(&self, now: Duration) -> bool {
-        self.healthy.is_some_and(|at| now < at + self.detection())
+        self.healthy.is_some_and(|heard| now < heard.read + self.detection())
     }
 
     /// This process has stood still: one more interval before it is judged.

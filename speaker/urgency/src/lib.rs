@@ -5,7 +5,8 @@
 
 use std::io;
 
-use libc::{SCHED_RR, SYS_sched_getattr, SYS_sched_setattr, c_int, syscall};
+use nix::errno::Errno;
+use nix::libc::{SCHED_RR, SYS_sched_getattr, SYS_sched_setattr, c_int, syscall};
 
 /// How long the thread wants to run at a time. Linux 6.12 and later let a thread that asks for little go before one that
 /// asks for more; earlier ones ignore it. It is the least that they accept.
@@ -58,11 +59,8 @@ fn get() -> io::Result<Attributes> {
     // SAFETY: the kernel writes at most `size` octets to the pointer, into a value that lives until the call returns.
     // 0 is the calling thread, and there are no flags.
     let result = unsafe { syscall(SYS_sched_getattr, 0 as c_int, &raw mut attributes, size, 0u32) };
-    if result == 0 {
-        Ok(attributes)
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    Errno::result(result)?;
+    Ok(attributes)
 }
 
 fn set(mut attributes: Attributes) -> io::Result<()> {
@@ -70,11 +68,8 @@ fn set(mut attributes: Attributes) -> io::Result<()> {
     // SAFETY: the kernel reads `size` octets from the pointer, the whole of a value that lives until the call returns.
     // 0 is the calling thread, and there are no flags.
     let result = unsafe { syscall(SYS_sched_setattr, 0 as c_int, &raw const attributes, 0u32) };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    Errno::result(result)?;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -86,7 +81,7 @@ mod tests {
         let thread = std::thread::spawn(move || {
             // SAFETY: it takes numbers; the call itself, unlike the C library's, is about this thread alone. Who is not root
             // has no more rights either way.
-            unsafe { syscall(libc::SYS_setresuid, 65_534, 65_534, 65_534) };
+            unsafe { syscall(nix::libc::SYS_setresuid, 65_534, 65_534, 65_534) };
             test();
         });
         thread.join().unwrap();

@@ -620,3 +620,24 @@ fn a_witness_that_stood_still_tells_when_it_heard() {
     });
     assert_eq!(said, Some(Some(ms(3_000))));
 }
+
+#[test]
+fn the_answer_of_a_witness_ages_while_it_waits() {
+    for (waited, vouched) in [(ms(0), 1), (ms(40), 0)] {
+        let (mut standby, counters) = guard("b", 2);
+        from(&mut standby, "a", 1, &hello(1, false), ms(10));
+        let question = run(&mut standby, ms(120)).iter().find_map(|effect| match effect {
+            Effect::Send { bytes, .. } => match Packet::new(bytes).unwrap().message().unwrap() {
+                Message::Ask { question, .. } => Some(question),
+                _ => None,
+            },
+            _ => None,
+        });
+        let (about, ago) = ("a".to_owned(), Some(ms(20)));
+        let question = question.unwrap();
+        let bytes = datagram(&keys(), 1, "c", 9, 1, &Message::Heard { question, about, ago });
+        let (bytes, at) = (bytes.as_slice(), ms(120) - waited);
+        standby.handle(Input::Datagram { from: ip(3), bytes, at }, ms(120));
+        assert_eq!(counters.vouched.get(), vouched, "it waited {waited:?}");
+    }
+}
