@@ -36,6 +36,10 @@ fuzz_target!(|data: &[u8]| {
             assert!(packet.state == State::Up || packet.desired_transmit >= 1_000_000);
             assert!(!(packet.poll && packet.r#final));
         }
-        assert!(session.next_deadline().is_none_or(|at| at > now || session.expires_at() <= Some(now)));
+        assert!(
+            session
+                .next_deadline()
+                .is_none_or(|at| at > now || session.expires_at() <= Some(now))
+        );
     }
 });

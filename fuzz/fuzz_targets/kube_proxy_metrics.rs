@@ -19,7 +19,14 @@ fuzz_target!(|data: &[u8]| {
     for seconds in [1, 2_000_000_000] {
         let wall = Duration::from_secs(seconds);
         let reading = reading.clone();
-        path.answered(ProxyAnswer::Reading { reading, wall, took: Duration::ZERO }, wall);
+        path.answered(
+            ProxyAnswer::Reading {
+                reading,
+                wall,
+                took: Duration::ZERO,
+            },
+            wall,
+        );
         let beginning = Beginning {
             address: [192, 0, 2, 7].into(),
             terminating: true,

@@ -8,22 +8,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ferrolb_liveness::wire::{Header, Packet};
-use ferrolb_liveness::{Duties, Duty, Ground, Guard, Input, InterfaceChoice, Keyring, Placement, Timing};
+use ferrolb_liveness::{Duties, Duty, Ground, Guard, Input, InterfaceChoice, Keyring, Manner, Placement, Timing};
 use libfuzzer_sys::fuzz_target;
 
 fn duties(keys: &Keyring) -> Duties {
     let node = |octet: u8| IpAddr::V4(Ipv4Addr::new(10, 0, 0, octet));
-    let duty = |owner: &str, standby: &str| Duty {
-        object: "uid".into(),
-        placement: Placement {
-            owner: owner.into(),
-            standbys: vec![standby.into()],
-            epoch: 1,
-        },
-        previous_owner: None,
-        interfaces: InterfaceChoice::All,
-        may_announce: true,
-        timing: Timing::default(),
+    let duty = |owner: &str, standby: &str| {
+        Arc::new(Duty {
+            object: "uid".into(),
+            placement: Placement {
+                owner: owner.into(),
+                standbys: vec![standby.into()],
+                epoch: 1,
+            },
+            previous_owner: None,
+            interfaces: InterfaceChoice::All,
+            may_announce: true,
+            timing: Timing::default(),
+            manner: Manner::default(),
+        })
     };
     Duties {
         node: "a".into(),
@@ -39,7 +42,13 @@ fuzz_target!(|data: &[u8]| {
     let mut guard = Guard::new(1, Arc::default());
     let mut now = Duration::ZERO;
     guard.handle(Input::Duties(Arc::new(duties(&keys))), now);
-    guard.handle(Input::Ground(Arc::new(Ground { answering: true, links: Vec::new() })), now);
+    guard.handle(
+        Input::Ground(Arc::new(Ground {
+            answering: true,
+            links: Vec::new(),
+        })),
+        now,
+    );
     for data in data.split(|octet| *octet == b'\n') {
         let _ = Packet::new(data).map(|packet| packet.message());
         let mut bytes = data.to_vec();
@@ -57,7 +66,14 @@ fuzz_target!(|data: &[u8]| {
         now += Duration::from_millis(data.len() as u64);
         let waited = Duration::from_millis(data.first().copied().unwrap_or_default().into());
         let at = now.saturating_sub(waited);
-        guard.handle(Input::Datagram { from: Ipv4Addr::LOCALHOST.into(), bytes: &bytes, at }, now);
+        guard.handle(
+            Input::Datagram {
+                from: Ipv4Addr::LOCALHOST.into(),
+                bytes: &bytes,
+                at,
+            },
+            now,
+        );
         if guard.next_deadline().is_some_and(|at| at <= now) {
             guard.handle(Input::Tick, now);
         }

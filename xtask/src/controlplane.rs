@@ -1,5 +1,5 @@
-//! `xtask controlplane`: builds Kubernetes for the lab, and MetalLB where it is wanted, unless they are in the cache, and says
-//! where they are and how long it took, so that a test run can show this step apart.
+//! `xtask controlplane`: builds Kubernetes for the lab, and MetalLB and Helm where they are wanted, unless they are in the cache,
+//! and says where they are and how long it took, so that a test run can show this step apart.
 
 use std::io::Write;
 use std::path::Path;
@@ -13,6 +13,9 @@ pub(crate) struct Args {
     /// Build MetalLB as well, which scenarios move in from.
     #[arg(long)]
     metallb: bool,
+    /// Build Helm as well, which renders the chart.
+    #[arg(long)]
+    helm: bool,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -30,13 +33,18 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let metallb = Metallb::obtain(&mut report)?;
         ready(&format!("MetalLB {METALLB_VERSION}"), start, &metallb.speaker)?;
     }
+    if args.helm {
+        let start = Instant::now();
+        let helm = ferrolb_controlplane::helm(&mut report)?;
+        ready("Helm", start, &helm)?;
+    }
     Ok(())
 }
 
 fn ready(what: &str, start: Instant, executable: &Path) -> Result<()> {
     writeln!(
         std::io::stdout(),
-        "{what} for the lab is ready after {:.1} s: {}",
+        "{what} is ready after {:.1} s: {}",
         start.elapsed().as_secs_f32(),
         executable.display()
     )?;
