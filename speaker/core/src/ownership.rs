@@ -44,6 +44,8 @@ pub struct Ownership {
     duties: Duties,
     /// Owned and not begun: kube-proxy or the segment is waited for.
     waiting: BTreeMap<IpAddr, Wait>,
+    /// Those that the run before this one had not begun, until it is known here what they wait for.
+    withheld: BTreeSet<IpAddr>,
     synced: bool,
     writes: Writes,
 }
@@ -73,6 +75,7 @@ impl Ownership {
             leaving: BTreeMap::new(),
             duties: Duties::default(),
             waiting: BTreeMap::new(),
+            withheld: BTreeSet::new(),
             synced: false,
             writes: Writes::default(),
         }
@@ -273,6 +276,10 @@ impl Ownership {
             self.beliefs.insert(*address, belief);
         }
         effects.extend(self.speaker.handle(Input::Restored(duties.clone())));
+        let withheld = duties
+            .iter()
+            .filter(|(_, duty)| !duty.able && duty.placement.owner == self.node);
+        self.withheld = withheld.map(|(address, _)| *address).collect();
         self.duties = duties;
         effects.push(Effect::Duties(self.duties.clone()));
     }
@@ -440,10 +447,9 @@ impl Ownership {
             return self.speaker.waits(address, None);
         };
         let before = self.duties.get(&address);
-        let begun = before.is_some_and(|before| {
-            let waits = self.waiting.contains_key(&address);
-            before.placement.owner == self.node && !waits && before.uid == owned.uid
-        });
+        let waits = self.waiting.contains_key(&address) || self.withheld.remove(&address);
+        let begun =
+            before.is_some_and(|before| before.placement.owner == self.node && !waits && before.uid == owned.uid);
         let taken = self
             .beliefs
             .get(&address)

@@ -13,8 +13,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
 use futures::channel::mpsc::UnboundedReceiver;
+use futures::{Stream, StreamExt};
 use ipnet::IpNet;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
@@ -27,7 +27,7 @@ use rtnetlink::sys::SocketAddr;
 use rtnetlink::{Handle, MulticastGroup, new_multicast_connection};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 
 use crate::interfaces::{Event, InterfaceState, Link, Table, could_announce};
 
@@ -43,6 +43,8 @@ const RETRY: Duration = Duration::from_secs(1);
 /// A dump during which something changed is repeated this often before it is taken as it is: the change itself is also
 /// an event.
 const DUMP_ATTEMPTS: usize = 3;
+/// The kernel answers at once; an answer that the socket had no room for never comes.
+const ANSWER: Duration = Duration::from_secs(5);
 
 /// The interfaces as last read.
 #[derive(Clone, Debug, Default)]
@@ -209,7 +211,8 @@ impl Follower {
             message.header.flags = NLM_F_REQUEST;
             let mut answers = self.connection.handle.request(message).map_err(io::Error::other)?;
             // An interface that is gone by now is told of by an event.
-            let Some(NetlinkPayload::InnerMessage(answer)) = answers.next().await.map(|answer| answer.payload) else {
+            let Some(NetlinkPayload::InnerMessage(answer)) = next(&mut answers).await?.map(|answer| answer.payload)
+            else {
                 continue;
             };
             let answer = event(answer).filter(|event| matches!(event, Event::Link { state, .. } if !state.running()));
@@ -274,7 +277,7 @@ impl Follower {
             message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
             let mut answers = self.connection.handle.request(message).map_err(io::Error::other)?;
             let (mut interrupted, mut ended) = (false, false);
-            while let Some(answer) = answers.next().await {
+            while let Some(answer) = next(&mut answers).await? {
                 interrupted |= answer.header.flags & NLM_F_DUMP_INTR != 0;
                 match answer.payload {
                     NetlinkPayload::InnerMessage(message) => events.extend(take(message)),
@@ -303,6 +306,11 @@ impl Follower {
         }
         Stale::Nothing
     }
+}
+
+/// What the kernel says next to a request; `None` after the last of it.
+async fn next<T>(answers: &mut (impl Stream<Item = T> + Unpin)) -> io::Result<Option<T>> {
+    Ok(timeout(ANSWER, answers.next()).await?)
 }
 
 /// The interfaces whose carriers are asked for.

@@ -356,8 +356,7 @@ impl Guard {
             };
             peer.claims.retain(own);
             let (timing, watched) = pairs.get(node).map_or((None, false), |(timing, w)| (Some(*timing), *w));
-            let busy = !peer.claims.is_empty() || heirs.contains(node);
-            peer.engage(timing, watched, busy, now);
+            peer.engage(timing, watched, heirs.contains(node), now);
         }
         self.count_peers();
     }

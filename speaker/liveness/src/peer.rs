@@ -19,6 +19,8 @@ const FORGOTTEN: Duration = Duration::from_secs(10);
 const CLAIMS: u32 = 10;
 /// See [`CLAIMS`]. An owner that comes back with an old snapshot may have no pair, so that nothing else tells it.
 const CLAIM_SLOWLY: Duration = Duration::from_millis(200);
+/// To one without a pair claims become as rare as this: one that has no part in the address any more never confirms them.
+const CLAIM_SELDOM: Duration = Duration::from_secs(2);
 
 /// When something was heard last.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +57,8 @@ pub struct Peer {
     watched: Option<Duration>,
     /// Judged not before, because this process stood still.
     excused: Duration,
+    /// This node answers for what it shall own, and says so until it does.
+    heir: bool,
     /// When it is spoken to next.
     next: Option<Duration>,
     claimed: (u32, Duration),
@@ -76,6 +80,7 @@ impl Peer {
             pair: None,
             watched: None,
             excused: Duration::ZERO,
+            heir: false,
             next: None,
             claimed: (0, Duration::ZERO),
         }
@@ -168,9 +173,10 @@ impl Peer {
         self.excused = now + self.pair.unwrap_or_default().interval;
     }
 
-    /// Makes it one that is spoken to (`pair`) and watched, or not. `busy`: it has to be told something else.
-    pub fn engage(&mut self, pair: Option<Timing>, watched: bool, busy: bool, now: Duration) {
+    /// Makes it one that is spoken to (`pair`) and watched, or not. `heir`: it has to be told of what it shall own.
+    pub fn engage(&mut self, pair: Option<Timing>, watched: bool, heir: bool, now: Duration) {
         self.pair = pair;
+        self.heir = heir;
         if !watched {
             self.watched = None;
         } else if self.watched.is_none() {
@@ -179,10 +185,10 @@ impl Peer {
                 self.healthy = None;
             }
         }
-        let wanted = pair.is_some() || busy;
-        if !wanted {
+        let claims = !self.claims.is_empty();
+        if pair.is_none() && !heir && !claims {
             self.next = None;
-        } else if self.next.is_none() {
+        } else if self.next.is_none() || (claims && self.claimed.0 == 0) {
             self.next = Some(now);
         }
     }
@@ -208,20 +214,32 @@ impl Peer {
     }
 
     /// It was spoken to. A tenth of the interval at most is left out by `jitter`, so that nodes do not speak in step;
-    /// never longer than the interval, which is what the other side counts on.
+    /// never longer than the interval, which is what the other side counts on. One that only claims are for has no interval.
     pub fn spoken(&mut self, now: Duration, jitter: u8) {
         let interval = self.pair.unwrap_or_default().interval;
-        self.next = Some(now + interval - interval * u32::from(jitter) / 2560);
+        let next = now + interval - interval * u32::from(jitter) / 2560;
+        self.next = Some(match self.pair.is_some() || self.heir {
+            true => next,
+            false => next.max(self.claim_at()),
+        });
     }
 
     /// Is it time to tell it what is owned? At the pace of heartbeats first, then slowly.
     pub fn claim_now(&mut self, now: Duration) -> bool {
-        let (times, last) = self.claimed;
-        let due = !self.claims.is_empty() && (times < CLAIMS || now >= last + CLAIM_SLOWLY);
+        let due = !self.claims.is_empty() && now >= self.claim_at();
         if due {
-            self.claimed = (times.saturating_add(1), now);
+            self.claimed = (self.claimed.0.saturating_add(1), now);
         }
         due
+    }
+
+    fn claim_at(&self) -> Duration {
+        let (times, last) = self.claimed;
+        last + match times.checked_sub(CLAIMS) {
+            None => Duration::ZERO,
+            Some(_) if self.pair.is_some() => CLAIM_SLOWLY,
+            Some(more) => (CLAIM_SLOWLY * 2u32.saturating_pow(more)).min(CLAIM_SELDOM),
+        }
     }
 
     /// There is something new to claim.
@@ -352,6 +370,35 @@ mod tests {
         assert_eq!(times, 10 + 14);
         assert!(peer.admit(1, 1, from, ms(3_100)));
         assert!(peer.claim_now(ms(3_101)));
+    }
+
+    #[test]
+    fn who_has_no_part_any_more_is_seldom_spoken_to() {
+        let mut peer = Peer::new();
+        let from: IpAddr = [10, 0, 0, 1].into();
+        let speak = |from: u64, to: u64, peer: &mut Peer| {
+            let mut spoken = 0;
+            for at in (from..to).map(ms) {
+                if peer.next().is_some_and(|next| next <= at) {
+                    assert!(peer.claim_now(at), "there is nothing else to say");
+                    peer.spoken(at, u8::MAX);
+                    spoken += 1;
+                }
+            }
+            spoken
+        };
+        peer.claim(from);
+        peer.engage(None, false, false, ms(0));
+        assert_eq!(speak(0, 500, &mut peer), 10);
+        // After 0.2, 0.4, 0.8 and 1.6 s, then every 2 s.
+        assert_eq!(speak(500, 20_500, &mut peer), 12);
+        // Something new is said at once.
+        peer.claim([10, 0, 0, 2].into());
+        peer.engage(None, false, false, ms(20_500));
+        assert_eq!(speak(20_500, 20_501, &mut peer), 1);
+        peer.claims.clear();
+        peer.engage(None, false, false, ms(20_600));
+        assert_eq!(peer.next(), None);
     }
 
     #[test]

@@ -12,7 +12,8 @@
 //! | silent | silent | [`Finding::Gone`] | takes over, after r x 60 ms |
 //!
 //! Ranks above 0 ask again before they act. Whoever answers in the owner's name asks every 100 ms: it takes over as
-//! soon as the kernel is silent, whatever its rank, and rests when the wire shows that the owner answers itself. When nobody
+//! soon as the kernel is silent, whatever its rank, and rests when the wire shows that the owner answers itself. Where two
+//! answer in its name, neither waits for the other: their ranks say who takes over. When nobody
 //! answers at all, not even the third node, the fault may be this node's: it asks once more before it believes it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -341,6 +342,8 @@ impl Case {
                 _ if round.vouched => Finding::Answered,
                 _ if round.unasked.contains(&sample) => continue,
                 (None, false) => Finding::Gone,
+                // Another one that answers in its name as well will not do more than this one.
+                (Some(true), false) if group.standing_in => Finding::Gone,
                 (None, true) | (Some(true), true) => Finding::SpeakerSilent,
                 (Some(_), _) => Finding::Answered,
             };
@@ -380,13 +383,15 @@ impl Case {
         // Not since the heartbeats stopped: they may be lost for hours while the speaker lives.
         let grace = known.1 + group.grace + group.delay();
         match finding {
-            Finding::Gone if group.standing_in || turn <= now => (Some(Act::Take(Takeover::NodeGone)), None),
+            Finding::Gone if (group.standing_in && !answered) || turn <= now => {
+                (Some(Act::Take(Takeover::NodeGone)), None)
+            }
             Finding::Gone => (None, Some(turn)),
             // A witness hears that the owner's speaker lives, not that it knows of the address: who restarts while the API
             // server is away may have forgotten it.
             Finding::Answered if group.standing_in && !answered => (None, Some(now + WATCH)),
             Finding::Answered => (group.standing_in.then_some(Act::Rest), Some(now + AGAIN)),
-            Finding::SpeakerSilent if answered => (None, Some(now + AGAIN)),
+            Finding::SpeakerSilent if answered && !group.standing_in => (None, Some(now + AGAIN)),
             Finding::SpeakerSilent if grace <= now => (Some(Act::Take(Takeover::GraceOver)), None),
             Finding::SpeakerSilent if group.standing_in => (None, Some((now + WATCH).min(grace))),
             Finding::SpeakerSilent if !group.answer_for_owner => (None, Some((now + AGAIN).min(grace))),

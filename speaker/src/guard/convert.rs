@@ -10,12 +10,12 @@ use ferrolb_liveness as liveness;
 use ferrolb_model::{ConflictDetection, Placement};
 use ferrolb_speaker_core::{Duty, Liveness};
 
-/// What layer 2 does while there is no guard: everything that this node owns is announced.
+/// What layer 2 does while there is no guard: everything that this node owns, and may announce, is announced.
 pub(crate) fn owned(duties: &liveness::Duties) -> Arc<Wanted> {
     let owned = duties
         .addresses
         .iter()
-        .filter(|(_, duty)| duty.placement.owner == duties.node);
+        .filter(|(_, duty)| duty.placement.owner == duties.node && duty.may_announce);
     let want = |duty: &liveness::Duty| Want {
         interfaces: interfaces(&duty.interfaces),
         manner: manner(duty.manner),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ferrolb_model::{
@@ -318,6 +319,32 @@ fn a_restart_waits_for_nothing() {
     node.hear(web(TrafficPolicy::Cluster));
     node.hear(with_announcer(ME, &["eth0"], "1"));
     assert_eq!((node.able(), node.ownership.is_waiting()), (Some(true), false));
+}
+
+#[test]
+fn what_was_held_back_is_held_back_after_a_restart() {
+    let mut before = Node::new(DataPath::new(ME));
+    before.hear(web(TrafficPolicy::Cluster));
+    before.hear(placed(ME, &[OTHER], 1, 1));
+    let duty = before.duty.clone().unwrap();
+    assert!(!duty.able && before.ownership.is_waiting());
+    let restored = BTreeMap::from([(ip(ADDRESS), Arc::new(duty))]);
+    let mut node = Node {
+        ownership: Ownership::new(ME, speaker()),
+        ..Node::new(DataPath::new(ME))
+    };
+    node.hear(Input::Restored(Arc::new(restored)));
+    for input in [
+        plain_config(),
+        crate::make::node(labels(&[])),
+        web(TrafficPolicy::Cluster),
+        placed(ME, &[OTHER], 1, 1),
+        Input::Synced,
+    ] {
+        node.hear(input);
+        assert_eq!(node.able(), Some(false));
+    }
+    assert!(node.ownership.is_waiting(), "for what it had waited for");
 }
 
 #[test]

@@ -58,8 +58,8 @@ impl Guard {
     fn speak_to(&mut self, node: &Arc<str>, now: Duration) {
         let jitter = self.roll();
         let Some(peer) = self.peers.get_mut(node) else { return };
-        peer.spoken(now, jitter);
         let (paired, claims) = (peer.paired(), peer.claim_now(now).then(|| peer.claims.clone()));
+        peer.spoken(now, jitter);
         if let Some(timing) = paired {
             let hello = self.hello(node, timing);
             self.send(node, &hello, now);

@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::cmsg_space;
+use nix::libc::{EADDRNOTAVAIL, EAFNOSUPPORT};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt};
 use nix::sys::time::TimeSpec;
 use socket2::{Domain, Socket, Type};
@@ -28,9 +29,18 @@ pub(super) struct Sockets {
 
 impl Sockets {
     pub(super) fn open(port: u16) -> Result<Sockets, ShellError> {
-        let v4 = open(port, false).map_err(|error| ShellError::Open { port, error })?;
-        let v6 = open(port, true).inspect_err(|error| warn!(port, %error, "no heartbeats over IPv6"));
-        Ok(Sockets { v4, v6: v6.ok() })
+        let failed = |error| ShellError::Open { port, error };
+        let v4 = open(port, false).map_err(failed)?;
+        let v6 = match open(port, true) {
+            Ok(socket) => Some(socket),
+            // A kernel without IPv6 says one of these.
+            Err(error) if matches!(error.raw_os_error(), Some(EAFNOSUPPORT | EADDRNOTAVAIL)) => {
+                warn!(port, %error, "no heartbeats over IPv6");
+                None
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        Ok(Sockets { v4, v6 })
     }
 
     /// Goes on with those of another guard.

@@ -193,6 +193,41 @@ fn the_stand_in_watches_the_kernel_until_the_grace_time_ends() {
 }
 
 #[test]
+fn two_stand_ins_do_not_wait_for_each_other() {
+    let standing = |rank| Group {
+        standing_in: true,
+        ..group(rank)
+    };
+    let other = answer(VIP, true);
+    let alive = [answer(KERNEL, false), other.clone()];
+    for rank in [0, 1] {
+        let mut case = Case::goodbye([group(rank)].iter(), ms(1_000));
+        let (act, state, next) = round(&mut case, &standing(rank), false, &alive, ms(1_160));
+        assert_eq!((act, state), (None, PeerState::SpeakerSilent));
+        assert_eq!(next, ms(1_300), "both watch the kernel");
+        // It dies: the first takes over at once, the second gives it a moment.
+        let mut dead = case.clone();
+        let (act, _, next) = round(&mut dead, &standing(rank), false, std::slice::from_ref(&other), next);
+        let take = Some(Act::Take(Takeover::NodeGone));
+        if rank == 0 {
+            assert_eq!(act, take);
+        } else {
+            assert_eq!((act, next), (None, ms(1_400)));
+            let owner = round(&mut dead.clone(), &standing(rank), false, &[answer(VIP, false)], next).0;
+            assert_eq!(owner, Some(Act::Rest), "the first has it");
+            assert_eq!(
+                round(&mut dead, &standing(rank), false, std::slice::from_ref(&other), next).0,
+                take
+            );
+        }
+        // It lives, and nobody comes back.
+        let grace = ms(11_000 + 60 * rank as u64);
+        let (act, ..) = round(&mut case, &standing(rank), false, &alive, grace);
+        assert_eq!(act, Some(Act::Take(Takeover::GraceOver)));
+    }
+}
+
+#[test]
 fn without_stand_in_the_grace_time_is_waited_for() {
     let alone = Group {
         answer_for_owner: false,

@@ -25,6 +25,8 @@ pub(crate) enum Kind {
     Deaf,
     /// One fault at a time, on a cluster that has come to rest: answered at once, by one change of owner at most.
     Single,
+    /// A speaker ends and never comes back, and its node may die later: once the grace time is over others own what it owned.
+    Lost,
     /// Everything.
     Wild,
 }
@@ -36,7 +38,7 @@ const KINDS: [Kind; 10] = [
     Kind::Single,
     Kind::Wild,
     Kind::Deaf,
-    Kind::Wild,
+    Kind::Lost,
     Kind::Moves,
     Kind::Wild,
     Kind::Single,
@@ -101,6 +103,7 @@ pub(crate) fn tell(seed: u64, sabotage: Sabotage) -> Told {
         Kind::Rough => rough(&mut world, &mut rng),
         Kind::Deaf => deaf(&mut world, &mut rng),
         Kind::Single => single(&mut world, &mut rng, &addresses),
+        Kind::Lost => lost(&mut world, &mut rng),
         Kind::Wild => wild(&mut world, &mut rng, &addresses),
     }
     world.run_until(END);
@@ -350,6 +353,39 @@ fn single(world: &mut World, rng: &mut fastrand::Rng, addresses: &[IpAddr]) {
     }
 }
 
+fn lost(world: &mut World, rng: &mut fastrand::Rng) {
+    world.loss = rng.u32(0..=20);
+    world.delay = ms(rng.u64(1..=4));
+    let nodes = world.nodes.len();
+    for node in 0..nodes {
+        world.nodes[node].load = ms(rng.u64(0..=15));
+    }
+    let (node, at, farewell) = (rng.usize(0..nodes), ms(rng.u64(1_500..3_000)), rng.bool());
+    world.plan(at, move |world| {
+        world.hit(Some(node));
+        world.gone = Some(node);
+        if farewell {
+            world.goodbye(node);
+        } else {
+            world.kill(node);
+        }
+    });
+    // Standbys that are late in the very moment: another one may have answered by then.
+    for _ in 0..rng.usize(0..=3) {
+        let (other, begin, length) = (rng.usize(0..nodes), rng.u64(0..=60), ms(rng.u64(20..=150)));
+        if other != node {
+            world.plan(at + ms(begin) - ms(30), move |world| world.stall(other, length));
+        }
+    }
+    if rng.bool() {
+        let later = at + ms(rng.u64(300..5_000));
+        world.plan(later, move |world| {
+            world.hit(Some(node));
+            world.crash(node);
+        });
+    }
+}
+
 fn wild(world: &mut World, rng: &mut fastrand::Rng, addresses: &[IpAddr]) {
     world.loss = rng.u32(0..=50);
     world.delay = ms(rng.u64(1..=5));
@@ -457,7 +493,9 @@ fn heal(world: &mut World) {
         world.nodes[node].api = true;
         world.nodes[node].load = Duration::ZERO;
         world.plug(node, true);
-        world.start(node);
+        if world.gone != Some(node) {
+            world.start(node);
+        }
     }
     api_back(world);
     // What was in nobody's hand when the API server came back.
@@ -503,8 +541,11 @@ fn rest(world: &World, address: IpAddr, wrong: &mut Vec<String>) {
             "{address} at rest is answered by {answers:?}, placed as {placement:?}"
         ));
     }
-    for node in &world.nodes {
+    for (number, node) in world.nodes.iter().enumerate() {
         let Some(process) = &node.process else {
+            if world.gone == Some(number) {
+                continue;
+            }
             wrong.push(format!("{} does not run at rest", node.name));
             continue;
         };

@@ -82,6 +82,8 @@ pub(crate) struct World {
     pub(crate) disbelieved: BTreeMap<usize, Duration>,
     /// Nodes without a link, which the controller does not know.
     pub(crate) hidden: BTreeSet<usize>,
+    /// The node whose speaker does not come back.
+    pub(crate) gone: Option<usize>,
     pub(crate) judge: Judge,
     pub(crate) outcomes: Vec<(Duration, usize, Outcome)>,
     /// Faults so far that may have made an address change its owner.
@@ -128,6 +130,7 @@ impl World {
             deaf: BTreeSet::new(),
             disbelieved: BTreeMap::new(),
             hidden: BTreeSet::new(),
+            gone: None,
             judge: Judge::default(),
             outcomes: Vec::new(),
             hits: BTreeMap::new(),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use ferrolb_lab::client::ArpProbe;
 use ferrolb_lab::net::Host;
-use ferrolb_lab::wait_until;
+use ferrolb_lab::{Program, wait_until};
 use serde_json::Value;
 
 use crate::manifests::{annotated, deployment, service};
@@ -107,6 +107,14 @@ pub(crate) async fn not_begun(s: Scene) -> Result<()> {
     s.event("web", "addressConflict", &machine.mac()).await?;
     let macs = s.who_answers(address).await?;
     ensure!(macs == [machine.mac()], "it is answered by {macs:?}");
+    // A speaker that begins anew holds it back as well.
+    for node in s.nodes() {
+        node.restart(Program::Speaker)?;
+    }
+    s.wait_ferrolb_ready().await?;
+    s.fence().await?;
+    let macs = s.who_answers(address).await?;
+    ensure!(macs == [machine.mac()], "after a restart it is answered by {macs:?}");
     lets_go(&machine, address)?;
     wait_until("a node to announce it", RESTS, async || {
         let macs = s.who_answers(address).await?;

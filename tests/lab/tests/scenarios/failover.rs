@@ -530,7 +530,7 @@ pub(crate) async fn announcing_link_lost(s: Scene) -> Result<()> {
     Ok(())
 }
 
-/// The owner is cut off without noticing, so that there is an owner on each side. Once the segment is whole the one of
+/// The owner alone is cut off without noticing, so that there is an owner on each side. Once the segment is whole the one of
 /// the higher epoch stays, and the other one answers no more, and does not fight its heir.
 pub(crate) async fn segment_split(s: Scene) -> Result<()> {
     let served = Served::new(s.clone(), V4).await?;

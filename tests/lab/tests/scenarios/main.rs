@@ -194,10 +194,15 @@ fn main() -> std::process::ExitCode {
                 .scenario("clients_see_nothing", without_pool(hand_over::clients_see_nothing))
                 .scenario("speaker_upgraded", without_pool(failover::speaker_upgraded))
                 .scenario("speaker_stays_dead", without_pool(failover::speaker_stays_dead))
+                .scenario(
+                    "nobody_stands_in_by_policy",
+                    without_pool(partitions::nobody_stands_in_by_policy),
+                )
                 .scenario("heartbeats_lost", without_pool(failover::heartbeats_lost))
                 .scenario("deaf_pair", without_pool(failover::deaf_pair))
                 .scenario("announcing_link_lost", without_pool(failover::announcing_link_lost))
                 .scenario("segment_split", without_pool(failover::segment_split))
+                .scenario("two_sides", without_pool(partitions::two_sides))
                 .scenario("node_lost", without_pool(failover::node_lost))
                 .scenario("key_changed", without_pool(keys::changed))
                 .scenario("short_stalls", without_pool(partitions::short_stalls))

@@ -1,11 +1,12 @@
-//! Short stalls, a node that shuts down, and several faults in a row: who owns the address afterwards, and what clients
+//! Short stalls, a node that shuts down, a segment in two, and several faults in a row: who owns the address afterwards, and what clients
 //! notice.
 //!
 //! The words are those of `failover.rs`. What a busy machine cannot keep is measured by `xtask bench l2`.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use ferrolb_lab::client::Client;
 use ferrolb_lab::{Program, wait_until};
 
 use crate::failover::{NODE_LOSS, SILENCES, Served, V4, none_lost, served_again, told};
@@ -17,6 +18,16 @@ const STALLS: [Duration; 3] = [
     Duration::from_millis(150),
     Duration::from_millis(500),
 ];
+
+/// How long an owner's speaker is silent, by a policy, before its addresses are taken over, and how long of that nobody answers
+/// for sure.
+const GRACE: Duration = Duration::from_secs(4);
+const NOBODY: Duration = Duration::from_secs(2);
+/// How long a split segment is looked at: longer than anybody needs to take an address over.
+const SPLIT: Duration = Duration::from_secs(2);
+
+/// Addresses that a speaker has taken over because their owner's was silent for the grace time.
+const GRACE_OVER: &str = "ferrolb_takeover_seconds_count{reason=\"GraceOver\"}";
 
 /// Addresses that a speaker has taken over from nodes that are gone.
 const NODES_GONE: &str = "ferrolb_takeover_seconds_count{reason=\"NodeGone\"}";
@@ -162,6 +173,71 @@ pub(crate) async fn node_shuts_down(s: Scene) -> Result<()> {
     s.wait_ferrolb_ready().await?;
     s.fence().await?;
     ensure!(served.inherited().await? == heir, "the address moved once more");
+    Ok(())
+}
+
+/// A policy lets no standby answer in another's name, and sets a short grace time: nobody answers for a speaker that is dead, until a
+/// standby takes the address over.
+pub(crate) async fn nobody_stands_in_by_policy(s: Scene) -> Result<()> {
+    let policy = format!(
+        "apiVersion: ferrolb.io/v1alpha1\nkind: AnnouncementPolicy\nmetadata: {{name: {0}}}\n\
+         spec: {{ipAddressPools: [{0}], layer2: {{answerForOwner: false, graceSeconds: {1}}}}}\n",
+        s.namespace(),
+        GRACE.as_secs()
+    );
+    s.apply_config(&policy).await?;
+    let served = Served::new(s.clone(), V4).await?;
+    let standby = &served.placement.standbys[0];
+    let before = served.counted(standby, GRACE_OVER).await?;
+    served.owner()?.kill(Program::Speaker)?;
+    let dead = Instant::now();
+    while dead.elapsed() < NOBODY {
+        let macs = s.who_answers(served.address).await?;
+        ensure!(macs.is_empty(), "{macs:?} answer for a speaker that is dead");
+    }
+    let heir = served.inherited().await?;
+    let took = dead.elapsed();
+    ensure!(heir == *standby, "{heir} has taken over instead of {standby}");
+    ensure!(took > GRACE, "it was taken over after {took:?}");
+    ensure!(
+        served.counted(&heir, GRACE_OVER).await? == before + 1,
+        "it was not counted"
+    );
+    served.owner()?.restart(Program::Speaker)?;
+    s.wait_ferrolb_ready().await
+}
+
+/// The segment is split in two: the owner, a standby and a client here, another standby, the control plane and another client there.
+/// Each side has one owner. Once it is whole the one of the higher epoch stays, and all go by it.
+pub(crate) async fn two_sides(s: Scene) -> Result<()> {
+    let served = Served::new(s.clone(), V4).await?;
+    let (owner, address) = (&served.placement.owner, served.address);
+    let [there, here] = served.placement.standbys.as_slice() else {
+        bail!("two standbys are needed: {:?}", served.placement)
+    };
+    let client = s.lab().add_host("this-side", 250)?;
+    let side = [s.node(owner)?.host(), s.node(here)?.host(), &client];
+    s.lab().lan().split(&side)?;
+    s.answered_by(address, there).await?;
+    let begin = Instant::now();
+    while begin.elapsed() < SPLIT {
+        s.answered_by(address, there).await?;
+        let client = Client::new(client.namespace());
+        let ask = move || client.resolve(address, Duration::from_millis(100));
+        let answers = tokio::task::spawn_blocking(ask).await??.only();
+        ensure!(answers == Some(s.node_mac(owner)), "here {answers:?} answers");
+    }
+    s.lab().lan().join(&side)?;
+    for node in [owner, here] {
+        s.node_ready(node).await?;
+    }
+    s.wait_ferrolb_ready().await?;
+    s.fence().await?;
+    let heir = served.inherited().await?;
+    ensure!(heir == *there, "{heir} owns {address}, and not {there}");
+    for node in [owner, there, here] {
+        goes_by(&served, node, &heir).await?;
+    }
     Ok(())
 }
 
