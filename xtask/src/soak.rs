@@ -13,11 +13,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, ensure};
 use clap::value_parser;
 use ferrolb_api::VirtualIp;
-use ferrolb_lab::client::{Client as Browser, Probe, Prober};
+use ferrolb_lab::client::{Client as Browser, Loss, Probe, Prober};
 use ferrolb_lab::lab::NAMESPACE as FERROLB;
 use ferrolb_lab::{Lab, Node, Program, Setup, privilege, wait_until};
-use kube::Api;
+use futures::StreamExt;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::jiff::Timestamp;
 use kube::api::ListParams;
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, ResourceExt};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::bench::keepalived::Keepalived;
 use crate::bench::{footer, l2, pool, publish, runtime};
@@ -95,7 +100,9 @@ struct Soak<'a> {
     longest: u64,
     client: Browser,
     before: BTreeMap<String, Owner>,
-    probers: Vec<Prober>,
+    probers: Vec<(IpAddr, Prober)>,
+    /// What Kubernetes thinks of the pods behind the addresses that are asked for.
+    endpoints: UnboundedReceiver<String>,
     keepalived: Option<Keepalived<'a>>,
     done: BTreeMap<&'static str, u32>,
 }
@@ -119,7 +126,7 @@ impl<'a> Soak<'a> {
             })
             .await?;
             if number < ASKED {
-                probers.push(client.probe(target, Probe::Udp, PERIOD)?);
+                probers.push((address, client.probe(target, Probe::Udp, PERIOD)?));
             }
         }
         let keepalived = Keepalived::find(lab)?;
@@ -134,6 +141,7 @@ impl<'a> Soak<'a> {
             client,
             before: BTreeMap::new(),
             probers,
+            endpoints: watch_endpoints(lab.client()),
             keepalived,
             done: BTreeMap::new(),
         };
@@ -252,12 +260,18 @@ impl<'a> Soak<'a> {
         self.lab.wait_ferrolb_ready().await?;
         let after = wait_until("all addresses to be announced", PATIENCE, async || self.owners().await).await?;
         let (mut asked, mut lost, mut longest) = (0, 0, Duration::ZERO);
-        for prober in self.probers.drain(..) {
+        let mut when = Vec::new();
+        for (address, prober) in self.probers.drain(..) {
             let tally = prober.stop();
             asked += tally.sent;
             lost += tally.lost;
             longest = longest.max(tally.longest_gap);
+            when.extend(tally.losses.iter().map(|loss| told(address, loss)));
         }
+        while let Ok(change) = self.endpoints.try_recv() {
+            when.push(change);
+        }
+        when.sort();
         let changes = |(address, (_, epoch)): (&String, &Owner)| {
             let before = self.before.get(address).map_or(0, |(_, before)| *before);
             epoch.saturating_sub(before)
@@ -298,9 +312,55 @@ impl<'a> Soak<'a> {
                 "- {changes} changes of master of keepalived (advert_int 0.08) in the same stalls"
             )?;
         }
+        if lost > 0 {
+            writeln!(
+                text,
+                "\nWhat was lost, and what Kubernetes thought of the pods meanwhile:\n"
+            )?;
+            when.iter().try_for_each(|line| writeln!(text, "- {line}"))?;
+        }
         Ok((
             format!("{text}\n{}", footer("4 nodes, kube-proxy in nftables mode")),
             broken,
         ))
     }
+}
+
+/// A line that begins with the time, so that it can be sorted among others and looked up in logs.
+fn told(address: IpAddr, loss: &Loss) -> String {
+    let time = |time| Timestamp::try_from(time).unwrap_or_default();
+    let (first, last) = (time(loss.first), time(loss.last));
+    format!(
+        "{first:.3}: {} questions to {address} lost until {last:.3}",
+        loss.questions
+    )
+}
+
+/// Tells, as [`told`] does, how many pods are ready behind each address that is asked for, whenever that changes.
+fn watch_endpoints(client: Client) -> UnboundedReceiver<String> {
+    let (tell, told) = unbounded_channel();
+    let names: Vec<_> = (0..ASKED).map(|number| format!("soak-{number}")).collect();
+    let those = watcher::Config::default().labels(&format!("kubernetes.io/service-name in ({})", names.join(",")));
+    tokio::spawn(async move {
+        let slices = Api::<EndpointSlice>::namespaced(client, NAMESPACE);
+        let mut changes = watcher(slices, those).default_backoff().applied_objects().boxed();
+        let mut before = BTreeMap::new();
+        while let Some(slice) = changes.next().await {
+            // An error is an API server that is being restarted.
+            let Ok(slice) = slice else { continue };
+            let conditions = slice
+                .endpoints
+                .iter()
+                .filter_map(|endpoint| endpoint.conditions.as_ref());
+            let ready = conditions.filter(|conditions| conditions.ready != Some(false)).count();
+            let name = slice.name_any();
+            if before.insert(name.clone(), ready).is_some_and(|before| before != ready) {
+                let line = format!("{:.3}: EndpointSlice {name} has {ready} ready", Timestamp::now());
+                if tell.send(line).is_err() {
+                    return;
+                }
+            }
+        }
+    });
+    told
 }

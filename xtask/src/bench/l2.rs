@@ -378,7 +378,8 @@ spec:
         - { key: kubernetes.io/hostname, operator: NotIn, values: [node-4] }
 "#;
 
-/// The pods, both on the node that announces nothing.
+/// The pods, both on the node that announces nothing. They count as ready until they fail for half a minute: what is
+/// measured is how an address is announced, and a busy machine shall not take the endpoints away behind it.
 pub(crate) const PODS: &str = r#"apiVersion: apps/v1
 kind: Deployment
 metadata: { name: echo }
@@ -393,5 +394,5 @@ spec:
         - name: echo
           image: ferrolb.lab/web:1
           args: ["--http", "8080", "--udp", "5353", "--tcp", "9000"]
-          readinessProbe: { httpGet: { path: /healthz, port: 8080 }, periodSeconds: 1 }
+          readinessProbe: { httpGet: { path: /healthz, port: 8080 }, periodSeconds: 1, failureThreshold: 30 }
 "#;

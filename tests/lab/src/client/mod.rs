@@ -22,7 +22,7 @@ use crate::net::Namespace;
 pub use asker::Asker;
 pub use http::Response;
 pub use neighbours::{ArpProbe, Neighbour, Replies, Reply};
-pub use prober::{Probe, Prober, Tally};
+pub use prober::{Loss, Probe, Prober, Tally};
 pub use steady::{Steady, SteadyResult};
 
 /// The interface by which hosts are on the LAN.

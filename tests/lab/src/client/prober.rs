@@ -4,13 +4,13 @@
 //! conntrack entries would go on using a path that new clients no longer get. One that is not answered within
 //! [`GRACE`] is lost. HTTP questions each have a connection; one that is not answered within its timeout is lost.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
 
@@ -49,8 +49,21 @@ pub struct Tally {
     pub longest_gap: Duration,
     /// When the longest time without an answer began, since the start.
     pub gap_began: Duration,
+    /// The questions that were not answered, in the order of asking.
+    pub losses: Vec<Loss>,
     /// Answers per pod.
     pub answered_by: BTreeMap<String, u64>,
+}
+
+/// Questions asked one after the other, none of which was answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loss {
+    /// When the first one was asked, by the clock of the machine: what logs say can be looked up.
+    pub first: SystemTime,
+    /// When the last one was asked.
+    pub last: SystemTime,
+    /// How many.
+    pub questions: u64,
 }
 
 impl Tally {
@@ -66,8 +79,8 @@ struct Count {
     start: Instant,
     last: Instant,
     sent: u64,
-    /// Questions that are open.
-    open: BTreeSet<u64>,
+    /// Questions that are open, and when each was asked.
+    open: BTreeMap<u64, SystemTime>,
     gap: (Duration, Instant),
     answered_by: BTreeMap<String, u64>,
 }
@@ -78,7 +91,7 @@ impl Count {
             start: now,
             last: now,
             sent: 0,
-            open: BTreeSet::new(),
+            open: BTreeMap::new(),
             gap: (Duration::ZERO, now),
             answered_by: BTreeMap::new(),
         }
@@ -87,13 +100,13 @@ impl Count {
     fn ask(&mut self) -> u64 {
         let number = self.sent;
         self.sent += 1;
-        self.open.insert(number);
+        self.open.insert(number, SystemTime::now());
         number
     }
 
     /// Takes an answer in; the second one to a question changes nothing.
     fn answer(&mut self, number: u64, pod: &str, now: Instant) {
-        if self.open.remove(&number) {
+        if self.open.remove(&number).is_some() {
             self.gap = self.gap_until(now);
             self.last = now;
             *self.answered_by.entry(pod.to_owned()).or_default() += 1;
@@ -110,6 +123,20 @@ impl Count {
         }
     }
 
+    fn losses(&self) -> Vec<Loss> {
+        let open: Vec<_> = self.open.iter().collect();
+        let runs = open.chunk_by(|(before, _), (next, _)| **next == **before + 1);
+        let losses = runs.filter_map(|run| {
+            let ((_, first), (_, last)) = (run.first()?, run.last()?);
+            Some(Loss {
+                first: **first,
+                last: **last,
+                questions: run.len() as u64,
+            })
+        });
+        losses.collect()
+    }
+
     fn tally(&self, now: Instant) -> Tally {
         let (longest_gap, began) = self.gap_until(now);
         Tally {
@@ -117,6 +144,7 @@ impl Count {
             lost: self.open.len() as u64,
             longest_gap,
             gap_began: began - self.start,
+            losses: self.losses(),
             answered_by: self.answered_by.clone(),
         }
     }
@@ -283,12 +311,17 @@ mod tests {
         count.answer(5, "b", at(41));
         let tally = count.tally(at(50));
         assert_eq!((tally.sent, tally.lost, tally.answered()), (6, 3, 3));
+        let runs: Vec<_> = tally.losses.iter().map(|loss| loss.questions).collect();
+        assert_eq!(runs, [3]);
+        count.answer(3, "a", at(42));
+        let runs: Vec<_> = count.tally(at(50)).losses.iter().map(|loss| loss.questions).collect();
+        assert_eq!(runs, [1, 1]);
         assert_eq!(
             (tally.longest_gap, tally.gap_began),
             (Duration::from_millis(38), Duration::from_millis(2))
         );
         assert_eq!(tally.answered_by, [("a".to_owned(), 2), ("b".to_owned(), 1)].into());
-        assert_eq!(count.tally(at(100)).longest_gap, Duration::from_millis(60));
+        assert_eq!(count.tally(at(100)).longest_gap, Duration::from_millis(58));
     }
 
     #[test]
