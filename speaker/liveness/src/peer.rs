@@ -175,6 +175,9 @@ impl Peer {
 
     /// Makes it one that is spoken to (`pair`) and watched, or not. `heir`: it has to be told of what it shall own.
     pub fn engage(&mut self, pair: Option<Timing>, watched: bool, heir: bool, now: Duration) {
+        let claims = !self.claims.is_empty();
+        let prompt = pair.is_some() || heir;
+        let news = prompt && self.pair.is_none() && !self.heir || claims && self.claimed.0 == 0;
         self.pair = pair;
         self.heir = heir;
         if !watched {
@@ -185,10 +188,9 @@ impl Peer {
                 self.healthy = None;
             }
         }
-        let claims = !self.claims.is_empty();
-        if pair.is_none() && !heir && !claims {
+        if !prompt && !claims {
             self.next = None;
-        } else if self.next.is_none() || (claims && self.claimed.0 == 0) {
+        } else if news || self.next.is_none() {
             self.next = Some(now);
         }
     }
@@ -392,6 +394,10 @@ mod tests {
         assert_eq!(speak(0, 500, &mut peer), 10);
         // After 0.2, 0.4, 0.8 and 1.6 s, then every 2 s.
         assert_eq!(speak(500, 20_500, &mut peer), 12);
+        // Who has a part again is spoken to at once.
+        peer.engage(Some(Timing::default()), false, false, ms(20_500));
+        assert_eq!(peer.next(), Some(ms(20_500)));
+        peer.engage(None, false, false, ms(20_500));
         // Something new is said at once.
         peer.claim([10, 0, 0, 2].into());
         peer.engage(None, false, false, ms(20_500));

@@ -27,8 +27,12 @@ pub(crate) fn bind(port: u16) -> Result<UdpSocket, String> {
     Ok(socket)
 }
 
-/// Answers every datagram with `name`, a space and what it carried; never returns.
+/// Answers every datagram with `name`, a space and what it carried; never returns. Goes before everything else on the machine: what
+/// is lost or late shall be the network's doing, not the scheduler's.
 pub(crate) fn echo(socket: &UdpSocket, name: &str) -> ! {
+    if let Err(error) = ferrolb_urgency::real_time() {
+        eprintln!("UDP echo: waits for a processor as others do: {error}");
+    }
     let prefix = format!("{name} ");
     let mut buffer = vec![0; 65536];
     let mut control = nix::cmsg_space!(libc::in6_pktinfo);
