@@ -90,6 +90,7 @@ impl Served {
             .apply_and_address("web", &MANY_PORTS.replace("FAMILY", family))
             .await?;
         s.ready("web", 2).await?;
+        s.endpoints("web").await?;
         s.page(address, HTTP).await?;
         s.udp_echo(address, UDP).await?;
         s.owner(address).await?;

@@ -13,6 +13,7 @@ use ferrolb_lab::lab::{ADMIN_PORT, NAMESPACE};
 use ferrolb_lab::net::Host;
 use ferrolb_lab::{Story, wait_until};
 use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Api;
 use kube::api::ListParams;
 use serde_json::Value;
@@ -21,7 +22,7 @@ use crate::manifests;
 
 /// What anything here may take at most; the numbers proper are the bench's.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
-/// What pods may take: after an outage of the API server, client-go lets kube-controller-manager wait up to 30 s before it
+/// What pods and endpoints may take: after an outage of the API server, client-go lets kube-controller-manager wait up to 30 s before it
 /// watches again, and longer with its jitter.
 const PODS: Duration = Duration::from_secs(60);
 
@@ -176,6 +177,18 @@ impl Scene {
     pub(crate) async fn ready(&self, app: &str, count: usize) -> Result<()> {
         self.wait_pods_ready(self.namespace(), &format!("app={app}"), count, PODS)
             .await
+    }
+
+    /// Waits until Kubernetes has an endpoint for the Service.
+    pub(crate) async fn endpoints(&self, service: &str) -> Result<()> {
+        let slices: Api<EndpointSlice> = Api::namespaced(self.client(), self.namespace());
+        let those = ListParams::default().labels(&format!("kubernetes.io/service-name={service}"));
+        wait_until(&format!("endpoints of {service}"), PODS, async || {
+            let all = slices.list(&those).await?.items;
+            ensure!(all.iter().any(|slice| !slice.endpoints.is_empty()), "{all:?}");
+            Ok(())
+        })
+        .await
     }
 
     /// Returns when the controller has seen everything that was applied before: a Service made now has its address.
