@@ -199,10 +199,10 @@ fn main() -> std::process::ExitCode {
                     without_pool(partitions::nobody_stands_in_by_policy),
                 )
                 .scenario("heartbeats_lost", without_pool(failover::heartbeats_lost))
+                .scenario("two_sides", without_pool(partitions::two_sides))
                 .scenario("deaf_pair", without_pool(failover::deaf_pair))
                 .scenario("announcing_link_lost", without_pool(failover::announcing_link_lost))
                 .scenario("segment_split", without_pool(failover::segment_split))
-                .scenario("two_sides", without_pool(partitions::two_sides))
                 .scenario("node_lost", without_pool(failover::node_lost))
                 .scenario("key_changed", without_pool(keys::changed))
                 .scenario("short_stalls", without_pool(partitions::short_stalls))
