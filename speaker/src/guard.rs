@@ -276,6 +276,24 @@ mod tests {
     }
 
     #[test]
+    fn without_a_guard_what_is_held_back_stays_so() {
+        let mut briefing = Briefing::new(
+            ("node-a", 1),
+            watch::Sender::new(None),
+            watch::Sender::new(Arc::default()),
+        );
+        let (told, _) = briefing.subscribe();
+        let [begun, held_back] = ["192.0.2.1", "192.0.2.2"].map(|text| text.parse::<IpAddr>().unwrap());
+        let unable = Arc::new(Duty {
+            able: false,
+            ..Duty::clone(&duty(1))
+        });
+        briefing.duties(BTreeMap::from([(begun, duty(1)), (held_back, unable)]).into());
+        let wanted = convert::owned(&told.borrow());
+        assert_eq!(wanted.addresses.keys().collect::<Vec<_>>(), [&begun]);
+    }
+
+    #[test]
     fn a_duty_that_stays_is_told_as_it_was() {
         let memory = watch::Sender::new(Arc::default());
         let mut briefing = Briefing::new(("node-a", 1), watch::Sender::new(None), memory);

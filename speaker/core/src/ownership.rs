@@ -447,7 +447,8 @@ impl Ownership {
             return self.speaker.waits(address, None);
         };
         let before = self.duties.get(&address);
-        let waits = self.waiting.contains_key(&address) || self.withheld.remove(&address);
+        let withheld = self.withheld.remove(&address);
+        let waits = withheld || self.waiting.contains_key(&address);
         let begun =
             before.is_some_and(|before| before.placement.owner == self.node && !waits && before.uid == owned.uid);
         let taken = self

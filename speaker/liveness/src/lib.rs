@@ -3,7 +3,8 @@
 //! What it is told: the addresses this node owns or stands by for, and by whom else ([`Duties`]), its own interfaces
 //! ([`Ground`]), what layer 2 hears ([`Note`]). What it says: what layer 2 has to do ([`Wanted`]) and to ask
 //! ([`Question`]), and what has become of it ([`Outcome`]). It needs no API server to decide. The protocol and why it is
-//! safe: [ADR 11](../../../docs/adr/0011-ownership-protocol.md).
+//! safe: [ARCHITECTURE.md](../../../ARCHITECTURE.md#the-ownership-protocol); why it is as it is:
+//! [ADR 11](../../../docs/adr/0011-ownership-protocol.md).
 //!
 //! Read [`seam`] for the types, [`guard`] for the machine. All that decides is pure; `now` is the time since any fixed
 //! moment and never goes back.

@@ -19,7 +19,7 @@ const FORGOTTEN: Duration = Duration::from_secs(10);
 const CLAIMS: u32 = 10;
 /// See [`CLAIMS`]. An owner that comes back with an old snapshot may have no pair, so that nothing else tells it.
 const CLAIM_SLOWLY: Duration = Duration::from_millis(200);
-/// To one without a pair claims become as rare as this: one that has no part in the address any more never confirms them.
+/// To one that only claims are for they become as rare as this: one that has no part in the address any more never confirms them.
 const CLAIM_SELDOM: Duration = Duration::from_secs(2);
 
 /// When something was heard last.
@@ -57,8 +57,8 @@ pub struct Peer {
     watched: Option<Duration>,
     /// Judged not before, because this process stood still.
     excused: Duration,
-    /// This node answers for what it shall own, and says so until it does.
-    heir: bool,
+    /// It is spoken to at the pace of heartbeats: it has a pair, or shall own what this node answers for.
+    prompt: bool,
     /// When it is spoken to next.
     next: Option<Duration>,
     claimed: (u32, Duration),
@@ -80,7 +80,7 @@ impl Peer {
             pair: None,
             watched: None,
             excused: Duration::ZERO,
-            heir: false,
+            prompt: false,
             next: None,
             claimed: (0, Duration::ZERO),
         }
@@ -177,9 +177,9 @@ impl Peer {
     pub fn engage(&mut self, pair: Option<Timing>, watched: bool, heir: bool, now: Duration) {
         let claims = !self.claims.is_empty();
         let prompt = pair.is_some() || heir;
-        let news = prompt && self.pair.is_none() && !self.heir || claims && self.claimed.0 == 0;
+        let news = (prompt && !self.prompt) || (claims && self.claimed.0 == 0);
         self.pair = pair;
-        self.heir = heir;
+        self.prompt = prompt;
         if !watched {
             self.watched = None;
         } else if self.watched.is_none() {
@@ -220,7 +220,7 @@ impl Peer {
     pub fn spoken(&mut self, now: Duration, jitter: u8) {
         let interval = self.pair.unwrap_or_default().interval;
         let next = now + interval - interval * u32::from(jitter) / 2560;
-        self.next = Some(match self.pair.is_some() || self.heir {
+        self.next = Some(match self.prompt {
             true => next,
             false => next.max(self.claim_at()),
         });
@@ -239,7 +239,7 @@ impl Peer {
         let (times, last) = self.claimed;
         last + match times.checked_sub(CLAIMS) {
             None => Duration::ZERO,
-            Some(_) if self.pair.is_some() => CLAIM_SLOWLY,
+            Some(_) if self.prompt => CLAIM_SLOWLY,
             Some(more) => (CLAIM_SLOWLY * 2u32.saturating_pow(more)).min(CLAIM_SELDOM),
         }
     }

@@ -84,9 +84,9 @@ fn policy(name: &str, endpoints: EndpointSettings) -> AnnouncementPolicy {
 }
 
 impl Node {
-    /// In sync, where nothing is placed on this node.
-    fn new(path: DataPath) -> Node {
-        let mut node = Node {
+    /// It has heard nothing yet.
+    fn deaf(path: DataPath) -> Node {
+        Node {
             ownership: Ownership::new(ME, speaker()),
             path,
             probes: Probes::new(ME),
@@ -94,7 +94,12 @@ impl Node {
             now: START,
             duty: None,
             next: None,
-        };
+        }
+    }
+
+    /// In sync, where nothing is placed on this node.
+    fn new(path: DataPath) -> Node {
+        let mut node = Node::deaf(path);
         for input in [
             plain_config(),
             crate::make::node(labels(&[])),
@@ -291,26 +296,23 @@ fn a_takeover_waits_for_nothing() {
     );
 }
 
+/// What a speaker hears when it starts: the address is its node's.
+fn first_lists(policy: TrafficPolicy) -> [Input; 5] {
+    [
+        plain_config(),
+        crate::make::node(labels(&[])),
+        web(policy),
+        placed(ME, &[OTHER], 1, 1),
+        Input::Synced,
+    ]
+}
+
 #[test]
 fn a_restart_waits_for_nothing() {
     let restored = BTreeMap::from([(ip(ADDRESS), announcement(None, 1))]);
-    let mut node = Node {
-        ownership: Ownership::new(ME, speaker()),
-        path: DataPath::new(ME),
-        probes: Probes::new(ME),
-        finding: Finding::Clear,
-        now: START,
-        duty: None,
-        next: None,
-    };
+    let mut node = Node::deaf(DataPath::new(ME));
     node.hear(snapshot(&restored));
-    for input in [
-        plain_config(),
-        crate::make::node(labels(&[])),
-        web(TrafficPolicy::Local),
-        placed(ME, &[OTHER], 1, 1),
-        Input::Synced,
-    ] {
+    for input in first_lists(TrafficPolicy::Local) {
         node.hear(input);
         assert_eq!((node.able(), node.ownership.is_waiting()), (Some(true), false));
     }
@@ -329,18 +331,9 @@ fn what_was_held_back_is_held_back_after_a_restart() {
     let duty = before.duty.clone().unwrap();
     assert!(!duty.able && before.ownership.is_waiting());
     let restored = BTreeMap::from([(ip(ADDRESS), Arc::new(duty))]);
-    let mut node = Node {
-        ownership: Ownership::new(ME, speaker()),
-        ..Node::new(DataPath::new(ME))
-    };
+    let mut node = Node::deaf(DataPath::new(ME));
     node.hear(Input::Restored(Arc::new(restored)));
-    for input in [
-        plain_config(),
-        crate::make::node(labels(&[])),
-        web(TrafficPolicy::Cluster),
-        placed(ME, &[OTHER], 1, 1),
-        Input::Synced,
-    ] {
+    for input in first_lists(TrafficPolicy::Cluster) {
         node.hear(input);
         assert_eq!(node.able(), Some(false));
     }
