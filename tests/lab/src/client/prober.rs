@@ -311,17 +311,28 @@ mod tests {
         count.answer(5, "b", at(41));
         let tally = count.tally(at(50));
         assert_eq!((tally.sent, tally.lost, tally.answered()), (6, 3, 3));
-        let runs: Vec<_> = tally.losses.iter().map(|loss| loss.questions).collect();
-        assert_eq!(runs, [3]);
-        count.answer(3, "a", at(42));
-        let runs: Vec<_> = count.tally(at(50)).losses.iter().map(|loss| loss.questions).collect();
-        assert_eq!(runs, [1, 1]);
         assert_eq!(
             (tally.longest_gap, tally.gap_began),
             (Duration::from_millis(38), Duration::from_millis(2))
         );
         assert_eq!(tally.answered_by, [("a".to_owned(), 2), ("b".to_owned(), 1)].into());
-        assert_eq!(count.tally(at(100)).longest_gap, Duration::from_millis(58));
+        assert_eq!(count.tally(at(100)).longest_gap, Duration::from_millis(60));
+    }
+
+    #[test]
+    fn losses_in_a_row_are_one() {
+        let (start, begin) = (Instant::now(), SystemTime::now());
+        let mut count = Count::new(start);
+        for _ in 0..6 {
+            count.ask();
+        }
+        count.answer(0, "a", start);
+        count.answer(3, "a", start);
+        let losses = count.tally(start).losses;
+        let runs: Vec<_> = losses.iter().map(|loss| loss.questions).collect();
+        assert_eq!(runs, [2, 2]);
+        let times: Vec<_> = losses.iter().flat_map(|loss| [loss.first, loss.last]).collect();
+        assert!(begin <= times[0] && times.is_sorted(), "{times:?}");
     }
 
     #[test]

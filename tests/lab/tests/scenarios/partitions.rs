@@ -1,5 +1,5 @@
-//! Short stalls, a node that shuts down, a segment in two, and several faults in a row: who owns the address afterwards, and what clients
-//! notice.
+//! Short stalls, a node that shuts down, a segment in two, and several faults in a row: who owns the address afterwards, and
+//! what clients notice.
 //!
 //! The words are those of `failover.rs`. What a busy machine cannot keep is measured by `xtask bench l2`.
 
@@ -228,17 +228,7 @@ pub(crate) async fn two_sides(s: Scene) -> Result<()> {
         ensure!(answers == Some(s.node_mac(owner)), "here {answers:?} answers");
     }
     s.lab().lan().join(&side)?;
-    for node in [owner, here] {
-        s.node_ready(node).await?;
-    }
-    s.wait_ferrolb_ready().await?;
-    s.fence().await?;
-    let heir = served.inherited().await?;
-    ensure!(heir == *there, "{heir} owns {address}, and not {there}");
-    for node in [owner, there, here] {
-        goes_by(&served, node, &heir).await?;
-    }
-    Ok(())
+    healed(&served, [owner, there, here], there).await
 }
 
 /// All at once: the API server is gone, one standby gets no heartbeats, the other one's speaker hangs, and then the owner loses its
@@ -246,7 +236,7 @@ pub(crate) async fn two_sides(s: Scene) -> Result<()> {
 /// go by it.
 pub(crate) async fn all_at_once(s: Scene) -> Result<()> {
     let served = Served::new(s.clone(), V4).await?;
-    let (owner, address) = (&served.placement.owner, served.address);
+    let owner = &served.placement.owner;
     let [hangs, deaf] = served.placement.standbys.as_slice() else {
         bail!("two standbys are needed: {:?}", served.placement)
     };
@@ -277,18 +267,25 @@ pub(crate) async fn all_at_once(s: Scene) -> Result<()> {
     deaf_host.output("nft", &["delete table inet fault"])?;
     s.api_server().restart()?;
     s.wait_api_ready().await?;
-    for node in [owner, hangs, deaf] {
+    healed(&served, [owner, hangs, deaf], deaf).await?;
+    let tally = told("all healed", prober);
+    ensure!(tally.longest_gap < NODE_LOSS, "nobody answered for too long: {tally:?}");
+    Ok(())
+}
+
+/// Waits until these nodes are ready, `heir` owns the address, and all of them go by that.
+async fn healed(served: &Served, nodes: [&String; 3], heir: &str) -> Result<()> {
+    let s = &served.s;
+    for node in nodes {
         s.node_ready(node).await?;
     }
     s.wait_ferrolb_ready().await?;
     s.fence().await?;
-    let heir = served.inherited().await?;
-    ensure!(heir == *deaf, "{heir} owns {address}, and not {deaf}");
-    for node in [owner, hangs, deaf] {
-        goes_by(&served, node, &heir).await?;
+    let owner = served.inherited().await?;
+    ensure!(owner == heir, "{owner} owns {}, and not {heir}", served.address);
+    for node in nodes {
+        goes_by(served, node, heir).await?;
     }
-    let tally = told("all healed", prober);
-    ensure!(tally.longest_gap < NODE_LOSS, "nobody answered for too long: {tally:?}");
     Ok(())
 }
 
