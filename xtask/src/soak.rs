@@ -17,7 +17,7 @@ use ferrolb_lab::client::{Client as Browser, Loss, Probe, Prober};
 use ferrolb_lab::lab::NAMESPACE as FERROLB;
 use ferrolb_lab::{Lab, Node, Program, Setup, privilege, wait_until};
 use futures::StreamExt;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::ListParams;
 use kube::runtime::{WatchStreamExt, watcher};
@@ -266,7 +266,7 @@ impl<'a> Soak<'a> {
             asked += tally.sent;
             lost += tally.lost;
             longest = longest.max(tally.longest_gap);
-            when.extend(tally.losses.iter().map(|loss| told(address, loss)));
+            when.extend(tally.losses.iter().map(|loss| line(address, loss)));
         }
         while let Ok(change) = self.endpoints.try_recv() {
             when.push(change);
@@ -327,7 +327,7 @@ impl<'a> Soak<'a> {
 }
 
 /// A line that begins with the time, so that it can be sorted among others and looked up in logs.
-fn told(address: IpAddr, loss: &Loss) -> String {
+fn line(address: IpAddr, loss: &Loss) -> String {
     let time = |time| Timestamp::try_from(time).unwrap_or_default();
     let (first, last) = (time(loss.first), time(loss.last));
     format!(
@@ -336,7 +336,7 @@ fn told(address: IpAddr, loss: &Loss) -> String {
     )
 }
 
-/// Tells, as [`told`] does, how many pods are ready behind each address that is asked for, whenever that changes.
+/// Tells, in lines like those of [`line`], how many pods are ready behind each address that is asked for, whenever that changes.
 fn watch_endpoints(client: Client) -> UnboundedReceiver<String> {
     let (tell, told) = unbounded_channel();
     let names: Vec<_> = (0..ASKED).map(|number| format!("soak-{number}")).collect();
@@ -348,11 +348,9 @@ fn watch_endpoints(client: Client) -> UnboundedReceiver<String> {
         while let Some(slice) = changes.next().await {
             // An error is an API server that is being restarted.
             let Ok(slice) = slice else { continue };
-            let conditions = slice
-                .endpoints
-                .iter()
-                .filter_map(|endpoint| endpoint.conditions.as_ref());
-            let ready = conditions.filter(|conditions| conditions.ready != Some(false)).count();
+            let ready =
+                |endpoint: &&Endpoint| endpoint.conditions.as_ref().and_then(|known| known.ready) != Some(false);
+            let ready = slice.endpoints.iter().filter(ready).count();
             let name = slice.name_any();
             if before.insert(name.clone(), ready).is_some_and(|before| before != ready) {
                 let line = format!("{:.3}: EndpointSlice {name} has {ready} ready", Timestamp::now());
